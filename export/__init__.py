@@ -1,0 +1,44 @@
+"""From trained models to graphs and files: operators, NIR, and (later) passes and other formats.
+
+Names load when first used, so that what needs no torch does not wait for it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from export.errors import GraphError, NirFileError, UnsupportedOperatorError
+    from export.from_spikebert import to_nir
+    from export.network import Network, build_graph, parse_graph
+    from export.nir_file import read_nir, write_nir
+
+_HOMES = {
+    "GraphError": "export.errors",
+    "NirFileError": "export.errors",
+    "UnsupportedOperatorError": "export.errors",
+    "to_nir": "export.from_spikebert",
+    "Network": "export.network",
+    "build_graph": "export.network",
+    "parse_graph": "export.network",
+    "read_nir": "export.nir_file",
+    "write_nir": "export.nir_file",
+}
+
+__all__ = [
+    "GraphError",
+    "Network",
+    "NirFileError",
+    "UnsupportedOperatorError",
+    "build_graph",
+    "parse_graph",
+    "read_nir",
+    "to_nir",
+    "write_nir",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,17 @@
+"""Errors of the graph and its files."""
+
+from __future__ import annotations
+
+from spikebert.errors import SpikeBertError
+
+
+class GraphError(SpikeBertError):
+    """A graph does not mean anything: a wrong edge, width, parameter or piece of metadata. Names the node."""
+
+
+class UnsupportedOperatorError(GraphError):
+    """A graph or model has something this project (or NIR) has no operator for. Names the node and what is known."""
+
+
+class NirFileError(SpikeBertError):
+    """A NIR file cannot be read or written. Names the file and what is wrong with it."""

@@ -1,0 +1,165 @@
+"""SpikeBERT -> NIR: the one place that knows how the model's modules become nodes.
+
+Node names are those the model records its spikes under (``spikebert.modeling`` owns them).
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from typing import Any
+
+import nir
+import numpy as np
+from torch import Tensor, nn
+
+from export.errors import UnsupportedOperatorError
+from export.network import NetworkBuilder, TokenEncoding, build_graph
+from export.operators import DEFAULT_DT, Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire, SpikeAttention, TokenMean
+from export.operators.operator import Operator
+from spikebert.modeling import (
+    CLASSIFIER,
+    EMBEDDING,
+    FINAL_NORM,
+    TOKEN_MEAN,
+    GroupedLayerNorm,
+    NamedNeuron,
+    SpikeBertBlock,
+    SpikeBertEmbeddings,
+    SpikeBertForSequenceClassification,
+    SpikingProjection,
+    block_prefix,
+)
+from spikebert.neuron import Heaviside as HeavisideModule
+
+PRECISIONS = ("float32", "float64")
+
+
+def to_nir(
+    model: SpikeBertForSequenceClassification,
+    precision: str | None = None,
+    dt: float = DEFAULT_DT,
+    metadata: dict[str, Any] | None = None,
+) -> nir.NIRGraph:
+    """Write a model as a NIR graph.
+
+    Parameters
+    ----------
+    model : SpikeBertForSequenceClassification
+    precision : {"float32", "float64"}, optional
+        Type of the weights in the graph; the model's own by default.
+    dt : float
+        Seconds a time step stands for; it changes no spike.
+    metadata : dict, optional
+        What else the graph should say about itself (str, number or bool values), such as a checkpoint's hash.
+
+    Returns
+    -------
+    nir.NIRGraph
+        Its nodes have the names of ``model(..., output_spikes=True).spikes``; shapes are per token.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        The model has something NIR has no place for.
+    """
+    if not isinstance(model, SpikeBertForSequenceClassification):
+        raise UnsupportedOperatorError(
+            f"{type(model).__name__} cannot be written as NIR; expected SpikeBertForSequenceClassification"
+        )
+    own = {"torch.float32": "float32", "torch.float64": "float64"}.get(str(model.dtype), "float32")
+    precision = own if precision is None else precision
+    if precision not in PRECISIONS:
+        raise UnsupportedOperatorError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    config, encoder = model.config, model.spikebert
+    embeddings = encoder.embeddings
+    encoding, table = _embedding_table(embeddings)
+    builder = NetworkBuilder("input", encoding.width)
+    last = builder.add(EMBEDDING, Affine(table), "input")
+    if embeddings.norm is not None:
+        last = builder.add(f"{EMBEDDING}_norm", _layer_norm(embeddings.norm), last)
+    stream = [_add_neuron(builder, embeddings.neuron, config.hidden_size, last)]
+    for index, block in enumerate(encoder.blocks):
+        assert isinstance(block, SpikeBertBlock)
+        prefix = block_prefix(index)
+        attention = block.attention
+        qkv = _add_projection(builder, f"{prefix}qkv", attention.qkv, stream)
+        head_size = config.hidden_size // config.num_attention_heads
+        product = builder.add(
+            f"{prefix}attention",
+            SpikeAttention(config.num_attention_heads, head_size, float(config.attention_scale)),
+            qkv,
+        )
+        attended = _add_neuron(builder, attention.neuron, config.hidden_size, product)
+        stream = [*stream, _add_projection(builder, f"{prefix}projection", attention.projection, [attended])]
+        hidden = _add_projection(builder, f"{prefix}intermediate", block.intermediate, stream)
+        stream = [*stream, _add_projection(builder, f"{prefix}output", block.output, [hidden])]
+    last = builder.add(FINAL_NORM, _layer_norm(encoder.final_norm), stream)
+    last = builder.add(TOKEN_MEAN, TokenMean(config.hidden_size), last)
+    last = builder.add(CLASSIFIER, _affine(model.classifier), last)
+    network = builder.network(
+        "output",
+        last,
+        token_encoding=encoding,
+        time_steps=config.time_steps,
+        dt=dt,
+        attend_to_padding=config.attend_to_padding,
+        metadata={
+            "producer": f"spikebert {version('spikebert')}",
+            "nir_version": version("nir"),
+            "model_config": json.dumps(config.to_diff_dict(), default=str),
+            "labels": json.dumps({str(index): str(label) for index, label in (config.id2label or {}).items()}),
+            **(metadata or {}),
+        },
+    )
+    return build_graph(network, precision)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """Return a tensor as float64, which holds every float32 exactly; `build_graph` stores the precision asked for."""
+    return tensor.detach().cpu().double().numpy()
+
+
+def _affine(linear: nn.Linear) -> Affine:
+    return Affine(_array(linear.weight), None if linear.bias is None else _array(linear.bias))
+
+
+def _layer_norm(norm: GroupedLayerNorm) -> LayerNorm:
+    return LayerNorm(_array(norm.weight), _array(norm.bias), float(norm.eps), norm.groups)
+
+
+def _embedding_table(embeddings: SpikeBertEmbeddings) -> tuple[TokenEncoding, np.ndarray]:
+    words = _array(embeddings.word_embeddings.weight)
+    if embeddings.position_embeddings is None:
+        return TokenEncoding(len(words), 0), words.T
+    positions = _array(embeddings.position_embeddings.weight)
+    return TokenEncoding(len(words), len(positions)), np.concatenate([words, positions]).T
+
+
+def _add_projection(builder: NetworkBuilder, name: str, projection: SpikingProjection, sources: list[str]) -> str:
+    affine = builder.add(f"{name}_affine", _affine(projection.affine), sources)
+    norm = builder.add(f"{name}_norm", _layer_norm(projection.norm), affine)
+    return _add_neuron(builder, projection.neuron, projection.affine.out_features, norm)
+
+
+def _add_neuron(builder: NetworkBuilder, named: NamedNeuron, features: int, source: str) -> str:
+    return builder.add(named.name, _neuron(named, features), source)
+
+
+def _neuron(named: NamedNeuron, features: int) -> Operator:
+    if isinstance(named.neuron, HeavisideModule):
+        return Heaviside(np.zeros(features), named.neuron.fire_on_equal)
+    parameters = named.neuron.parameters_of_neuron
+    if parameters.initial_membrane_potential != 0:
+        raise UnsupportedOperatorError(
+            f"{named.name}: starts at a membrane potential of {parameters.initial_membrane_potential}; NIR and Lava "
+            "have no place for that, only for 0"
+        )
+    return LeakyIntegrateAndFire(
+        beta=np.full(features, parameters.beta),
+        tau=np.full(features, parameters.tau),
+        threshold=np.full(features, parameters.threshold),
+        reset=parameters.reset,
+        decay_input=parameters.decay_input,
+        fire_on_equal=parameters.fire_on_equal,
+    )

@@ -1,0 +1,431 @@
+"""A graph in executable form: operators wired in topological order, read from NIR and written to it.
+
+`nir.NIRGraph` is what crosses from package to package and what files hold; a `Network` is the same thing understood:
+every node an operator, every sum a node of its own, every width checked. Runners execute networks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+import nir
+import numpy as np
+from numpy.typing import DTypeLike
+
+from export.errors import GraphError, UnsupportedOperatorError
+from export.operators import DEFAULT_DT, MARKED_OPERATORS, Affine, Operator, Total
+from export.operators.affine import read_affine, read_linear
+from export.operators.leaky_integrate_and_fire import is_subtractive_neuron, read_neuron, read_threshold
+from export.operators.operator import metadata_value
+
+FORMAT = "spikebert-nir"
+FORMAT_VERSION = 1
+MULTI_HOT = "multi_hot"
+
+
+@dataclass(frozen=True)
+class TokenEncoding:
+    """How token ids become the multi-hot input of a graph: one hot for the word, one for the position.
+
+    Attributes
+    ----------
+    vocabulary : int
+        Number of word inputs; they come first.
+    positions : int
+        Number of position inputs behind them; 0 where the model has no positions.
+    """
+
+    vocabulary: int
+    positions: int
+
+    @property
+    def width(self) -> int:
+        """Number of inputs."""
+        return self.vocabulary + self.positions
+
+    def hot_inputs(self, input_ids: np.ndarray) -> np.ndarray:
+        """Return the indices that are hot for token ids ``(..., N)``, as ``(1 or 2, ..., N)``.
+
+        Raises
+        ------
+        GraphError
+            An id is outside the vocabulary, or there are more tokens than positions.
+        """
+        ids = np.asarray(input_ids)
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocabulary):
+            raise GraphError(
+                f"token ids span {ids.min()} to {ids.max()}; the graph's vocabulary has ids 0 to {self.vocabulary - 1}"
+            )
+        if not self.positions:
+            return ids[None]
+        if ids.shape[-1] > self.positions:
+            raise GraphError(f"{ids.shape[-1]} tokens are more than the {self.positions} positions of the graph")
+        positions = np.broadcast_to(self.vocabulary + np.arange(ids.shape[-1]), ids.shape)
+        return np.stack([ids, positions])
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator of a network.
+
+    Attributes
+    ----------
+    name : str
+    operator : Operator
+    sources : tuple of str
+        The node it reads: one, or two for a `Total`. The network's input has the name of its input node.
+    """
+
+    name: str
+    operator: Operator
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A graph understood.
+
+    Attributes
+    ----------
+    nodes : tuple of Node
+        In topological order.
+    input_name, input_features : str, int
+        The input node and its width.
+    output_name, output_source : str, str
+        The output node, and the node it shows.
+    token_encoding : TokenEncoding or None
+        How token ids become inputs; None for a graph that takes currents or spikes.
+    time_steps : int or None
+        Steps a sentence is shown for.
+    dt : float
+        Seconds of a step in the file.
+    attend_to_padding : bool
+        Whether padding counts as ordinary tokens.
+    metadata : dict
+        What else the graph says about itself.
+    """
+
+    nodes: tuple[Node, ...]
+    input_name: str
+    input_features: int
+    output_name: str
+    output_source: str
+    token_encoding: TokenEncoding | None = None
+    time_steps: int | None = None
+    dt: float = DEFAULT_DT
+    attend_to_padding: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def spiking_nodes(self) -> tuple[Node, ...]:
+        """Nodes whose output is spikes, in topological order."""
+        return tuple(node for node in self.nodes if node.operator.spikes)
+
+    @property
+    def output_features(self) -> int:
+        """Width of the output."""
+        return next(node.operator.out_features for node in self.nodes if node.name == self.output_source)
+
+
+class NetworkBuilder:
+    """Wires operators into a network, turning sums of several sources into shared chains of `Total`.
+
+    Parameters
+    ----------
+    input_name, input_features : str, int
+        The network's input.
+    """
+
+    def __init__(self, input_name: str, input_features: int) -> None:
+        self.input_name = input_name
+        self.widths = {input_name: input_features}
+        self.nodes: list[Node] = []
+        self._totals: dict[tuple[str, ...], str] = {}
+
+    def add(self, name: str, operator: Operator, sources: str | Iterable[str]) -> str:
+        """Add a node that reads the sum of `sources`, in that order; return its name.
+
+        Raises
+        ------
+        GraphError
+            The name is taken, a source is unknown, or widths do not fit.
+        """
+        if name in self.widths:
+            raise GraphError(f"{name}: two nodes have this name")
+        source = self.total((sources,) if isinstance(sources, str) else tuple(sources), reader=name)
+        if self.widths[source] != operator.in_features:
+            raise GraphError(f"{name}: takes {operator.in_features} features, but {source} sends {self.widths[source]}")
+        self._append(Node(name, operator, (source,)))
+        return name
+
+    def total(self, sources: tuple[str, ...], reader: str) -> str:
+        """Return the name of the node that is the sum of `sources`, added left to right."""
+        if not sources:
+            raise GraphError(f"{reader}: nothing leads to it")
+        for source in sources:
+            if source not in self.widths:
+                raise GraphError(f"{reader}: reads {source}, which is no node of the graph")
+        running = sources[0]
+        for end in range(2, len(sources) + 1):
+            prefix = sources[:end]
+            if prefix not in self._totals:
+                last = prefix[-1]
+                if self.widths[running] != self.widths[last]:
+                    raise GraphError(
+                        f"{reader}: adds {running} of {self.widths[running]} features to {last} of {self.widths[last]}"
+                    )
+                name = self._free_name(f"{last}_stream")
+                self._append(Node(name, Total(self.widths[last]), (running, last)))
+                self._totals[prefix] = name
+            running = self._totals[prefix]
+        return running
+
+    def network(self, output_name: str, output_source: str | Iterable[str], **rest: Any) -> Network:
+        """Return the finished network; `rest` are the other attributes of `Network`."""
+        sources = (output_source,) if isinstance(output_source, str) else tuple(output_source)
+        source = self.total(sources, reader=output_name)
+        if source == self.input_name:
+            raise GraphError(f"{output_name}: shows the input itself; the graph computes nothing")
+        return Network(tuple(self.nodes), self.input_name, self.widths[self.input_name], output_name, source, **rest)
+
+    def _append(self, node: Node) -> None:
+        self.nodes.append(node)
+        self.widths[node.name] = node.operator.out_features
+
+    def _free_name(self, wanted: str) -> str:
+        name, number = wanted, 2
+        while name in self.widths:
+            name, number = f"{wanted}{number}", number + 1
+        return name
+
+
+def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph:
+    """Write a network as a NIR graph.
+
+    Parameters
+    ----------
+    network : Network
+    dtype : dtype
+        Type of the weights, float32 or float64. Parameters of neurons are float64 always.
+
+    Returns
+    -------
+    nir.NIRGraph
+        Standard nodes where NIR has them; marked, poisoned composites where not (see ``docs/nir.md``).
+    """
+    dtype = np.dtype(dtype)
+    nodes: dict[str, nir.NIRNode] = {}
+    encoding = network.token_encoding
+    nodes[network.input_name] = nir.Input(
+        {"input": np.array([network.input_features])},
+        metadata=(
+            {"encoding": MULTI_HOT, "vocabulary": encoding.vocabulary, "positions": encoding.positions}
+            if encoding
+            else {"encoding": "values"}
+        ),
+    )
+    totals = {node.name: node.sources for node in network.nodes if isinstance(node.operator, Total)}
+    edges: list[tuple[str, str]] = []
+
+    def summands(name: str) -> list[str]:
+        if name not in totals:
+            return [name]
+        left, right = totals[name]
+        return [*summands(left), right]
+
+    for node in network.nodes:
+        if node.name in totals:
+            continue
+        nodes[node.name] = node.operator.to_nir(dtype, network.dt)
+        edges.extend((source, node.name) for source in summands(node.sources[0]))
+    nodes[network.output_name] = nir.Output(
+        {"output": np.array([network.output_features])}, metadata={"decoding": "mean over time steps"}
+    )
+    edges.extend((source, network.output_name) for source in summands(network.output_source))
+    non_standard = [name for name, node in nodes.items() if node.metadata.get("standard") is False]
+    metadata: dict[str, Any] = {
+        **network.metadata,
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "precision": dtype.name,
+        "dt": network.dt,
+        "attend_to_padding": network.attend_to_padding,
+        "layout": "shapes are per token; time, sentence and token are implicit leading axes; standard nodes act on "
+        "each token by itself",
+        "sums": "several edges into one node are summed, in the order of the edges",
+        "non_standard_nodes": json.dumps(non_standard),
+    }
+    if network.time_steps is not None:
+        metadata["time_steps"] = network.time_steps
+    return nir.NIRGraph(nodes, edges, metadata=metadata)
+
+
+def parse_graph(graph: nir.NIRGraph, dt: float | None = None) -> Network:
+    """Read a NIR graph as a network, checking everything on the way.
+
+    Parameters
+    ----------
+    graph : nir.NIRGraph
+    dt : float, optional
+        Seconds of a time step, for graphs that do not say.
+
+    Raises
+    ------
+    GraphError
+        The graph means nothing; the message names the node and what is wrong.
+    UnsupportedOperatorError
+        A node has no operator here.
+    """
+    metadata = dict(graph.metadata) if isinstance(graph.metadata, dict) else {}
+    _check_format(metadata)
+    if "dt" in metadata:
+        dt = metadata_value(metadata, "dt", float, "graph")
+    if dt is not None and not (np.isfinite(dt) and dt > 0):
+        raise GraphError(f"graph: dt is {dt}; it must be a positive number of seconds")
+    input_name = _only(graph, nir.Input)
+    output_name = _only(graph, nir.Output)
+    sources = _sources(graph)
+    order = _topological_order(graph, sources)
+    encoding = _token_encoding(graph.nodes[input_name], input_name)
+    builder = NetworkBuilder(input_name, _width(graph.nodes[input_name], input_name))
+    for name in order:
+        if name not in (input_name, output_name):
+            builder.add(name, _read_operator(graph.nodes[name], name, dt), sources[name])
+    if encoding is not None:
+        _check_token_input(builder, encoding)
+    known = ("dt", "time_steps", "attend_to_padding")
+    network = builder.network(
+        output_name,
+        sources[output_name],
+        token_encoding=encoding,
+        time_steps=_time_steps(metadata),
+        dt=DEFAULT_DT if dt is None else dt,
+        attend_to_padding=(
+            metadata_value(metadata, "attend_to_padding", bool, "graph") if "attend_to_padding" in metadata else False
+        ),
+        metadata={key: value for key, value in metadata.items() if key not in known},
+    )
+    width = _width(graph.nodes[output_name], output_name)
+    if width != network.output_features:
+        raise GraphError(f"{output_name}: shows {width} features, but its source sends {network.output_features}")
+    return network
+
+
+def _check_format(metadata: dict[str, Any]) -> None:
+    if "format_version" not in metadata:
+        return
+    version = metadata_value(metadata, "format_version", int, "graph")
+    if version != FORMAT_VERSION:
+        raise GraphError(f"graph: written as {FORMAT} version {version}; this reader knows version {FORMAT_VERSION}")
+
+
+def _time_steps(metadata: dict[str, Any]) -> int | None:
+    if "time_steps" not in metadata:
+        return None
+    time_steps = metadata_value(metadata, "time_steps", int, "graph")
+    if time_steps < 1:
+        raise GraphError(f"graph: time_steps is {time_steps}; it must be at least 1")
+    return time_steps
+
+
+def _only(graph: nir.NIRGraph, kind: type[nir.NIRNode]) -> str:
+    names = [name for name, node in graph.nodes.items() if isinstance(node, kind)]
+    if len(names) != 1:
+        raise GraphError(f"graph: has {len(names)} {kind.__name__} nodes ({', '.join(names) or 'none'}); expected one")
+    return names[0]
+
+
+def _width(node: nir.NIRNode, name: str) -> int:
+    types = node.input_type if isinstance(node, nir.Input) else node.output_type
+    shape = np.asarray(next(iter(types.values()))).reshape(-1)
+    if shape.size != 1 or shape[0] < 1:
+        raise GraphError(f"{name}: has shape {tuple(int(s) for s in shape)}; expected one positive number of features")
+    return int(shape[0])
+
+
+def _sources(graph: nir.NIRGraph) -> dict[str, list[str]]:
+    sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    for edge in graph.edges:
+        source, target = (str(end) for end in edge)
+        for end in (source, target):
+            if end not in sources:
+                raise GraphError(f"{end}: an edge {source} -> {target} names it, but the graph has no such node")
+        if source in sources[target]:
+            raise GraphError(f"{target}: two edges lead to it from {source}")
+        sources[target].append(source)
+    return sources
+
+
+def _topological_order(graph: nir.NIRGraph, sources: dict[str, list[str]]) -> list[str]:
+    try:
+        order = list(TopologicalSorter(sources).static_order())
+    except CycleError as error:
+        raise GraphError(f"graph: a cycle leads through {' -> '.join(map(str, error.args[1]))}") from error
+    read = {source for list_of_sources in sources.values() for source in list_of_sources}
+    for name, node in graph.nodes.items():
+        if not sources[name] and not isinstance(node, nir.Input):
+            raise GraphError(f"{name}: nothing leads to it")
+        if name not in read and not isinstance(node, nir.Output):
+            raise GraphError(f"{name}: nothing reads it")
+    return order
+
+
+def _token_encoding(node: nir.NIRNode, name: str) -> TokenEncoding | None:
+    metadata = node.metadata if isinstance(node.metadata, dict) else {}
+    if metadata.get("encoding") != MULTI_HOT:
+        return None
+    vocabulary = metadata_value(metadata, "vocabulary", int, name)
+    positions = metadata_value(metadata, "positions", int, name)
+    encoding = TokenEncoding(vocabulary, positions)
+    if vocabulary < 1 or positions < 0 or encoding.width != _width(node, name):
+        raise GraphError(
+            f"{name}: {vocabulary} words and {positions} positions do not make up its {_width(node, name)} inputs"
+        )
+    return encoding
+
+
+def _check_token_input(builder: NetworkBuilder, encoding: TokenEncoding) -> None:
+    for node in builder.nodes:
+        if builder.input_name in node.sources and not isinstance(node.operator, Affine):
+            raise GraphError(f"{node.name}: reads token ids, which only an affine or linear node can")
+
+
+def _read_operator(node: nir.NIRNode, name: str, dt: float | None) -> Operator:
+    if isinstance(node, nir.Affine):
+        return read_affine(node, name)
+    if isinstance(node, nir.Linear):
+        return read_linear(node, name)
+    if isinstance(node, nir.Threshold):
+        return read_threshold(node, name)
+    if isinstance(node, nir.LIF | nir.IF) or is_subtractive_neuron(node):
+        return read_neuron(node, name, dt)
+    metadata = node.metadata if isinstance(node.metadata, dict) else {}
+    if isinstance(node, nir.NIRGraph) and not metadata.get("standard", True):
+        op = metadata_value(metadata, "op", str, name)
+        version = metadata_value(metadata, "op_version", int, name)
+        if op not in MARKED_OPERATORS:
+            raise UnsupportedOperatorError(
+                f"{name}: operator {op!r} is not known; known are {', '.join(MARKED_OPERATORS)}"
+            )
+        known_version, read = MARKED_OPERATORS[op]
+        if version != known_version:
+            raise UnsupportedOperatorError(f"{name}: {op} version {version} is not known, only {known_version}")
+        operator = read(metadata, name)
+        if (operator.in_features, operator.out_features) != (_port(node.input_type), _port(node.output_type)):
+            raise GraphError(
+                f"{name}: its metadata describe {operator.in_features} -> {operator.out_features} features, its ports "
+                f"{_port(node.input_type)} -> {_port(node.output_type)}"
+            )
+        return operator
+    raise UnsupportedOperatorError(
+        f"{name}: {type(node).__name__} has no operator here; supported are Affine, Linear, LIF, IF, Threshold, the "
+        f"subtractive-reset graph of LI, Threshold and Scale, and marked {', '.join(MARKED_OPERATORS)}"
+    )
+
+
+def _port(types: dict[str, Any]) -> int:
+    return int(np.prod(np.asarray(next(iter(types.values())))))

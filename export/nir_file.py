@@ -1,0 +1,138 @@
+"""NIR files: written whole or not at all, and checked before they are trusted.
+
+A NIR file is HDF5 from anywhere. Before a byte of its arrays is read, the file is walked: links that lead outside,
+arrays whose declared size the file cannot hold, types that are neither numbers nor text are refused. Then stock
+``nir.read`` loads it with its type checks, and `export.network.parse_graph` checks what it means.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import h5py
+import nir
+import numpy as np
+
+from export.errors import GraphError, NirFileError
+from export.network import Network, parse_graph
+
+MAX_ARRAY_BYTES = 16 << 30
+"""No array of a file may be larger, whatever it says."""
+MAX_COMPRESSION_RATIO = 1100
+"""Deflate packs at most 1032 to 1; a file that declares more than this many times its size lies."""
+MAX_OBJECTS = 1_000_000
+MAX_DEPTH = 16
+
+
+def write_nir(path: str | Path, graph: nir.NIRGraph) -> Path:
+    """Write a graph to `path`, atomically.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    NirFileError
+        The folder does not exist or cannot be written to, or NIR refuses the graph. Nothing half-written stays.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise NirFileError(f"{path}: the folder {path.parent} does not exist; make it first")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        nir.write(partial, graph, compression=None)  # trained weights hardly compress, and it costs seconds
+        partial.chmod(0o644)
+        partial.replace(path)
+    except (OSError, TypeError, ValueError) as error:
+        raise NirFileError(f"{path}: cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read_nir(path: str | Path, dt: float | None = None) -> nir.NIRGraph:
+    """Read a NIR file after checking it.
+
+    Parameters
+    ----------
+    path : str or Path
+    dt : float, optional
+        Seconds of a time step, for files that do not say.
+
+    Raises
+    ------
+    NirFileError
+        The file is missing, no HDF5, not NIR, or declares what it cannot hold.
+    GraphError
+        The file is sound but its graph means nothing or has an operator unknown here; the message names the node.
+    """
+    return read_network(path, dt)[0]
+
+
+def read_network(path: str | Path, dt: float | None = None) -> tuple[nir.NIRGraph, Network]:
+    """Read a NIR file as `read_nir` does, and return the graph with the network it was understood as."""
+    path = Path(path)
+    if not path.is_file():
+        raise NirFileError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
+    try:
+        with h5py.File(path, "r") as file:
+            _check_objects(file, path)
+    except OSError as error:
+        raise NirFileError(f"{path}: is not a readable HDF5 file: {error}") from error
+    try:
+        graph = nir.read(path)
+    except Exception as error:  # nir raises whatever its constructors trip over: KeyError, AssertionError, ...
+        raise NirFileError(f"{path}: NIR cannot read it: {type(error).__name__}: {error}") from error
+    if not isinstance(graph, nir.NIRGraph):
+        raise NirFileError(f"{path}: holds a single {type(graph).__name__} node; expected a graph")
+    try:
+        return graph, parse_graph(graph, dt)
+    except GraphError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _check_objects(file: h5py.File, path: Path) -> None:
+    """Walk a file without reading an array."""
+    if "node" not in file or not isinstance(file.get("node"), h5py.Group):
+        raise NirFileError(f"{path}: has no group 'node'; it is HDF5, but not NIR")
+    limit = min(MAX_ARRAY_BYTES, MAX_COMPRESSION_RATIO * path.stat().st_size)
+    pending, objects = [("node", file["node"], 0)], 0
+    while pending:
+        where, group, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise NirFileError(f"{path}: {where} is nested deeper than {MAX_DEPTH} levels")
+        for key in group:
+            objects += 1
+            if objects > MAX_OBJECTS:
+                raise NirFileError(f"{path}: holds more than {MAX_OBJECTS} objects")
+            here = f"{where}/{key}"
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                raise NirFileError(f"{path}: {here} is a link to elsewhere; only plain objects are read")
+            child = group[key]
+            if isinstance(child, h5py.Group):
+                pending.append((here, child, depth + 1))
+            else:
+                _check_dataset(child, here, path, limit)
+
+
+def _check_dataset(dataset: h5py.Dataset, where: str, path: Path, limit: int) -> None:
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise NirFileError(f"{path}: {where} holds no value")
+    text = h5py.check_string_dtype(dataset.dtype) is not None
+    if not text and dataset.dtype.kind not in "biufS":
+        raise NirFileError(f"{path}: {where} holds {dataset.dtype}; expected numbers or text")
+    if dataset.is_virtual or dataset.external:
+        raise NirFileError(f"{path}: {where} takes its values from another file; only plain arrays are read")
+    declared = math.prod(dataset.shape) * np.dtype(dataset.dtype).itemsize
+    if declared > limit:
+        raise NirFileError(
+            f"{path}: {where} declares shape {dataset.shape}, {declared} bytes; a file of its size, "
+            f"{path.stat().st_size} bytes, can hold {limit} at most"
+        )

@@ -1,0 +1,159 @@
+"""What an operator is: one node of a graph, its meaning, and how NIR writes it down.
+
+Each operator has one home, a file beside this one: a frozen dataclass of its parameters whose docstring gives equation,
+shapes and source, a pure NumPy function that is its meaning, and its cases. The reference interpreter and the Lava
+processes call that home, so equality between those two proves plumbing; the meaning is proven in
+``tests/operators`` against code that shares nothing with it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar
+
+import nir
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from export.errors import GraphError
+
+Array = NDArray[Any]
+OperatorType = TypeVar("OperatorType", bound="Operator")
+
+DEFAULT_DT = 1e-4
+"""Seconds a time step stands for in a NIR file; snnTorch's default too. It cancels out of every equation here."""
+
+
+@dataclass(frozen=True, eq=False)
+class Operator(ABC):
+    """One node of a graph, acting on each time step in turn.
+
+    Activations of one step are ``(..., N, D)``: any leading axes, tokens, features. A token mask is ``(..., N, 1)``,
+    1 at tokens and 0 at padding, or None where every token counts.
+    """
+
+    name: ClassVar[str]
+    """Name in NIR metadata (``op``) where NIR has no node for it, and in tables."""
+    version: ClassVar[int] = 1
+    """Version of the meaning; a reader refuses one it does not know."""
+    spikes: ClassVar[bool] = False
+    """Whether the output is spikes: masked at padding, recorded in a trace, compared."""
+
+    @property
+    @abstractmethod
+    def in_features(self) -> int:
+        """Width of the input's last axis."""
+
+    @property
+    @abstractmethod
+    def out_features(self) -> int:
+        """Width of the output's last axis."""
+
+    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+        """Return the state before the first step for inputs of `shape`; None for an operator without memory."""
+        return None
+
+    @abstractmethod
+    def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
+        """Compute one time step, changing `state` in place."""
+
+    @abstractmethod
+    def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
+        """Return the NIR node, its weights in `dtype`, for steps of `dt` seconds."""
+
+    def cast(self: OperatorType, dtype: DTypeLike) -> OperatorType:
+        """Return the operator with every array parameter in `dtype`."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)}
+        return replace(self, **{key: np.ascontiguousarray(value, dtype=dtype) for key, value in arrays.items()})
+
+
+@dataclass(frozen=True)
+class Case:
+    """An example every runner must get right: an operator, its input over time, and a token mask.
+
+    Attributes
+    ----------
+    title : str
+        What the case is about; used as the test's name.
+    operator : Operator
+        What to run.
+    inputs : ndarray
+        ``(T, B, N, D)`` float64.
+    token_mask : ndarray or None
+        ``(B, N)`` bool.
+    """
+
+    title: str
+    operator: Operator
+    inputs: Array
+    token_mask: Array | None = None
+
+
+def parameter(value: Any, shape: tuple[int | None, ...], node: str, name: str) -> Array:
+    """Return a parameter of node `node` as an array after checking it.
+
+    Raises
+    ------
+    GraphError
+        It is not numeric, has another shape than `shape` (None: any length), or holds NaN or infinity.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise GraphError(f"{node}: {name} holds {array.dtype}, not numbers")
+    fits = array.ndim == len(shape) and all(w is None or w == h for w, h in zip(shape, array.shape, strict=True))
+    if not fits:
+        expected = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
+        raise GraphError(f"{node}: {name} has shape {array.shape}; expected {expected}")
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise GraphError(f"{node}: {name}{list(where)} is {array[where]}; every parameter must be finite")
+    return array.astype(np.float64) if array.dtype.kind != "f" else array
+
+
+def opaque_node(operator: Operator, metadata: dict[str, Any]) -> nir.NIRGraph:
+    """Wrap an operator NIR has no node for: a nested graph marked in metadata, its body poisoned.
+
+    Stock readers can load it (one input, one output, types check), but executing the body gives NaN whatever comes in,
+    so that a reader that does not know the operator fails loudly or ends in NaN, never in a plausible wrong answer.
+
+    Parameters
+    ----------
+    operator : Operator
+        Gives name, version and widths.
+    metadata : dict
+        The operator's parameters, its ``axes`` and ``formula``.
+    """
+    down = np.full((1, operator.in_features), np.nan, np.float32)
+    up = np.full((operator.out_features, 1), np.nan, np.float32)
+    return nir.NIRGraph(
+        nodes={
+            "input": nir.Input({"input": np.array([operator.in_features])}),
+            "poison_down": nir.Linear(down),
+            "poison_up": nir.Linear(up),
+            "output": nir.Output({"output": np.array([operator.out_features])}),
+        },
+        edges=[("input", "poison_down"), ("poison_down", "poison_up"), ("poison_up", "output")],
+        metadata={"standard": False, "op": operator.name, "op_version": operator.version, **metadata},
+    )
+
+
+def metadata_value(metadata: dict[str, Any], key: str, kind: type, node: str) -> Any:
+    """Return ``metadata[key]`` as `kind` (int, float, bool or str) after checking it.
+
+    Raises
+    ------
+    GraphError
+        The key is missing or its value is of another kind.
+    """
+    if key not in metadata:
+        raise GraphError(f"{node}: its metadata has no {key!r}")
+    value = metadata[key]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    allowed = (int, float) if kind is float else (kind,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise GraphError(f"{node}: metadata {key!r} is {value!r}; expected {kind.__name__}")
+    return kind(value)

@@ -1,0 +1,82 @@
+"""Mean over the tokens of a sentence. NIR has no node for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import nir
+import numpy as np
+from numpy.typing import DTypeLike
+
+from export.errors import GraphError
+from export.operators.operator import Array, Case, Operator, metadata_value, opaque_node
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMean(Operator):
+    """``y = sum_n mask[n] x[n] / sum_n mask[n]``; the token axis stays, with length 1.
+
+    Parameters
+    ----------
+    features : int
+
+    References
+    ----------
+    The published SpikeBERT code averages tokens before its classifier; here padding does not count.
+    """
+
+    name: ClassVar[str] = "token_mean"
+
+    features: int
+
+    @property
+    def in_features(self) -> int:
+        """Features of a token."""
+        return self.features
+
+    @property
+    def out_features(self) -> int:
+        """Features of the sentence."""
+        return self.features
+
+    def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
+        """See `token_mean`."""
+        return token_mean(x, token_mask)
+
+    def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
+        """Return a marked composite."""
+        return opaque_node(
+            self,
+            {
+                "features": int(self.features),
+                "axes": "mean over the tokens of one sentence at one time step, padding left out",
+                "formula": "y = sum_n mask[n] x[n] / sum_n mask[n]",
+            },
+        )
+
+
+def token_mean(x: Array, token_mask: Array | None) -> Array:
+    """Return the mean of ``x`` ``(..., N, D)`` over tokens as ``(..., 1, D)``."""
+    if token_mask is None:
+        return x.mean(-2, keepdims=True, dtype=x.dtype)
+    weight = token_mask.astype(x.dtype)
+    return (x * weight).sum(-2, keepdims=True) / weight.sum(-2, keepdims=True)
+
+
+def read_token_mean(metadata: dict[str, Any], where: str) -> TokenMean:
+    """Check and read the metadata of a marked composite."""
+    features = metadata_value(metadata, "features", int, where)
+    if features < 1:
+        raise GraphError(f"{where}: {features} features mean nothing")
+    return TokenMean(features)
+
+
+def cases() -> list[Case]:
+    """Return a sentence with and without padding."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(3, 2, 5, 4))
+    return [
+        Case("token mean", TokenMean(4), x),
+        Case("token mean of padded tokens", TokenMean(4), x, np.arange(5) < np.array([[2], [5]])),
+    ]

@@ -1,0 +1,85 @@
+"""The runners: one graph, the same spikes from torch, the NumPy reference and Lava."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nir
+
+from export.network import Network, parse_graph
+from hardware.errors import RunnerError
+from hardware.runners.runner import Runner
+from hardware.trace import Trace
+
+RUNNERS = ("torch", "reference", "lava")
+
+
+def open_runner(model: Any, runner: str = "reference", precision: str = "float64", **options: Any) -> Runner:
+    """Build a runner, to be used as a context manager for as many batches as there are.
+
+    Parameters
+    ----------
+    model : nir.NIRGraph, Network or nn.Module
+        A graph; for ``runner="torch"`` the model itself.
+    runner : {"torch", "reference", "lava"}
+    precision : {"float64", "float32"}
+    options
+        ``record_membrane_potentials`` for all; ``time_steps`` for graphs; ``granularity``, ``tokens`` and ``timeout``
+        for Lava.
+
+    Raises
+    ------
+    RunnerError
+        The runner is not known, or cannot run what it was given.
+    GraphError
+        The graph means nothing.
+    """
+    if runner not in RUNNERS:
+        raise RunnerError(f"runner {runner!r} is not one of {', '.join(RUNNERS)}")
+    is_graph = isinstance(model, nir.NIRGraph | Network)
+    if runner == "torch":
+        if is_graph:
+            raise RunnerError("runner 'torch' runs a model, not a graph; give the model, or choose another runner")
+        from hardware.runners.torch_runner import TorchRunner
+
+        return TorchRunner(model, precision, **options)
+    if not is_graph:
+        raise RunnerError(
+            f"runner {runner!r} runs a NIR graph, not {type(model).__name__}; export it with to_nir first"
+        )
+    network = model if isinstance(model, Network) else parse_graph(model)
+    if runner == "lava":
+        from hardware.runners.lava.lava_runner import LavaRunner
+
+        return LavaRunner(network, precision, **options)
+    from hardware.runners.reference import ReferenceRunner
+
+    return ReferenceRunner(network, precision, **options)
+
+
+def run(
+    model: Any,
+    inputs: Any,
+    token_mask: Any = None,
+    *,
+    runner: str = "reference",
+    precision: str = "float64",
+    **options: Any,
+) -> Trace:
+    """Run one batch and return its trace.
+
+    Parameters
+    ----------
+    model, runner, precision, options
+        As in `open_runner`.
+    inputs : array
+        Token ids ``(B, N)``, or for a graph without token encoding input values ``(T, B, N, D)``.
+    token_mask : array, optional
+        ``(B, N)``, nonzero at tokens and 0 at padding.
+
+    Returns
+    -------
+    Trace
+    """
+    with open_runner(model, runner, precision, **options) as opened:
+        return opened.run(inputs, token_mask)

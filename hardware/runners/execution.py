@@ -1,0 +1,80 @@
+"""Executes nodes one time step at a time, on the operators' own meaning.
+
+The reference interpreter runs a whole network with it; a Lava process runs the part of the network it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from export.network import Node
+from export.operators import Affine, NeuronState, Total
+
+SpikeRecorder = Callable[[str, np.ndarray, np.ndarray], None]
+"""Called with node name, spikes and tested potentials, ``(..., N, D)`` each, after every spiking node."""
+
+
+class NodeExecution:
+    """State and step function of some nodes of a network.
+
+    Parameters
+    ----------
+    nodes : iterable of Node
+        In topological order.
+    dtype : dtype
+        Type everything is computed in.
+    record : callable, optional
+        See `SpikeRecorder`.
+    """
+
+    def __init__(self, nodes: Iterable[Node], dtype: DTypeLike, record: SpikeRecorder | None = None) -> None:
+        self.dtype = np.dtype(dtype)
+        self.nodes = [Node(node.name, node.operator.cast(self.dtype), node.sources) for node in nodes]
+        self.record = record
+        self._states: dict[str, Any] = {}
+
+    def reset(self) -> None:
+        """Forget everything: the next step is the first of a sentence."""
+        self._states.clear()
+
+    def step(
+        self, values: dict[str, np.ndarray], token_mask: np.ndarray | None, hot_inputs: np.ndarray | None = None
+    ) -> None:
+        """Compute one time step.
+
+        Parameters
+        ----------
+        values : dict of str to ndarray
+            What each source sent in this step, ``(..., N, D)``; each node's output is added to it.
+        token_mask : ndarray or None
+            ``(..., N, 1)``; spikes of masked tokens are zeroed.
+        hot_inputs : ndarray or None
+            Multi-hot indices ``(K, ..., N)``, gathered by nodes whose source is not in `values`: the graph's input.
+        """
+        for node in self.nodes:
+            operator = node.operator
+            if isinstance(operator, Total):
+                left, right = node.sources
+                values[node.name] = values[left] + values[right]
+                continue
+            (source,) = node.sources
+            if source not in values and hot_inputs is not None:
+                assert isinstance(operator, Affine)
+                values[node.name] = operator.gather(hot_inputs)
+                continue
+            x = values[source]
+            if node.name not in self._states:
+                self._states[node.name] = operator.initial_state(x.shape, self.dtype)
+            state = self._states[node.name]
+            y = operator.step(x, state, token_mask)
+            if operator.spikes:
+                if token_mask is not None:
+                    y = y * token_mask.astype(self.dtype)
+                if self.record is not None:
+                    assert isinstance(state, NeuronState)
+                    self.record(node.name, y, state.tested_potential)
+            values[node.name] = y

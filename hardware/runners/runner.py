@@ -1,0 +1,127 @@
+"""What a runner is: something that takes inputs through a graph and fills a trace."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from export.network import Network
+from hardware.errors import RunnerError
+from hardware.trace import Trace
+
+FLOAT_PRECISIONS: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
+
+
+class Runner(ABC):
+    """Runs batches through one graph or model; build once, run often, close at the end.
+
+    Use it as a context manager: a runner may own processes and shared memory.
+    """
+
+    name: str
+    precision: str
+
+    @abstractmethod
+    def run(self, inputs: Any, token_mask: Any = None) -> Trace:
+        """Run one batch.
+
+        Parameters
+        ----------
+        inputs : array
+            Token ids ``(B, N)``, or for a graph without token encoding input values ``(T, B, N, D)``.
+        token_mask : array, optional
+            ``(B, N)``, nonzero at tokens and 0 at padding; every token counts by default.
+        """
+
+    def close(self) -> None:  # noqa: B027  most runners hold nothing
+        """Give back what the runner holds; a second call does nothing."""
+
+    def __enter__(self) -> Runner:
+        """Return the runner."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the runner."""
+        self.close()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one run after checking.
+
+    Attributes
+    ----------
+    input_ids : ndarray or None
+        ``(B, N)`` int64.
+    values : ndarray or None
+        ``(T, B, N, D)``; given in place of ids.
+    mask : ndarray
+        ``(B, N)`` bool.
+    time_steps : int
+    """
+
+    input_ids: np.ndarray | None
+    values: np.ndarray | None
+    mask: np.ndarray
+    time_steps: int
+
+    @property
+    def step_mask(self) -> np.ndarray | None:
+        """The mask as operators take it, ``(B, N, 1)``, or None where every token counts."""
+        return None if self.mask.all() else self.mask[..., None]
+
+
+def check_batch(network: Network, inputs: Any, token_mask: Any, time_steps: int | None) -> Batch:
+    """Check inputs against a network.
+
+    Raises
+    ------
+    RunnerError
+        Shapes, types or lengths do not fit; the message says what was expected.
+    """
+    array = np.asarray(inputs)
+    if network.token_encoding is not None:
+        if array.ndim != 2 or array.dtype.kind not in "iu" or 0 in array.shape:
+            raise RunnerError(
+                f"inputs have shape {array.shape} and type {array.dtype}; this graph takes token ids "
+                "(sentences, tokens)"
+            )
+        steps = time_steps or network.time_steps
+        if steps is None:
+            raise RunnerError("the graph does not say how many time steps to run; give time_steps")
+        network.token_encoding.hot_inputs(array)  # refuses ids outside the vocabulary and too many tokens
+        ids, values, shape = array.astype(np.int64), None, array.shape
+    else:
+        if array.ndim != 4 or array.dtype.kind not in "fiub" or array.shape[-1] != network.input_features:
+            raise RunnerError(
+                f"inputs have shape {array.shape} and type {array.dtype}; this graph takes numbers (time steps, "
+                f"sentences, tokens, {network.input_features})"
+            )
+        if time_steps is not None and time_steps != array.shape[0]:
+            raise RunnerError(f"inputs have {array.shape[0]} time steps, but time_steps is {time_steps}")
+        ids, values, shape, steps = None, array, array.shape[1:3], array.shape[0]
+    if token_mask is None or network.attend_to_padding:
+        mask = np.ones(shape, bool)
+    else:
+        mask = np.asarray(token_mask) != 0
+        if mask.shape != shape:
+            raise RunnerError(f"token_mask has shape {mask.shape}; the inputs need {shape}")
+        if not mask.any(-1).all():
+            raise RunnerError(f"sentence {int(np.argmin(mask.any(-1)))} has no token: its mask is all zeros")
+    return Batch(ids, values, mask, steps)
+
+
+def float_type(precision: str) -> Any:
+    """Return the NumPy type of a floating precision.
+
+    Raises
+    ------
+    RunnerError
+        It is not one.
+    """
+    if precision not in FLOAT_PRECISIONS:
+        raise RunnerError(f"precision {precision!r} is not one of {', '.join(FLOAT_PRECISIONS)}")
+    return FLOAT_PRECISIONS[precision]

@@ -1,0 +1,64 @@
+"""Runner ``torch``: the trained model itself, in eager PyTorch.
+
+It takes any module that answers ``model(input_ids, attention_mask, output_spikes=True,
+output_membrane_potentials=True)`` with ``spikes`` and ``membrane_potentials`` keyed by node name.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hardware.errors import RunnerError
+from hardware.runners.runner import Runner, float_type
+from hardware.trace import Trace
+
+
+class TorchRunner(Runner):
+    """Runs a model in float64 or float32, on a copy that leaves the caller's model as it is.
+
+    Parameters
+    ----------
+    model : nn.Module
+    precision : {"float64", "float32"}
+    record_membrane_potentials : bool
+        Keep every neuron's potential as it was tested against the threshold.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: nn.Module, precision: str = "float64", record_membrane_potentials: bool = False) -> None:
+        float_type(precision)
+        self.precision = precision
+        self.record_membrane_potentials = record_membrane_potentials
+        self.model = copy.deepcopy(model).to(getattr(torch, precision)).eval()
+
+    @torch.no_grad()
+    def run(self, inputs: Any, token_mask: Any = None) -> Trace:
+        """Run one batch of token ids; see `Runner.run`."""
+        ids = torch.as_tensor(np.asarray(inputs, dtype=np.int64))
+        mask = torch.ones_like(ids) if token_mask is None else torch.as_tensor(np.asarray(token_mask) != 0).long()
+        output = self.model(ids, mask, output_spikes=True, output_membrane_potentials=self.record_membrane_potentials)
+        spikes = getattr(output, "spikes", None)
+        if not spikes:
+            raise RunnerError(f"{type(self.model).__name__} returned no spikes; it must honour output_spikes=True")
+        potentials = getattr(output, "membrane_potentials", None) or {}
+        step_logits = getattr(output, "step_logits", None)
+        counts_padding = getattr(getattr(self.model, "config", None), "attend_to_padding", False)
+        return Trace(
+            spikes={name: value.to(torch.uint8).numpy() for name, value in spikes.items()},
+            logits=output.logits.numpy(),
+            mask=np.ones(ids.shape, bool) if counts_padding else mask.numpy() != 0,
+            outputs=None if step_logits is None else step_logits.numpy(),
+            membrane_potentials={name: value.numpy() for name, value in potentials.items()},
+            input_ids=ids.numpy(),
+            metadata={
+                "runner": self.name,
+                "precision": self.precision,
+                "time_steps": int(next(iter(spikes.values())).shape[0]),
+            },
+        )

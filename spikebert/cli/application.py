@@ -1,0 +1,170 @@
+"""What all commands share: lazy loading, exit codes, ``--seed``, ``--json`` and where messages go.
+
+Exit codes: 0 success, 1 the answer is no, 2 bad use or bad input. Results go to standard output, progress and messages
+to standard error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from spikebert.errors import ConfigurationError, SpikeBertError
+
+EXIT_ANSWER_IS_NO = 1
+EXIT_BAD_INPUT = 2
+DEFAULT_SEED = 0
+DATA_VARIABLE = "SPIKEBERT_DATA"
+
+messages = Console(stderr=True, highlight=False)
+results = Console(highlight=False)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class BadInput(click.ClickException):
+    """A typed error of ours on its way to the user."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when called, from a table of ``name -> "module:attribute"``.
+
+    Our typed errors become one line on standard error and exit code 2.
+    """
+
+    def __init__(self, *args: Any, lazy_commands: dict[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy_commands = lazy_commands or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List commands in the order of the table, which is the order of the road."""
+        return [*self.lazy_commands, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module."""
+        if cmd_name not in self.lazy_commands:
+            return super().get_command(ctx, cmd_name)
+        module, attribute = self.lazy_commands[cmd_name].split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; print a typed error as one message."""
+        try:
+            return super().invoke(ctx)
+        except SpikeBertError as error:
+            raise BadInput(str(error)) from error
+
+
+class MultiValueCommand(click.Command):
+    """A command whose options with ``multiple=True`` also take several values behind one name.
+
+    ``--text "one" "two"`` means ``--text "one" --text "two"``. Words that the command's own arguments still need are
+    given back to them, so ``verify --text "one" default`` works too.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat the option's name before each of its values, then parse as usual."""
+        several = {name for p in self.params if isinstance(p, click.Option) and p.multiple for name in p.opts}
+        single = {
+            name
+            for p in self.params
+            if isinstance(p, click.Option) and not p.multiple and not p.is_flag and not p.count
+            for name in p.opts
+        }
+        arguments_needed = sum(1 for p in self.params if isinstance(p, click.Argument) and p.required)
+        words: list[tuple[str | None, str]] = []  # (the multiple option it may belong to, the word)
+        option: str | None = None
+        first_value = takes_next = False
+        for word in args:
+            if takes_next:
+                words.append((None, word))
+                takes_next = False
+            elif word in several:
+                option, first_value = word, True
+                words.append((None, word))
+            elif word.startswith("-") and len(word) > 1 and not first_value:
+                option, takes_next = None, word in single
+                words.append((None, word))
+            elif option is not None:
+                words.append((None if first_value else option, word))
+                first_value = False
+            else:
+                arguments_needed -= 1
+                words.append((None, word))
+        expanded: list[str] = []
+        for owner, word in reversed(words):
+            if owner is not None and arguments_needed > 0:
+                arguments_needed -= 1
+                owner = None
+            expanded[:0] = [word] if owner is None else [owner, word]
+        return super().parse_args(ctx, expanded)
+
+
+def common_options(function: Function) -> Function:
+    """Add ``--seed`` and ``--json``, which every command takes."""
+    function = click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object on standard output, messages on standard error."
+    )(function)
+    return click.option(
+        "--seed", type=int, default=DEFAULT_SEED, show_default=True, help="Seed of everything that is drawn."
+    )(function)
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """Print one JSON object on standard output."""
+    click.echo(json.dumps(result, indent=2, default=_jsonable))
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
+        return value.item()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def refuse_overwrite(path: Path, force: bool) -> None:
+    """Refuse to write over an existing file unless forced.
+
+    Raises
+    ------
+    ConfigurationError
+        The file exists and `force` is False.
+    """
+    if path.exists() and not force:
+        raise ConfigurationError(f"{path} exists already; add --force to write over it")
+
+
+def data_directory(given: Path | None) -> Path | None:
+    """Return the folder with the data sets: the option's, else the environment's, else None for the hub."""
+    if given is not None:
+        return given
+    return Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy_commands={
+        "demo": "spikebert.cli.demo:demo",
+        "distill": "spikebert.cli.distill:distill",
+        "evaluate": "spikebert.cli.evaluate:evaluate",
+        "export": "spikebert.cli.export:export",
+        "simulate": "spikebert.cli.simulate:simulate",
+        "verify": "spikebert.cli.verify:verify",
+        "compare": "spikebert.cli.compare:compare",
+        "info": "spikebert.cli.info:info",
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="spikebert")
+def main() -> None:
+    """Carry spiking language models from PyTorch to NIR and Lava, and prove that the spikes are the same."""

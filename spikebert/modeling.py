@@ -1,0 +1,406 @@
+"""SpikeBERT in PyTorch: the language Spikformer of arXiv 2308.15122, section 3.2, as a Hugging Face model.
+
+Activations are ``(T, B, N, D)``: time steps, sentences, tokens, features. Linear layers and norms see T folded into the
+batch; only the neurons loop over it. This package owns the node names: what a run records here under
+``block00_qkv_neuron`` has that name in the NIR graph and in every runner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from spikebert.configuration import SpikeBertConfig
+from spikebert.errors import ConfigurationError
+from spikebert.neuron import Heaviside, SpikingNeuron
+
+FINAL_NORM = "final_norm"
+TOKEN_MEAN = "token_mean"
+CLASSIFIER = "classifier"
+EMBEDDING = "embedding"
+
+
+def block_prefix(index: int) -> str:
+    """Return the prefix of every node name in encoder block `index`: ``block00_`` and so on."""
+    return f"block{index:02d}_"
+
+
+@dataclass
+class Recording:
+    """What a forward pass is asked to keep, by node name, in the order the nodes ran.
+
+    Attributes
+    ----------
+    spikes, membrane_potentials : dict of str to Tensor, or None
+        ``(T, B, N, D)`` each; None where not asked for. Potentials are those tested against the threshold.
+    """
+
+    spikes: dict[str, Tensor] | None = None
+    membrane_potentials: dict[str, Tensor] | None = None
+
+
+@dataclass
+class SpikeBertOutput(ModelOutput):
+    """What `SpikeBertModel` returns.
+
+    Attributes
+    ----------
+    pooled_output : Tensor
+        Token mean of the normed last layer, ``(T, B, D)``.
+    last_hidden_state : Tensor
+        Residual stream behind the last block, small integers ``(T, B, N, D)``.
+    hidden_states : tuple of Tensor, optional
+        Residual stream behind the embedding and behind each block, M + 1 of ``(T, B, N, D)``.
+    spikes, membrane_potentials : dict of str to Tensor, optional
+        By node name, ``(T, B, N, D)``.
+    """
+
+    pooled_output: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    spikes: dict[str, Tensor] | None = None
+    membrane_potentials: dict[str, Tensor] | None = None
+
+
+@dataclass
+class SpikeBertClassifierOutput(ModelOutput):
+    """What `SpikeBertForSequenceClassification` returns.
+
+    Attributes
+    ----------
+    loss : Tensor, optional
+        Cross-entropy, or mean squared error with one label; given where labels were.
+    logits : Tensor
+        ``(B, C)``, the mean of `step_logits` over time.
+    step_logits : Tensor
+        ``(T, B, C)``, what the classifier says at each time step.
+    hidden_states, spikes, membrane_potentials
+        As in `SpikeBertOutput`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    step_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    spikes: dict[str, Tensor] | None = None
+    membrane_potentials: dict[str, Tensor] | None = None
+
+
+class GroupedLayerNorm(nn.Module):
+    """Layer norm over each of `groups` equal parts of the features, with a weight and bias of its own for each.
+
+    Query, key and value share one matrix product, yet each has its own norm; one group is an ordinary layer norm.
+    """
+
+    def __init__(self, features: int, groups: int, eps: float) -> None:
+        super().__init__()
+        self.groups = groups
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm ``(..., features)``."""
+        if self.groups == 1:
+            return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        parts = x.unflatten(-1, (self.groups, -1))
+        return F.layer_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight + self.bias
+
+
+class NamedNeuron(nn.Module):
+    """A spiking neuron layer that knows its node name, silences padding and records itself."""
+
+    def __init__(self, name: str, neuron: SpikingNeuron | Heaviside) -> None:
+        super().__init__()
+        self.name = name
+        self.neuron = neuron
+
+    def forward(self, current: Tensor, token_mask: Tensor | None, recording: Recording) -> Tensor:
+        """Return spikes ``(T, B, N, D)``, zero at tokens where `token_mask` ``(B, N, 1)`` is 0."""
+        record_potential = None
+        if recording.membrane_potentials is not None:
+            kept = recording.membrane_potentials
+
+            def record_potential(potential: Tensor) -> None:
+                kept[self.name] = potential
+
+        spikes = self.neuron(current, record_potential)
+        if token_mask is not None:
+            spikes = spikes * token_mask
+        if recording.spikes is not None:
+            recording.spikes[self.name] = spikes.detach()
+        return spikes
+
+
+class SpikingProjection(nn.Module):
+    """Linear -> layer norm -> spiking neuron, the unit everything in a block is made of."""
+
+    def __init__(
+        self, name: str, in_features: int, out_features: int, config: SpikeBertConfig, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.affine = nn.Linear(in_features, out_features)
+        self.norm = GroupedLayerNorm(out_features, groups, config.layer_norm_eps)
+        self.neuron = NamedNeuron(f"{name}_neuron", _common_neuron(config))
+
+    def forward(self, x: Tensor, token_mask: Tensor | None, recording: Recording) -> Tensor:
+        """Turn ``(T, B, N, in_features)`` into spikes ``(T, B, N, out_features)``."""
+        return self.neuron(self.norm(self.affine(x)), token_mask, recording)
+
+
+class SpikingSelfAttention(nn.Module):
+    """Spiking self-attention over N x N tokens: Q K^T V times a scale, with no softmax (Eq. 5).
+
+    Padding needs no mask of its own here: its keys and values do not spike, so they add zeros.
+    """
+
+    def __init__(self, prefix: str, config: SpikeBertConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.scale = config.attention_scale
+        width = config.hidden_size
+        self.qkv = SpikingProjection(f"{prefix}qkv", width, 3 * width, config, groups=3)
+        self.neuron = NamedNeuron(
+            f"{prefix}attention_neuron",
+            SpikingNeuron(config.attention_neuron_parameters(), config.surrogate, config.surrogate_alpha),
+        )
+        self.projection = SpikingProjection(f"{prefix}projection", width, width, config)
+
+    def forward(self, x: Tensor, token_mask: Tensor | None, recording: Recording) -> Tensor:
+        """Turn the residual stream ``(T, B, N, D)`` into spikes of the same shape."""
+        qkv = self.qkv(x, token_mask, recording)
+        query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)  # (T, B, H, N, D/H)
+        tokens, head_size = query.shape[-2:]
+        # Spikes are 0 or 1 and there is no softmax: both orders give the same integers, so take the cheaper one.
+        if tokens > head_size:
+            product = query @ (key.transpose(-1, -2) @ value)
+        else:
+            product = (query @ key.transpose(-1, -2)) @ value
+        attended = (product * self.scale).transpose(-2, -3).flatten(-2)
+        return self.projection(self.neuron(attended, token_mask, recording), token_mask, recording)
+
+
+class SpikeBertBlock(nn.Module):
+    """Encoder block: spiking self-attention and a spiking MLP, each added to the residual stream."""
+
+    def __init__(self, index: int, config: SpikeBertConfig) -> None:
+        super().__init__()
+        prefix = block_prefix(index)
+        self.attention = SpikingSelfAttention(prefix, config)
+        self.intermediate = SpikingProjection(
+            f"{prefix}intermediate", config.hidden_size, config.intermediate_size, config
+        )
+        self.output = SpikingProjection(f"{prefix}output", config.intermediate_size, config.hidden_size, config)
+
+    def forward(self, x: Tensor, token_mask: Tensor | None, recording: Recording) -> Tensor:
+        """Turn the residual stream ``(T, B, N, D)`` into the next."""
+        x = x + self.attention(x, token_mask, recording)
+        return x + self.output(self.intermediate(x, token_mask, recording), token_mask, recording)
+
+
+class SpikeBertEmbeddings(nn.Module):
+    """Word embeddings, with positions and a norm where configured, turned into spikes."""
+
+    def __init__(self, config: SpikeBertConfig) -> None:
+        super().__init__()
+        self.time_steps = config.time_steps
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = (
+            nn.Embedding(config.max_position_embeddings, config.hidden_size)
+            if config.position_embedding_type == "absolute"
+            else None
+        )
+        self.norm = GroupedLayerNorm(config.hidden_size, 1, config.layer_norm_eps) if config.embedding_norm else None
+        parameters = config.neuron_parameters()
+        neuron: SpikingNeuron | Heaviside
+        if config.embedding_neuron == "heaviside":
+            neuron = Heaviside(parameters.fire_on_equal, config.surrogate, config.surrogate_alpha)
+        else:
+            neuron = _common_neuron(config)
+        self.neuron = NamedNeuron(f"{EMBEDDING}_neuron", neuron)
+
+    def forward(self, input_ids: Tensor, token_mask: Tensor | None, recording: Recording) -> Tensor:
+        """Turn token ids ``(B, N)`` into spikes ``(T, B, N, D)``."""
+        embedded = self.word_embeddings(input_ids)
+        if self.position_embeddings is not None:
+            embedded = embedded + self.position_embeddings(torch.arange(input_ids.shape[1], device=input_ids.device))
+        if self.norm is not None:
+            embedded = self.norm(embedded)
+        return self.neuron(embedded.expand(self.time_steps, *embedded.shape), token_mask, recording)
+
+
+class SpikeBertPreTrainedModel(PreTrainedModel):
+    """What both models share: configuration, initial weights and the checks on their input."""
+
+    config_class = SpikeBertConfig
+    base_model_prefix = "spikebert"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers.initialization leaves alone what a checkpoint has filled already
+        from transformers import initialization as init
+
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.initializer_range)
+            if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
+                init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, GroupedLayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+
+class SpikeBertModel(SpikeBertPreTrainedModel):
+    """The encoder: embeddings to spikes, M blocks, last layer norm and token mean."""
+
+    def __init__(self, config: SpikeBertConfig) -> None:
+        super().__init__(config)
+        self.embeddings = SpikeBertEmbeddings(config)
+        self.blocks = nn.ModuleList(SpikeBertBlock(index, config) for index in range(config.num_hidden_layers))
+        self.final_norm = GroupedLayerNorm(config.hidden_size, 1, config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the word embeddings."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
+        assert isinstance(value, nn.Embedding)
+        self.embeddings.word_embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_spikes: bool = False,
+        output_membrane_potentials: bool = False,
+        **unused: Any,
+    ) -> SpikeBertOutput:
+        """Encode token ids ``(B, N)``; `attention_mask` ``(B, N)`` is 1 at tokens and 0 at padding.
+
+        Raises
+        ------
+        ConfigurationError
+            Ids or mask have a wrong shape, an id is outside the vocabulary, or the sentence is too long.
+        """
+        mask = self._checked_mask(input_ids, attention_mask)
+        token_mask = None if mask is None else mask.unsqueeze(-1).to(self.final_norm.weight.dtype)
+        recording = Recording({} if output_spikes else None, {} if output_membrane_potentials else None)
+        x = self.embeddings(input_ids, token_mask, recording)
+        hidden_states = [x]
+        for block in self.blocks:
+            x = block(x, token_mask, recording)
+            hidden_states.append(x)
+        normed = self.final_norm(x)
+        pooled = normed.mean(-2) if token_mask is None else (normed * token_mask).sum(-2) / token_mask.sum(-2)
+        return SpikeBertOutput(
+            pooled_output=pooled,
+            last_hidden_state=x,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            spikes=recording.spikes,
+            membrane_potentials=recording.membrane_potentials,
+        )
+
+    def _checked_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """Return the mask to use, None where every token counts."""
+        if input_ids.ndim != 2 or 0 in input_ids.shape:
+            raise ConfigurationError(
+                f"input_ids has shape {tuple(input_ids.shape)}; expected (sentences, tokens), none 0"
+            )
+        tokens = input_ids.shape[1]
+        if self.embeddings.position_embeddings is not None and tokens > self.config.max_position_embeddings:
+            raise ConfigurationError(
+                f"{tokens} tokens are more than the {self.config.max_position_embeddings} positions of this model "
+                "(max_position_embeddings); truncate the text"
+            )
+        low, high = int(input_ids.min()), int(input_ids.max())
+        if low < 0 or high >= self.config.vocab_size:
+            raise ConfigurationError(
+                f"input_ids span {low} to {high}; this model's vocabulary has ids 0 to {self.config.vocab_size - 1}"
+            )
+        if attention_mask is None or self.config.attend_to_padding:
+            return None
+        if attention_mask.shape != input_ids.shape:
+            raise ConfigurationError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; "
+                "they must be equal"
+            )
+        mask = attention_mask != 0
+        if not bool(mask.any(-1).all()):
+            raise ConfigurationError("a sentence has no token: its attention_mask is all zeros")
+        return None if bool(mask.all()) else mask
+
+
+class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
+    """SpikeBERT with the task head of the paper: a linear layer whose logits are averaged over time."""
+
+    def __init__(self, config: SpikeBertConfig) -> None:
+        super().__init__(config)
+        self.spikebert = SpikeBertModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_spikes: bool = False,
+        output_membrane_potentials: bool = False,
+        **unused: Any,
+    ) -> SpikeBertClassifierOutput:
+        """Classify token ids ``(B, N)``.
+
+        Parameters
+        ----------
+        input_ids, attention_mask : Tensor
+            ``(B, N)``; the mask is 1 at tokens and 0 at padding.
+        labels : Tensor, optional
+            ``(B,)``, class indices, or values where the model has one label.
+        output_hidden_states, output_spikes, output_membrane_potentials : bool
+            What to keep, see `SpikeBertOutput`.
+        """
+        encoded = self.spikebert(
+            input_ids,
+            attention_mask,
+            output_hidden_states=output_hidden_states,
+            output_spikes=output_spikes,
+            output_membrane_potentials=output_membrane_potentials,
+        )
+        step_logits = self.classifier(encoded.pooled_output)
+        logits = step_logits.mean(0)
+        loss = None
+        if labels is not None:
+            if self.config.num_labels == 1:
+                loss = F.mse_loss(logits.squeeze(-1).float(), labels.float())
+            else:
+                loss = F.cross_entropy(logits.float(), labels)
+        return SpikeBertClassifierOutput(
+            loss=loss,
+            logits=logits,
+            step_logits=step_logits,
+            hidden_states=encoded.hidden_states,
+            spikes=encoded.spikes,
+            membrane_potentials=encoded.membrane_potentials,
+        )
+
+
+def _common_neuron(config: SpikeBertConfig) -> SpikingNeuron:
+    return SpikingNeuron(config.neuron_parameters(), config.surrogate, config.surrogate_alpha)
+
+
+AutoConfig.register("spikebert", SpikeBertConfig, exist_ok=True)
+AutoModel.register(SpikeBertConfig, SpikeBertModel, exist_ok=True)
+AutoModelForSequenceClassification.register(SpikeBertConfig, SpikeBertForSequenceClassification, exist_ok=True)

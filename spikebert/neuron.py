@@ -1,0 +1,257 @@
+"""The spiking neuron: its parameters, its presets, and the multi-step torch layer that models are made of.
+
+Time is an axis. Everything else in a model sees the time steps folded into the batch; only the recurrence here loops
+over them. The order of operations is part of the meaning (it decides ties): the decayed potential is rounded, then the
+input is added, then the reset is subtracted. What each form means in NumPy, for every runner, is in
+``export.operators.leaky_integrate_and_fire``; this file shares no code with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikebert.errors import ConfigurationError
+from spikebert.surrogate import surrogate_gradient
+
+RESETS = ("subtract", "zero")
+LOIHI_DECAY_UNITY = 4096  # decays are 12-bit fractions on Loihi
+
+
+@dataclass(frozen=True)
+class NeuronParameters:
+    """Everything that decides when a neuron fires.
+
+    With input current ``I``, membrane potential ``U``, spikes ``S`` and ``>`` or ``>=`` as `fire_on_equal` says::
+
+        charge      U[t] = beta U[t-1] + I[t]                          (decay_input=False)
+                    U[t] = U[t-1] + (I[t] - U[t-1]) / tau              (decay_input=True)
+        fire        S[t] = U[t] > threshold
+        reset       "subtract": the charge of step t ends with - S[t-1] threshold, undecayed (Eq. 2, arXiv 2308.15122)
+                    "zero":     U[t] becomes 0 where S[t] = 1, after the test
+
+    Parameters
+    ----------
+    beta : float
+        Share of the potential kept from one step to the next, in (0, 1]; 1 integrates without leak. Used where
+        `decay_input` is False.
+    threshold : float
+        Potential at which the neuron fires, > 0.
+    reset : {"subtract", "zero"}
+        What firing does to the potential.
+    decay_input : bool
+        Whether the leak takes from the input too, as SpikingJelly does by default.
+    tau : float
+        Time constant in steps, at least 1. Used where `decay_input` is True.
+    fire_on_equal : bool
+        Whether a potential equal to the threshold fires.
+    initial_membrane_potential : float
+        Potential before the first step. NIR and Lava have no place for one that is not 0.
+
+    Raises
+    ------
+    ConfigurationError
+        A value is outside the ranges above.
+    """
+
+    beta: float = 0.9
+    threshold: float = 1.0
+    reset: str = "subtract"
+    decay_input: bool = False
+    tau: float = 2.0
+    fire_on_equal: bool = True
+    initial_membrane_potential: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if not (math.isfinite(self.beta) and 0 < self.beta <= 1):
+            raise ConfigurationError(f"neuron beta is {self.beta}; it must lie in (0, 1]")
+        if not (math.isfinite(self.threshold) and self.threshold > 0):
+            raise ConfigurationError(f"neuron threshold is {self.threshold}; it must be a positive number")
+        if self.reset not in RESETS:
+            raise ConfigurationError(f"neuron reset is {self.reset!r}; choose one of {', '.join(RESETS)}")
+        if not (math.isfinite(self.tau) and self.tau >= 1):
+            raise ConfigurationError(f"neuron tau is {self.tau}; it must be a finite number of at least 1 step")
+        if not math.isfinite(self.initial_membrane_potential):
+            raise ConfigurationError(
+                f"neuron initial_membrane_potential is {self.initial_membrane_potential}; make it finite"
+            )
+
+    @property
+    def decay(self) -> float:
+        """Share of the potential kept from one step to the next, in either form."""
+        return 1 - 1 / self.tau if self.decay_input else self.beta
+
+
+NEURON_PRESETS: dict[str, NeuronParameters] = {
+    # Eqs. 1 and 2 and section 4.2 of arXiv 2308.15122
+    "paper": NeuronParameters(beta=0.9, threshold=1.0, reset="subtract", fire_on_equal=True),
+    # snntorch.Leaky(reset_mechanism="subtract"): the same, strictly above
+    "snntorch": NeuronParameters(beta=0.9, threshold=1.0, reset="subtract", fire_on_equal=False),
+    # spikingjelly LIFNode(tau=2.0, decay_input=True, v_reset=0.0), as the published SpikeBERT code runs it
+    "published": NeuronParameters(decay_input=True, tau=2.0, threshold=1.0, reset="zero", fire_on_equal=True),
+    # lava.proc.lif.LIF with du = 1: hard reset, strict, a decay the chip can hold (0.9 rounded to 12 bits)
+    "loihi": NeuronParameters(
+        beta=round(0.9 * LOIHI_DECAY_UNITY) / LOIHI_DECAY_UNITY, threshold=1.0, reset="zero", fire_on_equal=False
+    ),
+}
+
+
+def neuron_preset(name: str, **changes: Any) -> NeuronParameters:
+    """Return the preset called `name` with `changes` applied (those that are None are left out).
+
+    The leak may be given as `beta` or as `tau` whatever the form of the charge: ``beta = 1 - 1 / tau``.
+
+    Raises
+    ------
+    ConfigurationError
+        No preset has that name, both `beta` and `tau` are given, or a changed value is not allowed.
+    """
+    if name not in NEURON_PRESETS:
+        raise ConfigurationError(f"neuron preset {name!r} is not known; choose one of {', '.join(NEURON_PRESETS)}")
+    changes = {key: value for key, value in changes.items() if value is not None}
+    beta, tau = changes.get("beta"), changes.get("tau")
+    if beta is not None and tau is not None:
+        raise ConfigurationError("give the neuron's beta or its tau, not both: beta = 1 - 1 / tau")
+    if changes.get("decay_input", NEURON_PRESETS[name].decay_input):
+        if beta is not None and 0 < beta < 1:
+            changes["tau"] = 1 / (1 - beta)
+        elif beta is not None:
+            raise ConfigurationError(f"neuron beta is {beta}; with decay_input it must lie in (0, 1)")
+    elif tau is not None and tau > 1:
+        changes["beta"] = 1 - 1 / tau
+    elif tau is not None:
+        raise ConfigurationError(f"neuron tau is {tau}; without decay_input it must be above 1 step")
+    return replace(NEURON_PRESETS[name], **changes)
+
+
+class SpikingNeuron(nn.Module):
+    """A population of spiking neurons, run over all time steps at once.
+
+    Parameters
+    ----------
+    parameters : NeuronParameters
+        When the neurons fire.
+    surrogate : str
+        Name of the surrogate gradient, see ``spikebert.surrogate``.
+    alpha : float
+        Its sharpness; 2 in the paper.
+    """
+
+    def __init__(self, parameters: NeuronParameters, surrogate: str = "arctangent", alpha: float = 2.0) -> None:
+        super().__init__()
+        self.parameters_of_neuron = parameters
+        self.gradient = surrogate_gradient(surrogate)
+        self.alpha = alpha
+
+    def forward(self, current: Tensor, record_potential: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Turn input currents into spikes.
+
+        Parameters
+        ----------
+        current : Tensor
+            ``(T, ...)`` floating point; half precisions keep their state in float32.
+        record_potential : callable, optional
+            Receives the membrane potentials ``(T, ...)`` as they were tested against the threshold.
+
+        Returns
+        -------
+        Tensor
+            Spikes, 0 or 1, in the shape and type of `current`.
+        """
+        spikes, potential = _MultiStep.apply(current, self.parameters_of_neuron, self.gradient, self.alpha)
+        if record_potential is not None:
+            record_potential(potential.detach())
+        return spikes
+
+    def extra_repr(self) -> str:
+        """Show the parameters in the printed model."""
+        return str(self.parameters_of_neuron)
+
+
+class Heaviside(nn.Module):
+    """A step without memory: 1 where the input lies above 0 (or at 0, with `fire_on_equal`), the same at every step.
+
+    The published SpikeBERT code turns embeddings into spikes with it.
+    """
+
+    def __init__(self, fire_on_equal: bool, surrogate: str = "arctangent", alpha: float = 2.0) -> None:
+        super().__init__()
+        self.fire_on_equal = fire_on_equal
+        self.gradient = surrogate_gradient(surrogate)
+        self.alpha = alpha
+
+    def forward(self, current: Tensor, record_potential: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Turn currents of any shape into spikes of the same shape; the current itself is the potential."""
+        if record_potential is not None:
+            record_potential(current.detach())
+        return _Step.apply(current, self.fire_on_equal, self.gradient, self.alpha)
+
+
+def _fires(potential: Tensor, threshold: float, on_equal: bool) -> Tensor:
+    return potential >= threshold if on_equal else potential > threshold
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, fire_on_equal: bool, gradient: Callable, alpha: float) -> Tensor:
+        ctx.save_for_backward(current)
+        ctx.gradient, ctx.alpha = gradient, alpha
+        return _fires(current, 0.0, fire_on_equal).to(current.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        (current,) = ctx.saved_tensors
+        return grad_outputs[0] * ctx.gradient(current, ctx.alpha), None, None, None
+
+
+class _MultiStep(torch.autograd.Function):
+    """The recurrence forward, and its analytic gradient backward; the reset carries no gradient, as in snnTorch."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, current: Tensor, neuron: NeuronParameters, gradient: Callable, alpha: float
+    ) -> tuple[Tensor, Tensor]:
+        state_type = torch.float64 if current.dtype == torch.float64 else torch.float32
+        potential = torch.full_like(current[0], neuron.initial_membrane_potential, dtype=state_type)
+        previous_spikes = torch.zeros_like(potential)
+        spikes = torch.empty_like(current)
+        potentials = torch.empty_like(current, dtype=state_type)
+        for step in range(current.shape[0]):
+            drive = current[step].to(state_type)
+            if neuron.decay_input:
+                potential = potential + (drive - potential) / neuron.tau
+            else:
+                potential = neuron.beta * potential + drive
+            if neuron.reset == "subtract":
+                potential = potential - previous_spikes * neuron.threshold
+            potentials[step] = potential
+            previous_spikes = _fires(potential, neuron.threshold, neuron.fire_on_equal).to(state_type)
+            spikes[step] = previous_spikes
+            if neuron.reset == "zero":
+                potential = (1 - previous_spikes) * potential
+        ctx.save_for_backward(spikes, potentials)
+        ctx.neuron, ctx.gradient, ctx.alpha = neuron, gradient, alpha
+        ctx.mark_non_differentiable(potentials)
+        return spikes, potentials
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        spikes, potentials = ctx.saved_tensors
+        neuron: NeuronParameters = ctx.neuron
+        grad_spikes = grad_outputs[0]
+        grad_current = torch.empty_like(grad_spikes)
+        carried = torch.zeros_like(potentials[0])
+        for step in range(spikes.shape[0] - 1, -1, -1):
+            if neuron.reset == "zero":  # what was reset does not reach the next step
+                carried = carried * (1 - spikes[step].to(carried.dtype))
+            local = ctx.gradient(potentials[step] - neuron.threshold, ctx.alpha)
+            grad_potential = grad_spikes[step].to(carried.dtype) * local + carried
+            grad_current[step] = grad_potential / neuron.tau if neuron.decay_input else grad_potential
+            carried = neuron.decay * grad_potential
+        return grad_current, None, None, None
