@@ -59,8 +59,13 @@ def partition(network: Network, granularity: str, precision: str) -> list[Proces
     if granularity == "network":
         return [ProcessPlan("network", network.nodes)]
     if granularity == "operator":
-        return [ProcessPlan(node.name, (node,), is_stock(node, precision)) for node in network.nodes]
+        return [
+            # what reads the graph's input reads it from the board, which a stock process knows nothing of
+            ProcessPlan(node.name, (node,), is_stock(node, precision) and network.input_name not in node.sources)
+            for node in network.nodes
+        ]
     plans: list[ProcessPlan] = []
+    taken = {f"from_{node.name}" for node in network.nodes}
     label_before: str | None = None
     for node in network.nodes:
         found = BLOCK_NAME.match(node.name)
@@ -68,7 +73,9 @@ def partition(network: Network, granularity: str, precision: str) -> list[Proces
         if plans and label == label_before:
             plans[-1] = ProcessPlan(plans[-1].name, (*plans[-1].nodes, node))
         else:
-            plans.append(ProcessPlan(label or f"from_{node.name}", (node,)))
+            name = f"from_{node.name}" if not label or label in taken else label
+            taken.add(name)
+            plans.append(ProcessPlan(name, (node,)))
         label_before = label
     return plans
 
@@ -77,7 +84,7 @@ def is_stock(node: Node, precision: str) -> bool:
     """Return whether stock ``lava.proc.lif.LIFReset`` computes a node exactly.
 
     It is a float64 neuron that resets to zero, does not decay its input, fires strictly above (a >= neuron is one with
-    the next smaller threshold), and has one decay and one threshold for all.
+    the next smaller threshold), has one decay and one threshold for all, and is silent at rest, as padding must be.
     """
     neuron = node.operator
     if precision != "float64" or not isinstance(neuron, LeakyIntegrateAndFire):
@@ -88,6 +95,7 @@ def is_stock(node: Node, precision: str) -> bool:
         and not neuron.decay_input
         and bool(np.all(beta == beta[0]) and np.all(neuron.threshold == neuron.threshold[0]))
         and 1 - (1 - float(beta[0])) == float(beta[0])
+        and float(firing_threshold(neuron.threshold[:1], neuron.fire_on_equal, np.float64)[0]) >= 0
     )
 
 
@@ -132,7 +140,13 @@ def build_processes(network: Network, plans: list[ProcessPlan], board: Board, to
             out_ports[plan.nodes[0].name] = process.s_out
             recorder = NodeGroup(
                 name=f"{plan.name}_recorder",
-                plan=GroupPlan((), ((plan.name, *shapes[plan.name]),), (), taps=(plan.name,)),
+                plan=GroupPlan(
+                    nodes=(),
+                    receives=((plan.name, *shapes[plan.name]),),
+                    sends=(),
+                    taps=(plan.name,),
+                    output_source=plan.name if plan.name == network.output_source else None,
+                ),
                 board=board,
             )
             process.s_out.connect(recorder.in_0)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from export.network import Network
+from hardware.errors import RunnerError
 from hardware.runners.lava.board import Board, shared_array
 from hardware.runners.lava.compatibility import import_lava
 from hardware.runners.lava.compiler import build_processes, partition, port_shapes
 from hardware.runners.reference import thresholds, without_token_axis
-from hardware.runners.runner import Batch, Runner, check_batch, float_type
+from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, float_type
 from hardware.trace import Trace
 
 BOARD_BYTES = 256 << 20
@@ -67,8 +68,8 @@ class LavaRunner(Runner):
         self.dtype = float_type(precision)
         self.granularity = granularity
         self.plans = partition(network, granularity, precision)
-        self.tokens = tokens
-        self.time_steps = time_steps
+        self.tokens = self._checked_tokens(tokens)
+        self.time_steps = check_time_steps(time_steps)
         self.record_membrane_potentials = record_membrane_potentials
         self.timeout = timeout
         self.built_for: tuple[int, int] | None = None  # tokens, time steps
@@ -124,6 +125,16 @@ class LavaRunner(Runner):
         guarded, self._guarded, self.built_for = self._guarded, None, None
         if guarded is not None:
             guarded.stop()
+
+    def _checked_tokens(self, tokens: int | None) -> int | None:
+        if tokens is None:
+            return None
+        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+            raise RunnerError(f"tokens is {tokens!r}; it must be a whole number of at least 1")
+        encoding = self.network.token_encoding
+        if encoding is not None and 0 < encoding.positions < tokens:
+            raise RunnerError(f"tokens is {tokens}; the graph has only {encoding.positions} positions")
+        return tokens
 
     def _build_if_needed(self, batch: Batch) -> None:
         tokens = max(batch.mask.shape[1], self.tokens or 0)

@@ -1,0 +1,43 @@
+# make demo   installs everything it needs (uv and Lava included) and runs the main job
+# make test   installs likewise and runs the default tests (under ten minutes on two cores)
+# make test-all  the slow ones too; make lint  format, lint, types and import directions
+
+PYTHON ?= python3
+VENV := .venv
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+INSTALLED := $(VENV)/.installed
+RUN := $(VENV)/bin
+
+.PHONY: demo test test-all lint install clean
+demo: install
+	$(RUN)/spikebert demo
+
+test: install
+	$(RUN)/python -m pytest -m "not slow"
+
+test-all: install
+	$(RUN)/python -m pytest
+
+lint: install
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml .python-version | $(UV)
+	$(UV) sync --upgrade --extra lava
+	@touch $@
+
+.tools/bin/uv:
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet uv
+
+# where uv is on PATH its file is there already and nothing has to be done for it
+ifneq ($(UV),.tools/bin/uv)
+$(UV):
+endif
+
+clean:
+	rm -rf $(VENV) .tools results runs

@@ -1,0 +1,121 @@
+"""What the commands that run sentences share: ``--text``, ``--task``, ``--data-dir``, ``--limit`` -> batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from spikebert.cli.application import Function, data_directory
+from spikebert.errors import ConfigurationError
+
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class SentenceBatch:
+    """Some sentences, padded to the longest of them.
+
+    Attributes
+    ----------
+    texts : list of str
+    input_ids, mask : ndarray
+        ``(B, N)``; the mask is True at tokens.
+    """
+
+    texts: list[str]
+    input_ids: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences to run, tokenized.
+
+    Attributes
+    ----------
+    texts : list of str
+    token_ids : list of list of int
+    pad_token_id : int
+    """
+
+    texts: list[str]
+    token_ids: list[list[int]]
+    pad_token_id: int = 0
+
+    def __len__(self) -> int:
+        """Return the number of sentences."""
+        return len(self.texts)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sentence."""
+        return max(len(ids) for ids in self.token_ids)
+
+    def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[SentenceBatch]:
+        """Yield the sentences in order, each batch padded to its own longest."""
+        for start in range(0, len(self), batch_size):
+            rows = self.token_ids[start : start + batch_size]
+            ids = np.full((len(rows), max(map(len, rows))), self.pad_token_id, np.int64)
+            for row, tokens in zip(ids, rows, strict=True):
+                row[: len(tokens)] = tokens
+            mask = np.arange(ids.shape[1]) < np.array([[len(tokens)] for tokens in rows])
+            yield SentenceBatch(self.texts[start : start + batch_size], ids, mask)
+
+
+def sentence_options(function: Function) -> Function:
+    """Add ``--text``, ``--task``, ``--data-dir``, ``--split`` and ``--limit``."""
+    for option in (
+        click.option("--limit", type=click.IntRange(min=1), help="Only the first N sentences of the task."),
+        click.option("--split", default="dev", show_default=True, help="Part of the task's data."),
+        click.option(
+            "--data-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Folder with TASK/SPLIT.tsv [default: SPIKEBERT_DATA, else the hub].",
+        ),
+        click.option("--task", help="Run the sentences of a task, such as sst2."),
+        click.option(
+            "--text", "texts", multiple=True, help="Sentence to run; give several behind one --text or repeat it."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def read_sentences(
+    tokenizer: Any,
+    texts: tuple[str, ...],
+    task: str | None,
+    data_dir: Path | None,
+    split: str,
+    limit: int | None,
+    max_tokens: int | None,
+) -> Sentences:
+    """Tokenize what the options name.
+
+    Raises
+    ------
+    ConfigurationError
+        Neither or both of ``--text`` and ``--task`` are given, or a text is empty.
+    DataError
+        The task's file cannot be read.
+    """
+    if bool(texts) == bool(task):
+        raise ConfigurationError("say which sentences to run: give --text or --task, and not both")
+    if task:
+        from spikebert.data import find_task, load_examples
+
+        found = load_examples(find_task(task), split, data_directory(data_dir))[:limit]
+        rows = [example.texts for example in found]
+    else:
+        rows = [(text,) for text in texts]
+    for row in rows:
+        if not all(text.strip() for text in row):
+            raise ConfigurationError("a text is empty; every sentence needs at least one word")
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    ids = tokenizer(*columns, truncation=max_tokens is not None, max_length=max_tokens)["input_ids"]
+    return Sentences([" ".join(row) for row in rows], ids, tokenizer.pad_token_id or 0)

@@ -1,0 +1,122 @@
+"""``spikebert simulate``: a NIR file on a simulator, to a trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from spikebert.cli.application import (
+    MultiValueCommand,
+    common_options,
+    messages,
+    print_json,
+    refuse_overwrite,
+    results,
+)
+from spikebert.cli.inputs import Sentences, read_sentences, sentence_options
+from spikebert.errors import ConfigurationError
+
+
+@click.command(cls=MultiValueCommand)
+@click.argument("graph_file", metavar="MODEL.nir", type=click.Path(path_type=Path))
+@click.option(
+    "--runner", type=click.Choice(["reference", "lava"]), default="reference", show_default=True, help="What simulates."
+)
+@click.option("--precision", type=click.Choice(["float64", "float32"]), default="float64", show_default=True)
+@click.option(
+    "--granularity",
+    type=click.Choice(["operator", "block", "network"]),
+    help="Lava only: how much runs in one process [default: block].",
+)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Lava only: seconds without progress.")
+@click.option(
+    "--tokenizer",
+    "tokenizer_name",
+    default="default",
+    show_default=True,
+    help="Checkpoint whose tokenizer reads the text.",
+)
+@click.option(
+    "--ids", "ids_file", type=click.Path(path_type=Path), help="Token ids (sentences, tokens) as .npy, 0 is padding."
+)
+@click.option("--membrane-potentials", is_flag=True, help="Record potentials too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Trace to write (.npz).")
+@click.option("--force", is_flag=True, help="Write over an existing file.")
+@sentence_options
+@common_options
+def simulate(
+    graph_file: Path,
+    runner: str,
+    precision: str,
+    granularity: str | None,
+    timeout: float | None,
+    tokenizer_name: str,
+    ids_file: Path | None,
+    membrane_potentials: bool,
+    output: Path | None,
+    force: bool,
+    texts: tuple[str, ...],
+    task: str | None,
+    data_dir: Path | None,
+    split: str,
+    limit: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Run sentences through MODEL.nir on a simulator; print logits and firing rates, and write the trace.
+
+    \b
+    Example:
+      spikebert simulate model.nir --runner lava --text "A warm and funny film ." -o trace.npz
+    """
+    from export import read_nir
+    from hardware.runners import open_runner
+    from spikebert.provenance import file_sha256, run_record, seed_everything
+
+    options = {k: v for k, v in {"granularity": granularity, "timeout": timeout}.items() if v is not None}
+    if options and runner != "lava":
+        raise ConfigurationError(f"--{next(iter(options))} is for --runner lava only")
+    if output is not None:
+        refuse_overwrite(output, force)
+    seed_everything(seed)
+    graph = read_nir(graph_file)
+    if ids_file is not None:
+        if texts or task:
+            raise ConfigurationError("give --ids, --text or --task, only one of them")
+        sentences = _read_ids(ids_file)
+    else:
+        from spikebert.checkpoint import load_tokenizer
+
+        sentences = read_sentences(load_tokenizer(tokenizer_name), texts, task, data_dir, split, limit, None)
+    (batch,) = sentences.batches(len(sentences))
+    with open_runner(graph, runner, precision, record_membrane_potentials=membrane_potentials, **options) as opened:
+        trace = opened.run(batch.input_ids, batch.mask)
+    trace.metadata.update(run_record(seed), graph_sha256=file_sha256(graph_file), texts=batch.texts)
+    if output is not None:
+        trace.save(output)
+        messages.print(f"wrote {output}")
+    rates = {name: trace.firing_rate(name) for name in trace.spikes}
+    if as_json:
+        print_json({"logits": trace.logits, "firing_rates": rates, "trace": output and str(output), **trace.metadata})
+        return
+    for text, logits in zip(batch.texts, trace.logits, strict=True):
+        results.print(f"{np.array2string(logits, precision=4)}  {text}", markup=False)
+    for name, rate in rates.items():
+        results.print(f"{name}: {100 * rate:.2f} %")
+
+
+def _read_ids(path: Path) -> Sentences:
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigurationError(f"{path}: is not an .npy array: {error}") from error
+    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu" or 0 in ids.shape:
+        shape = getattr(ids, "shape", None)
+        raise ConfigurationError(f"{path}: holds shape {shape}; expected whole numbers (sentences, tokens)")
+    rows = [[int(token) for token in np.trim_zeros(row, "b")] for row in ids]
+    for index, row in enumerate(rows):
+        if not row:
+            raise ConfigurationError(f"{path}: sentence {index} is all padding")
+    return Sentences([f"sentence {index} of {path.name}" for index in range(len(rows))], rows)

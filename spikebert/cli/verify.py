@@ -1,0 +1,121 @@
+"""``spikebert verify``: is what a simulator runs what was trained? Spike by spike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from spikebert.cli.application import (
+    EXIT_ANSWER_IS_NO,
+    MultiValueCommand,
+    common_options,
+    messages,
+    print_json,
+    results,
+)
+from spikebert.cli.inputs import read_sentences, sentence_options
+
+
+@click.command(cls=MultiValueCommand)
+@click.argument("checkpoint")
+@click.option(
+    "--against",
+    type=click.Choice(["reference", "lava"]),
+    default="lava",
+    show_default=True,
+    help="Runner to compare with.",
+)
+@click.option(
+    "--graph", "graph_file", type=click.Path(path_type=Path), help="Run this NIR file instead of exporting afresh."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float64", "float32"]),
+    default="float64",
+    show_default=True,
+    help="On both sides.",
+)
+@click.option(
+    "--granularity",
+    type=click.Choice(["operator", "block", "network"]),
+    help="Lava only: how much runs in one process [default: block].",
+)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Lava only: seconds without progress.")
+@sentence_options
+@common_options
+def verify(
+    checkpoint: str,
+    against: str,
+    graph_file: Path | None,
+    precision: str,
+    granularity: str | None,
+    timeout: float | None,
+    texts: tuple[str, ...],
+    task: str | None,
+    data_dir: Path | None,
+    split: str,
+    limit: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Run CHECKPOINT in PyTorch and its NIR graph on a simulator, and compare every spike of every node and step.
+
+    Exits with 0 if all are equal, with 1 and the first divergence if not.
+
+    \b
+    Examples:
+      spikebert verify default --against lava --precision float64 --text "A warm and funny film ."
+      spikebert verify default --against reference --task sst2 --data-dir DATA --limit 50
+      spikebert verify default --graph model.nir --text "A warm and funny film ."
+    """
+    from export import parse_graph, read_nir, to_nir
+    from export.differences import graph_differences
+    from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
+    from spikebert.cli.verification import comparison_table, verdict, verify_graph
+    from spikebert.errors import ConfigurationError
+    from spikebert.provenance import run_record, seed_everything
+
+    lava_options = {"granularity": granularity, "timeout": timeout}
+    options = {key: value for key, value in lava_options.items() if value is not None}
+    if options and against != "lava":
+        raise ConfigurationError(f"--{next(iter(options))} is for --against lava only")
+    seed_everything(seed)
+    model = load_model(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
+    sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, model.config.max_position_embeddings)
+    exported = to_nir(model)  # type: ignore[arg-type]
+    differences = []
+    graph = exported
+    if graph_file is not None:
+        graph = read_nir(graph_file)
+        differences = graph_differences(parse_graph(exported), parse_graph(graph))
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=messages
+    ) as progress:
+        bar = progress.add_task(f"torch and {against}, sentences", total=len(sentences))
+        found = verify_graph(
+            model, graph, sentences, against, precision, lambda done: progress.advance(bar, done), **options
+        )
+    comparison = found.comparison
+    if as_json:
+        print_json(
+            {
+                **found.to_dict(),
+                "against": against,
+                "precision": precision,
+                "graph_differences": [str(difference) for difference in differences],
+                **run_record(seed, checkpoint_sha256(checkpoint)),
+            }
+        )
+    else:
+        results.print(comparison_table(comparison, "torch", against))
+        results.print()
+        results.print(verdict(comparison, "torch", against, precision, sentences.texts), soft_wrap=True)
+        if found.stock is not None:
+            results.print(f"{found.processes} Lava processes; {found.stock}", soft_wrap=True)
+        for difference in differences:
+            results.print(f"{graph_file} is not the checkpoint's own graph: {difference}", soft_wrap=True, markup=False)
+    if not comparison.equal:
+        raise SystemExit(EXIT_ANSWER_IS_NO)
