@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from export.errors import GraphError, UnsupportedOperatorError
-from export.operators import DEFAULT_DT, MARKED_OPERATORS, Affine, Operator, Total
+from export.operators import DEFAULT_DT, MARKED_OPERATORS, Affine, LayerNorm, Operator, TokenMean, Total
 from export.operators.affine import read_affine, read_linear
 from export.operators.leaky_integrate_and_fire import is_subtractive_neuron, read_neuron, read_threshold
 from export.operators.operator import metadata_value
@@ -145,6 +145,7 @@ class NetworkBuilder:
         self.widths = {input_name: input_features}
         self.nodes: list[Node] = []
         self._totals: dict[tuple[str, ...], str] = {}
+        self._token_means: set[str] = set()  # nodes that send one vector a sentence, not one a token
 
     def add(self, name: str, operator: Operator, sources: str | Iterable[str]) -> str:
         """Add a node that reads the sum of `sources`, in that order; return its name.
@@ -156,9 +157,18 @@ class NetworkBuilder:
         """
         if name in self.widths:
             raise GraphError(f"{name}: two nodes have this name")
+        if not name or "/" in name or name == ".":
+            raise GraphError(f"{name!r}: cannot be a node's name; in a file it would mean another place")
         source = self.total((sources,) if isinstance(sources, str) else tuple(sources), reader=name)
         if self.widths[source] != operator.in_features:
             raise GraphError(f"{name}: takes {operator.in_features} features, but {source} sends {self.widths[source]}")
+        if source in self._token_means and not isinstance(operator, Affine | LayerNorm):
+            raise UnsupportedOperatorError(
+                f"{name}: {operator.name} reads {source}, which is one vector for the whole sentence; behind a token "
+                "mean only affine, linear and layer norm nodes are supported"
+            )
+        if source in self._token_means or isinstance(operator, TokenMean):
+            self._token_means.add(name)
         self._append(Node(name, operator, (source,)))
         return name
 
@@ -178,8 +188,12 @@ class NetworkBuilder:
                     raise GraphError(
                         f"{reader}: adds {running} of {self.widths[running]} features to {last} of {self.widths[last]}"
                     )
+                if (running in self._token_means) != (last in self._token_means):
+                    raise GraphError(f"{reader}: adds {running} to {last}, one vector a sentence to one a token")
                 name = self._free_name(f"{last}_stream")
                 self._append(Node(name, Total(self.widths[last]), (running, last)))
+                if last in self._token_means:
+                    self._token_means.add(name)
                 self._totals[prefix] = name
             running = self._totals[prefix]
         return running
@@ -216,6 +230,11 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
     -------
     nir.NIRGraph
         Standard nodes where NIR has them; marked, poisoned composites where not (see ``docs/nir.md``).
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        NIR cannot hold a node's parameters exactly.
     """
     dtype = np.dtype(dtype)
     nodes: dict[str, nir.NIRNode] = {}
@@ -240,7 +259,10 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
     for node in network.nodes:
         if node.name in totals:
             continue
-        nodes[node.name] = node.operator.to_nir(dtype, network.dt)
+        try:
+            nodes[node.name] = node.operator.to_nir(dtype, network.dt)
+        except UnsupportedOperatorError as error:
+            raise UnsupportedOperatorError(f"{node.name}: {error}") from error
         edges.extend((source, node.name) for source in summands(node.sources[0]))
     nodes[network.output_name] = nir.Output(
         {"output": np.array([network.output_features])}, metadata={"decoding": "mean over time steps"}
@@ -282,8 +304,8 @@ def parse_graph(graph: nir.NIRGraph, dt: float | None = None) -> Network:
     """
     metadata = dict(graph.metadata) if isinstance(graph.metadata, dict) else {}
     _check_format(metadata)
-    if "dt" in metadata:
-        dt = metadata_value(metadata, "dt", float, "graph")
+    said_dt = metadata_value(metadata, "dt", float, "graph") if "dt" in metadata else None
+    dt = dt if said_dt is None else said_dt
     if dt is not None and not (np.isfinite(dt) and dt > 0):
         raise GraphError(f"graph: dt is {dt}; it must be a positive number of seconds")
     input_name = _only(graph, nir.Input)
@@ -294,7 +316,7 @@ def parse_graph(graph: nir.NIRGraph, dt: float | None = None) -> Network:
     builder = NetworkBuilder(input_name, _width(graph.nodes[input_name], input_name))
     for name in order:
         if name not in (input_name, output_name):
-            builder.add(name, _read_operator(graph.nodes[name], name, dt), sources[name])
+            builder.add(name, _read_operator(graph.nodes[name], name, said_dt, dt), sources[name])
     if encoding is not None:
         _check_token_input(builder, encoding)
     known = ("dt", "time_steps", "attend_to_padding")
@@ -340,11 +362,10 @@ def _only(graph: nir.NIRGraph, kind: type[nir.NIRNode]) -> str:
 
 
 def _width(node: nir.NIRNode, name: str) -> int:
-    types = node.input_type if isinstance(node, nir.Input) else node.output_type
-    shape = np.asarray(next(iter(types.values()))).reshape(-1)
-    if shape.size != 1 or shape[0] < 1:
-        raise GraphError(f"{name}: has shape {tuple(int(s) for s in shape)}; expected one positive number of features")
-    return int(shape[0])
+    width = _port(node.input_type if isinstance(node, nir.Input) else node.output_type)
+    if width is None:
+        raise GraphError(f"{name}: has no shape of one positive whole number, its features")
+    return width
 
 
 def _sources(graph: nir.NIRGraph) -> dict[str, list[str]]:
@@ -394,7 +415,7 @@ def _check_token_input(builder: NetworkBuilder, encoding: TokenEncoding) -> None
             raise GraphError(f"{node.name}: reads token ids, which only an affine or linear node can")
 
 
-def _read_operator(node: nir.NIRNode, name: str, dt: float | None) -> Operator:
+def _read_operator(node: nir.NIRNode, name: str, dt: float | None, default_dt: float | None) -> Operator:
     if isinstance(node, nir.Affine):
         return read_affine(node, name)
     if isinstance(node, nir.Linear):
@@ -402,9 +423,10 @@ def _read_operator(node: nir.NIRNode, name: str, dt: float | None) -> Operator:
     if isinstance(node, nir.Threshold):
         return read_threshold(node, name)
     if isinstance(node, nir.LIF | nir.IF) or is_subtractive_neuron(node):
-        return read_neuron(node, name, dt)
+        return read_neuron(node, name, dt, default_dt)
     metadata = node.metadata if isinstance(node.metadata, dict) else {}
-    if isinstance(node, nir.NIRGraph) and not metadata.get("standard", True):
+    is_standard = metadata_value(metadata, "standard", bool, name) if "standard" in metadata else True
+    if isinstance(node, nir.NIRGraph) and not is_standard:
         op = metadata_value(metadata, "op", str, name)
         version = metadata_value(metadata, "op_version", int, name)
         if op not in MARKED_OPERATORS:
@@ -427,5 +449,9 @@ def _read_operator(node: nir.NIRNode, name: str, dt: float | None) -> Operator:
     )
 
 
-def _port(types: dict[str, Any]) -> int:
-    return int(np.prod(np.asarray(next(iter(types.values())))))
+def _port(types: dict[str, Any] | None) -> int | None:
+    """Return the features of a node's only port; None where its shape is not one positive whole number."""
+    if not types or len(types) != 1:
+        return None
+    shape = np.asarray(next(iter(types.values()))).reshape(-1)
+    return int(shape[0]) if shape.dtype.kind in "iu" and shape.size == 1 and shape[0] > 0 else None

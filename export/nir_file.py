@@ -14,17 +14,20 @@ from pathlib import Path
 
 import h5py
 import nir
+import nir.serialization
 import numpy as np
 
 from export.errors import GraphError, NirFileError
 from export.network import Network, parse_graph
 
 MAX_ARRAY_BYTES = 16 << 30
-"""No array of a file may be larger, whatever it says."""
+"""No array of a file may be larger, nor all of them together, whatever it says."""
 MAX_COMPRESSION_RATIO = 1100
 """Deflate packs at most 1032 to 1; a file that declares more than this many times its size lies."""
-MAX_OBJECTS = 1_000_000
+MAX_OBJECTS = 200_000
 MAX_DEPTH = 16
+NODE_TYPES = tuple(name for name in nir.ir.__all__ if isinstance(getattr(nir, name, None), type) and name != "NIRNode")
+"""What ``nir.read`` knows; it stops without a word at anything else."""
 
 
 def write_nir(path: str | Path, graph: nir.NIRGraph) -> Path:
@@ -43,17 +46,19 @@ def write_nir(path: str | Path, graph: nir.NIRGraph) -> Path:
     path = Path(path)
     if not path.parent.is_dir():
         raise NirFileError(f"{path}: the folder {path.parent} does not exist; make it first")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
+    partial: Path | None = None
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(handle)
+        partial = Path(name)
         nir.write(partial, graph, compression=None)  # trained weights hardly compress, and it costs seconds
         partial.chmod(0o644)
         partial.replace(path)
-    except (OSError, TypeError, ValueError) as error:
-        raise NirFileError(f"{path}: cannot be written: {error}") from error
+    except Exception as error:  # h5py and nir raise whatever they trip over
+        raise NirFileError(f"{path}: cannot be written: {type(error).__name__}: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
     return path
 
 
@@ -84,14 +89,17 @@ def read_network(path: str | Path, dt: float | None = None) -> tuple[nir.NIRGrap
     try:
         with h5py.File(path, "r") as file:
             _check_objects(file, path)
-    except OSError as error:
-        raise NirFileError(f"{path}: is not a readable HDF5 file: {error}") from error
+            _check_node_types(file["node"], "graph", path)
+    except NirFileError:
+        raise
+    except Exception as error:  # a damaged file makes h5py raise OSError, KeyError, RuntimeError, TypeError, ...
+        raise NirFileError(f"{path}: is not a readable HDF5 file: {type(error).__name__}: {error}") from error
     try:
         graph = nir.read(path)
     except Exception as error:  # nir raises whatever its constructors trip over: KeyError, AssertionError, ...
-        raise NirFileError(f"{path}: NIR cannot read it: {type(error).__name__}: {error}") from error
-    if not isinstance(graph, nir.NIRGraph):
-        raise NirFileError(f"{path}: holds a single {type(graph).__name__} node; expected a graph")
+        raise NirFileError(
+            f"{path}: NIR cannot read it{_where_nir_fails(path)}: {type(error).__name__}: {error}"
+        ) from error
     try:
         return graph, parse_graph(graph, dt)
     except GraphError as error:
@@ -100,10 +108,10 @@ def read_network(path: str | Path, dt: float | None = None) -> tuple[nir.NIRGrap
 
 def _check_objects(file: h5py.File, path: Path) -> None:
     """Walk a file without reading an array."""
-    if "node" not in file or not isinstance(file.get("node"), h5py.Group):
+    if not isinstance(file.get("node", getlink=True), h5py.HardLink) or not isinstance(file["node"], h5py.Group):
         raise NirFileError(f"{path}: has no group 'node'; it is HDF5, but not NIR")
     limit = min(MAX_ARRAY_BYTES, MAX_COMPRESSION_RATIO * path.stat().st_size)
-    pending, objects = [("node", file["node"], 0)], 0
+    pending, objects, declared = [("node", file["node"], 0)], 0, 0
     while pending:
         where, group, depth = pending.pop()
         if depth > MAX_DEPTH:
@@ -118,11 +126,17 @@ def _check_objects(file: h5py.File, path: Path) -> None:
             child = group[key]
             if isinstance(child, h5py.Group):
                 pending.append((here, child, depth + 1))
-            else:
-                _check_dataset(child, here, path, limit)
+                continue
+            declared += _declared_bytes(child, here, path)
+            if declared > limit:
+                raise NirFileError(
+                    f"{path}: {here} declares shape {child.shape}, with what stands before it {declared} bytes; a file "
+                    f"of its size, {path.stat().st_size} bytes, can hold {limit} at most"
+                )
 
 
-def _check_dataset(dataset: h5py.Dataset, where: str, path: Path, limit: int) -> None:
+def _declared_bytes(dataset: h5py.Dataset, where: str, path: Path) -> int:
+    """Check the kind of a dataset and return the bytes it says it holds."""
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise NirFileError(f"{path}: {where} holds no value")
     text = h5py.check_string_dtype(dataset.dtype) is not None
@@ -130,9 +144,37 @@ def _check_dataset(dataset: h5py.Dataset, where: str, path: Path, limit: int) ->
         raise NirFileError(f"{path}: {where} holds {dataset.dtype}; expected numbers or text")
     if dataset.is_virtual or dataset.external:
         raise NirFileError(f"{path}: {where} takes its values from another file; only plain arrays are read")
-    declared = math.prod(dataset.shape) * np.dtype(dataset.dtype).itemsize
-    if declared > limit:
-        raise NirFileError(
-            f"{path}: {where} declares shape {dataset.shape}, {declared} bytes; a file of its size, "
-            f"{path.stat().st_size} bytes, can hold {limit} at most"
-        )
+    return math.prod(dataset.shape) * np.dtype(dataset.dtype).itemsize
+
+
+def _check_node_types(group: h5py.Group, name: str, path: Path) -> None:
+    """Check that a node, and every node in it, says a type that ``nir.read`` knows."""
+    kind = group.get("type")
+    is_text = isinstance(kind, h5py.Dataset) and kind.shape == () and h5py.check_string_dtype(kind.dtype) is not None
+    if not is_text:
+        raise NirFileError(f"{path}: {name}: has no type")
+    said = kind.asstr(errors="replace")[()]
+    if said not in NODE_TYPES:
+        raise NirFileError(f"{path}: {name}: type {said!r} is no NIR node; known are {', '.join(NODE_TYPES)}")
+    if said != nir.NIRGraph.__name__:
+        if name == "graph":
+            raise NirFileError(f"{path}: holds a single {said} node; expected a graph")
+        return
+    if not isinstance(group.get("nodes"), h5py.Group) or not isinstance(group.get("edges"), h5py.Dataset):
+        raise NirFileError(f"{path}: {name}: is a graph without nodes and edges")
+    for key, node in group["nodes"].items():
+        inner = key if name == "graph" else f"{name}/{key}"
+        if not isinstance(node, h5py.Group):
+            raise NirFileError(f"{path}: {inner}: is an array, not a node")
+        _check_node_types(node, inner, path)
+
+
+def _where_nir_fails(path: Path) -> str:
+    """Name the first node that NIR cannot make even by itself; empty where it is not a single node's fault."""
+    with h5py.File(path, "r") as file:
+        for name, node in file["node/nodes"].items():
+            try:
+                nir.dict2NIRNode(nir.serialization.hdf2dict(node))
+            except Exception:  # the caller raises what went wrong
+                return f" (node {name})"
+    return ""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ RESERVED_ARRAYS = ("logits", "outputs", "mask", "input_ids", "metadata")
 POTENTIAL_SUFFIX = ".membrane_potential"
 THRESHOLD_SUFFIX = ".threshold"
 MAX_TRACE_BYTES = 64 << 30
+"""A trace is read into memory whole; where the machine has less than this, what it has is the limit."""
 
 
 @dataclass
@@ -66,7 +68,7 @@ class Trace:
     def firing_rate(self, node: str) -> float:
         """Return the mean of a node's spikes over steps, real tokens and features."""
         spikes = self.spikes[node]
-        return float(spikes.sum() / (spikes.shape[0] * self.real_tokens * spikes.shape[-1]))
+        return float(spikes.sum()) / max(1, spikes.shape[0] * self.real_tokens * spikes.shape[-1])
 
     def save(self, path: str | Path) -> Path:
         """Write the trace as .npz: one array per node, ``logits``, ``mask`` and a JSON ``metadata`` string.
@@ -79,9 +81,7 @@ class Trace:
             The file cannot be written; nothing half-written stays.
         """
         path = Path(path)
-        taken = [name for name in self.spikes if name in RESERVED_ARRAYS]
-        if taken:
-            raise TraceError(f"{path}: a node may not be called {taken[0]!r}; the file uses that name itself")
+        self._check_names(path)
         arrays: dict[str, np.ndarray] = dict(self.spikes)
         arrays.update({f"{name}{POTENTIAL_SUFFIX}": value for name, value in self.membrane_potentials.items()})
         arrays.update({f"{name}{THRESHOLD_SUFFIX}": value for name, value in self.thresholds.items()})
@@ -89,21 +89,34 @@ class Trace:
         for key, value in (("outputs", self.outputs), ("input_ids", self.input_ids)):
             if value is not None:
                 arrays[key] = value
-        arrays["metadata"] = np.array(json.dumps({**self.metadata, "nodes": list(self.spikes)}))
+        try:
+            arrays["metadata"] = np.array(json.dumps({**self.metadata, "nodes": list(self.spikes)}))
+        except (TypeError, ValueError) as error:
+            raise TraceError(f"{path}: its metadata cannot be written as JSON: {error}") from error
         if not path.parent.is_dir():
             raise TraceError(f"{path}: the folder {path.parent} does not exist; make it first")
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        partial = Path(name)
+        partial: Path | None = None
         try:
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+            partial = Path(name)
             with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+                _write_arrays(file, arrays)
             partial.chmod(0o644)
             partial.replace(path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise TraceError(f"{path}: cannot be written: {error}") from error
         finally:
-            partial.unlink(missing_ok=True)
+            if partial is not None:
+                partial.unlink(missing_ok=True)
         return path
+
+    def _check_names(self, path: Path) -> None:
+        for name in self.spikes:
+            if name in RESERVED_ARRAYS or name.endswith((POTENTIAL_SUFFIX, THRESHOLD_SUFFIX)):
+                raise TraceError(f"{path}: a node may not be called {name!r}; the file uses that name itself")
+        for name in (*self.membrane_potentials, *self.thresholds):
+            if name not in self.spikes:
+                raise TraceError(f"{path}: {name} has a membrane potential or threshold, but no spikes")
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
@@ -117,15 +130,20 @@ class Trace:
         path = Path(path)
         if not path.is_file():
             raise TraceError(f"{path}: no such file")
+        limit = min(MAX_TRACE_BYTES, _memory_of_machine())
         try:
             with zipfile.ZipFile(path) as archive:
-                declared = sum(member.file_size for member in archive.infolist())
-            if declared > MAX_TRACE_BYTES:
-                raise TraceError(f"{path}: unpacks to {declared} bytes; at most {MAX_TRACE_BYTES} are read")
+                declared = sum(_declared_bytes(archive, member) for member in archive.infolist())
+            if declared > limit:
+                raise TraceError(f"{path}: unpacks to {declared} bytes; at most {limit} are read")
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise TraceError(f"{path}: is not a trace (.npz without pickled objects): {error}") from error
+        except TraceError:
+            raise
+        except Exception as error:  # a damaged file makes zipfile, zlib and NumPy raise whatever they trip over
+            raise TraceError(
+                f"{path}: is not a trace (.npz without pickled objects): {type(error).__name__}: {error}"
+            ) from error
         return cls._from_arrays(arrays, path)
 
     @classmethod
@@ -133,39 +151,105 @@ class Trace:
         for key in ("logits", "mask"):
             if key not in arrays:
                 raise TraceError(f"{path}: has no array {key!r}")
-        try:
-            metadata = json.loads(str(arrays["metadata"])) if "metadata" in arrays else {}
-        except json.JSONDecodeError as error:
-            raise TraceError(f"{path}: its metadata is not JSON: {error}") from error
-        if not isinstance(metadata, dict):
-            raise TraceError(f"{path}: its metadata is not a JSON object")
-        mask = arrays["mask"].astype(bool)
-        if mask.ndim != 2:
-            raise TraceError(f"{path}: mask has shape {mask.shape}; expected (sentences, tokens)")
+        metadata = _read_metadata(arrays.get("metadata"), path)
+        mask = arrays["mask"]
+        if mask.ndim != 2 or mask.dtype.kind not in "bui" or not mask.any(-1).all() or not mask.size:
+            raise TraceError(
+                f"{path}: mask has shape {mask.shape} and type {mask.dtype}; expected (sentences, tokens), with at "
+                "least one token true in each sentence"
+            )
+        mask = mask.astype(bool)
         named = [key for key in arrays if key not in RESERVED_ARRAYS]
-        potentials = {key: arrays[key] for key in named if key.endswith(POTENTIAL_SUFFIX)}
-        thresholds = {key: arrays[key] for key in named if key.endswith(THRESHOLD_SUFFIX)}
-        spikes = {key: arrays[key] for key in named if key not in potentials and key not in thresholds}
-        order = [str(name) for name in metadata.pop("nodes", [])]
-        if order and set(order) != set(spikes):
+        potentials = {k.removesuffix(POTENTIAL_SUFFIX): arrays[k] for k in named if k.endswith(POTENTIAL_SUFFIX)}
+        thresholds = {k.removesuffix(THRESHOLD_SUFFIX): arrays[k] for k in named if k.endswith(THRESHOLD_SUFFIX)}
+        spikes = {k: arrays[k] for k in named if not k.endswith((POTENTIAL_SUFFIX, THRESHOLD_SUFFIX))}
+        order = metadata.pop("nodes", list(spikes))
+        if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
+            raise TraceError(f"{path}: metadata 'nodes' is not a list of names")
+        if set(order) != set(spikes):
             odd = sorted(set(order) ^ set(spikes))[0]
             raise TraceError(f"{path}: node {odd!r} is in the arrays or in metadata 'nodes', but not in both")
-        for name, value in (*spikes.items(), *potentials.items()):
-            if value.ndim != 4 or value.shape[1:3] != mask.shape:
-                raise TraceError(
-                    f"{path}: {name} has shape {value.shape}; expected (time steps, {mask.shape[0]} sentences, "
-                    f"{mask.shape[1]} tokens, features)"
-                )
-        for name, value in spikes.items():
-            if value.dtype.kind not in "bui":
-                raise TraceError(f"{path}: {name} holds {value.dtype}; spikes are whole numbers")
-        return cls(
-            spikes={name: spikes[name] for name in (order or spikes)},
+        trace = cls(
+            spikes={name: spikes[name] for name in order},
             logits=arrays["logits"],
             mask=mask,
             outputs=arrays.get("outputs"),
-            membrane_potentials={key.removesuffix(POTENTIAL_SUFFIX): value for key, value in potentials.items()},
-            thresholds={key.removesuffix(THRESHOLD_SUFFIX): value for key, value in thresholds.items()},
+            membrane_potentials=potentials,
+            thresholds=thresholds,
             input_ids=arrays.get("input_ids"),
             metadata=metadata,
         )
+        trace._check_arrays(path)
+        return trace
+
+    def _check_arrays(self, path: Path) -> None:
+        """Check types and shapes of what a file gave."""
+        sentences, tokens = self.mask.shape
+        steps: int | None = None
+        for name, value in self.spikes.items():
+            if value.ndim != 4 or value.shape[1:3] != self.mask.shape or 0 in value.shape:
+                raise TraceError(
+                    f"{path}: {name} has shape {value.shape}; expected (time steps, {sentences} sentences, {tokens} "
+                    "tokens, features)"
+                )
+            steps = value.shape[0] if steps is None else steps
+            if value.shape[0] != steps:
+                raise TraceError(f"{path}: {name} has {value.shape[0]} time steps, nodes before it {steps}")
+            if value.dtype.kind not in "bui":
+                raise TraceError(f"{path}: {name} holds {value.dtype}; spikes are whole numbers")
+            if value[:, ~self.mask].any():
+                raise TraceError(f"{path}: {name} fires at padding, which a trace cannot have; see its mask")
+        for suffix, values in ((POTENTIAL_SUFFIX, self.membrane_potentials), (THRESHOLD_SUFFIX, self.thresholds)):
+            for name, value in values.items():
+                if name not in self.spikes:
+                    raise TraceError(f"{path}: there is {name}{suffix}, but no spikes of {name}")
+                expected = self.spikes[name].shape if suffix == POTENTIAL_SUFFIX else self.spikes[name].shape[-1:]
+                _check_array(value, f"{path}: {name}{suffix}", expected)
+        # a graph that keeps its tokens has an axis for them
+        classes = self.logits.shape[-1:]
+        kept = (sentences, tokens) if self.logits.ndim == 3 else (sentences,)
+        _check_array(self.logits, f"{path}: logits", (*kept, *classes))
+        if self.outputs is not None:
+            _check_array(self.outputs, f"{path}: outputs", (*self.outputs.shape[:1], *kept, *classes))
+        if self.input_ids is not None:
+            _check_array(self.input_ids, f"{path}: input_ids", self.mask.shape, "ui")
+
+
+def _check_array(value: np.ndarray, what: str, shape: tuple[int, ...], kinds: str = "fui") -> None:
+    if value.shape != shape or value.dtype.kind not in kinds:
+        raise TraceError(f"{what} has shape {value.shape} and type {value.dtype}; expected numbers of shape {shape}")
+
+
+def _read_metadata(array: np.ndarray | None, path: Path) -> dict[str, Any]:
+    if array is None:
+        return {}
+    try:
+        metadata = json.loads(str(array))
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{path}: its metadata is not JSON: {error}") from error
+    if not isinstance(metadata, dict):
+        raise TraceError(f"{path}: its metadata is not a JSON object")
+    return metadata
+
+
+def _write_arrays(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
+    """Write what ``numpy.savez_compressed`` writes; that takes names as keywords, so no node could be called "file"."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(value), allow_pickle=False)
+
+
+def _memory_of_machine() -> int:
+    if not hasattr(os, "sysconf"):
+        return MAX_TRACE_BYTES
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Return the larger of the sizes that archive and array header declare; NumPy allocates what the header says."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+    return max(member.file_size, math.prod(shape) * dtype.itemsize)

@@ -7,9 +7,18 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from spikebert.errors import ConfigurationError
-from spikebert.neuron import NeuronParameters, neuron_preset
+from spikebert.neuron import NeuronParameters, is_finite, neuron_preset
 from spikebert.surrogate import surrogate_gradient
 
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "time_steps",
+)
 EMBEDDING_NEURONS = ("heaviside", "lif")
 POSITION_EMBEDDING_TYPES = ("none", "absolute")
 
@@ -24,7 +33,7 @@ class SpikeBertConfig(PreTrainedConfig):
     vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size : int
         As in Hugging Face's BERT. The published code uses 8 heads; the paper gives no number.
     max_position_embeddings : int
-        Longest sentence in tokens.
+        Longest sentence in tokens, where there are positions; without them a sentence may have any length.
     position_embedding_type : {"none", "absolute"}
         The paper has no positions; "absolute" adds a learned table to the word embeddings.
     layer_norm_eps : float
@@ -86,34 +95,16 @@ class SpikeBertConfig(PreTrainedConfig):
         pad_token_id: int = 0,
         **kwargs: Any,
     ) -> None:
-        sizes = {
-            "vocab_size": vocab_size,
-            "hidden_size": hidden_size,
-            "num_hidden_layers": num_hidden_layers,
-            "num_attention_heads": num_attention_heads,
-            "intermediate_size": intermediate_size,
-            "max_position_embeddings": max_position_embeddings,
-            "time_steps": time_steps,
-        }
-        for key, value in sizes.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{key} is {value!r}; it must be a whole number of at least 1")
-            setattr(self, key, value)
-        if hidden_size % num_attention_heads:
-            raise ConfigurationError(
-                f"hidden_size {hidden_size} cannot be shared among num_attention_heads {num_attention_heads}; "
-                "choose a divisor"
-            )
-        if position_embedding_type not in POSITION_EMBEDDING_TYPES:
-            raise ConfigurationError(
-                f"position_embedding_type is {position_embedding_type!r}; choose one of {POSITION_EMBEDDING_TYPES}"
-            )
-        if embedding_neuron not in EMBEDDING_NEURONS:
-            raise ConfigurationError(f"embedding_neuron is {embedding_neuron!r}; choose one of {EMBEDDING_NEURONS}")
-        surrogate_gradient(surrogate)
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.max_position_embeddings = max_position_embeddings
         self.position_embedding_type = position_embedding_type
         self.layer_norm_eps = layer_norm_eps
         self.initializer_range = initializer_range
+        self.time_steps = time_steps
         self.neuron = neuron
         self.beta = beta
         self.tau = tau
@@ -130,11 +121,53 @@ class SpikeBertConfig(PreTrainedConfig):
         self.surrogate_alpha = surrogate_alpha
         self.attend_to_padding = attend_to_padding
         self.pad_token_id = pad_token_id
-        self.neuron_parameters()  # a wrong preset or knob is refused here, not in the middle of a model
+        self.check()
+        super().__init__(**_labels_both_ways(kwargs))
+
+    def check(self) -> None:
+        """Check every value; models do so again, since ``from_pretrained(path, time_steps=8)`` changes them afterwards.
+
+        Raises
+        ------
+        ConfigurationError
+            A value is not allowed; the message names it.
+        """
+        for key in SIZES:
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"{key} is {value!r}; it must be a whole number of at least 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigurationError(
+                f"hidden_size {self.hidden_size} cannot be shared among num_attention_heads "
+                f"{self.num_attention_heads}; choose a divisor"
+            )
+        if self.position_embedding_type not in POSITION_EMBEDDING_TYPES:
+            raise ConfigurationError(
+                f"position_embedding_type is {self.position_embedding_type!r}; choose one of {POSITION_EMBEDDING_TYPES}"
+            )
+        if self.embedding_neuron not in EMBEDDING_NEURONS:
+            raise ConfigurationError(
+                f"embedding_neuron is {self.embedding_neuron!r}; choose one of {EMBEDDING_NEURONS}"
+            )
+        for key in ("attention_threshold", "attention_scale", "layer_norm_eps"):
+            value = getattr(self, key)
+            if not (is_finite(value) and value > 0):
+                raise ConfigurationError(f"{key} is {value!r}; it must be a positive number")
+        if not (is_finite(self.initializer_range) and self.initializer_range >= 0):
+            raise ConfigurationError(
+                f"initializer_range is {self.initializer_range!r}; it must be a number of 0 or more"
+            )
+        for key in ("embedding_norm", "attend_to_padding"):
+            if not isinstance(getattr(self, key), bool):
+                raise ConfigurationError(f"{key} is {getattr(self, key)!r}; it must be True or False")
+        pad = self.pad_token_id
+        if pad is not None and not (isinstance(pad, int) and 0 <= pad < self.vocab_size):
+            raise ConfigurationError(
+                f"pad_token_id is {pad!r}; this vocabulary has ids 0 to {self.vocab_size - 1}, None is none"
+            )
+        surrogate_gradient(self.surrogate, self.surrogate_alpha)
+        self.neuron_parameters()
         self.attention_neuron_parameters()
-        if kwargs.get("id2label") and not kwargs.get("label2id"):
-            kwargs["label2id"] = {label: int(index) for index, label in kwargs["id2label"].items()}
-        super().__init__(**kwargs)
 
     def neuron_parameters(self) -> NeuronParameters:
         """Return the parameters of the common neurons."""
@@ -155,3 +188,23 @@ class SpikeBertConfig(PreTrainedConfig):
             fire_on_equal=self.fire_on_equal,
             initial_membrane_potential=self.initial_membrane_potential,
         )
+
+
+def _labels_both_ways(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return `fields` with `id2label` and `label2id` each derived from the other where only one is given."""
+    by_index, by_label = fields.get("id2label") or {}, fields.get("label2id") or {}
+    number = fields.get("num_labels", 1)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ConfigurationError(f"num_labels is {number!r}; it must be a whole number of at least 1")
+    if not by_index and not by_label:
+        return fields
+    if by_index:
+        by_index = {int(index): label for index, label in by_index.items()}
+    else:
+        by_index = {int(index): label for label, index in by_label.items()}
+    if sorted(by_index) != list(range(len(by_index))):
+        raise ConfigurationError(f"id2label is {by_index}; its indices must be 0 to {len(by_index) - 1}, each once")
+    derived = {label: index for index, label in by_index.items()}
+    if len(derived) != len(by_index) or (by_label and {k: int(v) for k, v in by_label.items()} != derived):
+        raise ConfigurationError(f"id2label is {by_index} and label2id {by_label}; one must be the other turned round")
+    return {**fields, "id2label": by_index, "label2id": derived}

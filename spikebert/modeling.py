@@ -132,7 +132,7 @@ class NamedNeuron(nn.Module):
 
         spikes = self.neuron(current, record_potential)
         if token_mask is not None:
-            spikes = spikes * token_mask
+            spikes = spikes * token_mask.to(spikes.dtype)  # half-precision training stays in half
         if recording.spikes is not None:
             recording.spikes[self.name] = spikes.detach()
         return spikes
@@ -236,10 +236,14 @@ class SpikeBertEmbeddings(nn.Module):
 
 
 class SpikeBertPreTrainedModel(PreTrainedModel):
-    """What both models share: configuration, initial weights and the checks on their input."""
+    """What both models share: a checked configuration and initial weights."""
 
     config_class = SpikeBertConfig
     base_model_prefix = "spikebert"
+
+    def __init__(self, config: SpikeBertConfig) -> None:
+        super().__init__(config)
+        config.check()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -298,16 +302,17 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
         token_mask = None if mask is None else mask.unsqueeze(-1).to(self.final_norm.weight.dtype)
         recording = Recording({} if output_spikes else None, {} if output_membrane_potentials else None)
         x = self.embeddings(input_ids, token_mask, recording)
-        hidden_states = [x]
+        hidden_states = [x] if output_hidden_states else None
         for block in self.blocks:
             x = block(x, token_mask, recording)
-            hidden_states.append(x)
+            if hidden_states is not None:
+                hidden_states.append(x)
         normed = self.final_norm(x)
         pooled = normed.mean(-2) if token_mask is None else (normed * token_mask).sum(-2) / token_mask.sum(-2)
         return SpikeBertOutput(
             pooled_output=pooled,
             last_hidden_state=x,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            hidden_states=None if hidden_states is None else tuple(hidden_states),
             spikes=recording.spikes,
             membrane_potentials=recording.membrane_potentials,
         )
@@ -317,6 +322,13 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
         if input_ids.ndim != 2 or 0 in input_ids.shape:
             raise ConfigurationError(
                 f"input_ids has shape {tuple(input_ids.shape)}; expected (sentences, tokens), none 0"
+            )
+        if input_ids.dtype not in (torch.int32, torch.int64):
+            raise ConfigurationError(f"input_ids has type {input_ids.dtype}; expected whole numbers (int64)")
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise ConfigurationError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; "
+                "they must be equal"
             )
         tokens = input_ids.shape[1]
         if self.embeddings.position_embeddings is not None and tokens > self.config.max_position_embeddings:
@@ -331,11 +343,6 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
             )
         if attention_mask is None or self.config.attend_to_padding:
             return None
-        if attention_mask.shape != input_ids.shape:
-            raise ConfigurationError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; "
-                "they must be equal"
-            )
         mask = attention_mask != 0
         if not bool(mask.any(-1).all()):
             raise ConfigurationError("a sentence has no token: its attention_mask is all zeros")
@@ -348,7 +355,7 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
     def __init__(self, config: SpikeBertConfig) -> None:
         super().__init__(config)
         self.spikebert = SpikeBertModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 1)
         self.post_init()
 
     def forward(
@@ -371,6 +378,11 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
             ``(B,)``, class indices, or values where the model has one label.
         output_hidden_states, output_spikes, output_membrane_potentials : bool
             What to keep, see `SpikeBertOutput`.
+
+        Raises
+        ------
+        ConfigurationError
+            As `SpikeBertModel` does, or `labels` has a wrong shape or a class that the model does not have.
         """
         encoded = self.spikebert(
             input_ids,
@@ -381,20 +393,29 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
         )
         step_logits = self.classifier(encoded.pooled_output)
         logits = step_logits.mean(0)
-        loss = None
-        if labels is not None:
-            if self.config.num_labels == 1:
-                loss = F.mse_loss(logits.squeeze(-1).float(), labels.float())
-            else:
-                loss = F.cross_entropy(logits.float(), labels)
         return SpikeBertClassifierOutput(
-            loss=loss,
+            loss=None if labels is None else _loss(logits, labels),
             logits=logits,
             step_logits=step_logits,
             hidden_states=encoded.hidden_states,
             spikes=encoded.spikes,
             membrane_potentials=encoded.membrane_potentials,
         )
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy, or the mean squared error with one label, in float32 at least."""
+    classes = logits.shape[-1]
+    if labels.shape != logits.shape[:1]:
+        raise ConfigurationError(
+            f"labels has shape {tuple(labels.shape)}; expected one for each of {len(logits)} sentences"
+        )
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if classes == 1:
+        return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
+    if labels.is_floating_point() or not bool((labels < classes).all()):
+        raise ConfigurationError(f"labels are {labels.tolist()}; this model has classes 0 to {classes - 1}")
+    return F.cross_entropy(logits, labels.long())
 
 
 def _common_neuron(config: SpikeBertConfig) -> SpikingNeuron:

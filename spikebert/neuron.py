@@ -11,16 +11,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from spikebert.errors import ConfigurationError
 from spikebert.surrogate import surrogate_gradient
 
 RESETS = ("subtract", "zero")
 LOIHI_DECAY_UNITY = 4096  # decays are 12-bit fractions on Loihi
+
+
+def is_finite(value: object) -> bool:
+    """Return whether `value` is a number other than infinity or nan (and not a truth value)."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,10 @@ class NeuronParameters:
     threshold : float
         Potential at which the neuron fires, > 0.
     reset : {"subtract", "zero"}
-        What firing does to the potential.
+        What firing does to the potential. Before the first step nothing has fired, whatever the potential.
     decay_input : bool
-        Whether the leak takes from the input too, as SpikingJelly does by default.
+        Whether the leak takes from the input too, as SpikingJelly does by default. Without it SpikingJelly computes
+        ``U - U / tau + I``, which rounds like ``beta U + I`` only where tau is a power of two.
     tau : float
         Time constant in steps, at least 1. Used where `decay_input` is True.
     fire_on_equal : bool
@@ -69,17 +77,20 @@ class NeuronParameters:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        if not (math.isfinite(self.beta) and 0 < self.beta <= 1):
-            raise ConfigurationError(f"neuron beta is {self.beta}; it must lie in (0, 1]")
-        if not (math.isfinite(self.threshold) and self.threshold > 0):
-            raise ConfigurationError(f"neuron threshold is {self.threshold}; it must be a positive number")
+        if not (is_finite(self.beta) and 0 < self.beta <= 1):
+            raise ConfigurationError(f"neuron beta is {self.beta!r}; it must be a number in (0, 1]")
+        if not (is_finite(self.threshold) and self.threshold > 0):
+            raise ConfigurationError(f"neuron threshold is {self.threshold!r}; it must be a positive number")
         if self.reset not in RESETS:
             raise ConfigurationError(f"neuron reset is {self.reset!r}; choose one of {', '.join(RESETS)}")
-        if not (math.isfinite(self.tau) and self.tau >= 1):
-            raise ConfigurationError(f"neuron tau is {self.tau}; it must be a finite number of at least 1 step")
-        if not math.isfinite(self.initial_membrane_potential):
+        if not (is_finite(self.tau) and self.tau >= 1):
+            raise ConfigurationError(f"neuron tau is {self.tau!r}; it must be a finite number of at least 1 step")
+        for knob in ("decay_input", "fire_on_equal"):
+            if not isinstance(getattr(self, knob), bool):
+                raise ConfigurationError(f"neuron {knob} is {getattr(self, knob)!r}; it must be True or False")
+        if not is_finite(self.initial_membrane_potential):
             raise ConfigurationError(
-                f"neuron initial_membrane_potential is {self.initial_membrane_potential}; make it finite"
+                f"neuron initial_membrane_potential is {self.initial_membrane_potential!r}; it must be a finite number"
             )
 
     @property
@@ -105,29 +116,33 @@ NEURON_PRESETS: dict[str, NeuronParameters] = {
 def neuron_preset(name: str, **changes: Any) -> NeuronParameters:
     """Return the preset called `name` with `changes` applied (those that are None are left out).
 
-    The leak may be given as `beta` or as `tau` whatever the form of the charge: ``beta = 1 - 1 / tau``.
+    The leak may be given as `beta` or as `tau` whatever the form of the charge: ``beta = 1 - 1 / tau``. Where only
+    `decay_input` changes, the preset's leak stays.
 
     Raises
     ------
     ConfigurationError
         No preset has that name, both `beta` and `tau` are given, or a changed value is not allowed.
     """
-    if name not in NEURON_PRESETS:
+    if not isinstance(name, str) or name not in NEURON_PRESETS:
         raise ConfigurationError(f"neuron preset {name!r} is not known; choose one of {', '.join(NEURON_PRESETS)}")
+    preset = NEURON_PRESETS[name]
     changes = {key: value for key, value in changes.items() if value is not None}
-    beta, tau = changes.get("beta"), changes.get("tau")
-    if beta is not None and tau is not None:
-        raise ConfigurationError("give the neuron's beta or its tau, not both: beta = 1 - 1 / tau")
-    if changes.get("decay_input", NEURON_PRESETS[name].decay_input):
-        if beta is not None and 0 < beta < 1:
-            changes["tau"] = 1 / (1 - beta)
-        elif beta is not None:
-            raise ConfigurationError(f"neuron beta is {beta}; with decay_input it must lie in (0, 1)")
-    elif tau is not None and tau > 1:
-        changes["beta"] = 1 - 1 / tau
-    elif tau is not None:
-        raise ConfigurationError(f"neuron tau is {tau}; without decay_input it must be above 1 step")
-    return replace(NEURON_PRESETS[name], **changes)
+    if "beta" in changes and "tau" in changes:
+        raise ConfigurationError(
+            f"neuron beta is {changes['beta']!r} and tau {changes['tau']!r}; give one of them: beta = 1 - 1 / tau"
+        )
+    neuron = replace(preset, **changes)
+    leak_is_beta = "beta" in changes or ("tau" not in changes and not preset.decay_input)
+    if neuron.decay_input and leak_is_beta:
+        if neuron.beta == 1:
+            raise ConfigurationError(f"neuron beta is {neuron.beta}; with decay_input it must lie in (0, 1)")
+        return replace(neuron, tau=1 / (1 - neuron.beta))
+    if not neuron.decay_input and not leak_is_beta:
+        if neuron.tau == 1:
+            raise ConfigurationError(f"neuron tau is {neuron.tau}; without decay_input it must be above 1 step")
+        return replace(neuron, beta=1 - 1 / neuron.tau)
+    return neuron
 
 
 class SpikingNeuron(nn.Module):
@@ -146,8 +161,17 @@ class SpikingNeuron(nn.Module):
     def __init__(self, parameters: NeuronParameters, surrogate: str = "arctangent", alpha: float = 2.0) -> None:
         super().__init__()
         self.parameters_of_neuron = parameters
-        self.gradient = surrogate_gradient(surrogate)
+        self.gradient = surrogate_gradient(surrogate, alpha)
         self.alpha = alpha
+        self.recurrence, self.recurrence_gradient = _recurrence, _recurrence_gradient
+
+    def compile_recurrence(self) -> None:
+        """Run the loop over time as one compiled kernel from now on: faster training, after seconds of compiling.
+
+        The compiler may round a product and a sum together, so what proves equality leaves this alone.
+        """
+        self.recurrence = torch.compile(_recurrence, dynamic=True)
+        self.recurrence_gradient = torch.compile(_recurrence_gradient, dynamic=True)
 
     def forward(self, current: Tensor, record_potential: Callable[[Tensor], None] | None = None) -> Tensor:
         """Turn input currents into spikes.
@@ -164,7 +188,14 @@ class SpikingNeuron(nn.Module):
         Tensor
             Spikes, 0 or 1, in the shape and type of `current`.
         """
-        spikes, potential = _MultiStep.apply(current, self.parameters_of_neuron, self.gradient, self.alpha)
+        spikes, potential = _MultiStep.apply(
+            current,
+            self.parameters_of_neuron,
+            self.gradient,
+            self.alpha,
+            self.recurrence,
+            self.recurrence_gradient,
+        )
         if record_potential is not None:
             record_potential(potential.detach())
         return spikes
@@ -183,7 +214,7 @@ class Heaviside(nn.Module):
     def __init__(self, fire_on_equal: bool, surrogate: str = "arctangent", alpha: float = 2.0) -> None:
         super().__init__()
         self.fire_on_equal = fire_on_equal
-        self.gradient = surrogate_gradient(surrogate)
+        self.gradient = surrogate_gradient(surrogate, alpha)
         self.alpha = alpha
 
     def forward(self, current: Tensor, record_potential: Callable[[Tensor], None] | None = None) -> Tensor:
@@ -193,16 +224,12 @@ class Heaviside(nn.Module):
         return _Step.apply(current, self.fire_on_equal, self.gradient, self.alpha)
 
 
-def _fires(potential: Tensor, threshold: float, on_equal: bool) -> Tensor:
-    return potential >= threshold if on_equal else potential > threshold
-
-
 class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, current: Tensor, fire_on_equal: bool, gradient: Callable, alpha: float) -> Tensor:
         ctx.save_for_backward(current)
         ctx.gradient, ctx.alpha = gradient, alpha
-        return _fires(current, 0.0, fire_on_equal).to(current.dtype)
+        return (current >= 0 if fire_on_equal else current > 0).to(current.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
@@ -215,43 +242,70 @@ class _MultiStep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, current: Tensor, neuron: NeuronParameters, gradient: Callable, alpha: float
+        ctx: Any,
+        current: Tensor,
+        neuron: NeuronParameters,
+        gradient: Callable,
+        alpha: float,
+        recurrence: Callable,
+        recurrence_gradient: Callable,
     ) -> tuple[Tensor, Tensor]:
-        state_type = torch.float64 if current.dtype == torch.float64 else torch.float32
-        potential = torch.full_like(current[0], neuron.initial_membrane_potential, dtype=state_type)
-        previous_spikes = torch.zeros_like(potential)
-        spikes = torch.empty_like(current)
-        potentials = torch.empty_like(current, dtype=state_type)
-        for step in range(current.shape[0]):
-            drive = current[step].to(state_type)
-            if neuron.decay_input:
-                potential = potential + (drive - potential) / neuron.tau
-            else:
-                potential = neuron.beta * potential + drive
-            if neuron.reset == "subtract":
-                potential = potential - previous_spikes * neuron.threshold
-            potentials[step] = potential
-            previous_spikes = _fires(potential, neuron.threshold, neuron.fire_on_equal).to(state_type)
-            spikes[step] = previous_spikes
-            if neuron.reset == "zero":
-                potential = (1 - previous_spikes) * potential
+        spikes, potentials = recurrence(current, neuron)
         ctx.save_for_backward(spikes, potentials)
-        ctx.neuron, ctx.gradient, ctx.alpha = neuron, gradient, alpha
+        ctx.neuron, ctx.gradient, ctx.alpha, ctx.recurrence_gradient = neuron, gradient, alpha, recurrence_gradient
         ctx.mark_non_differentiable(potentials)
+        ctx.set_materialize_grads(False)  # potentials have no gradient; do not make zeros for it
         return spikes, potentials
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         spikes, potentials = ctx.saved_tensors
-        neuron: NeuronParameters = ctx.neuron
-        grad_spikes = grad_outputs[0]
-        grad_current = torch.empty_like(grad_spikes)
-        carried = torch.zeros_like(potentials[0])
-        for step in range(spikes.shape[0] - 1, -1, -1):
-            if neuron.reset == "zero":  # what was reset does not reach the next step
-                carried = carried * (1 - spikes[step].to(carried.dtype))
-            local = ctx.gradient(potentials[step] - neuron.threshold, ctx.alpha)
-            grad_potential = grad_spikes[step].to(carried.dtype) * local + carried
-            grad_current[step] = grad_potential / neuron.tau if neuron.decay_input else grad_potential
-            carried = neuron.decay * grad_potential
-        return grad_current, None, None, None
+        grad_current = ctx.recurrence_gradient(grad_outputs[0], spikes, potentials, ctx.neuron, ctx.gradient, ctx.alpha)
+        return grad_current, None, None, None, None, None
+
+
+def _recurrence(current: Tensor, neuron: NeuronParameters) -> tuple[Tensor, Tensor]:
+    """Return spikes, and the potentials tested against the threshold, both ``(T, ...)``.
+
+    Memory is what this waits for, so it works in place; every operation rounds on its own, in the order that is meant.
+    """
+    state_type = torch.float64 if current.dtype == torch.float64 else torch.float32
+    fires = torch.ge if neuron.fire_on_equal else torch.gt
+    spikes = torch.empty_like(current)
+    potentials = torch.empty_like(current, dtype=state_type)
+    potential = torch.full_like(potentials[0], neuron.initial_membrane_potential)
+    fired = torch.zeros_like(potential)
+    for step in range(current.shape[0]):
+        if neuron.decay_input:
+            potential = (current[step] - potential).div_(neuron.tau).add_(potential)
+        else:
+            potential = (potential * neuron.beta).add_(current[step])
+        if neuron.reset == "subtract":
+            potential.sub_(fired, alpha=neuron.threshold)  # 0 or 1 times the threshold: nothing to round
+        potentials[step] = potential
+        fires(potential, neuron.threshold, out=fired)
+        spikes[step] = fired
+        if neuron.reset == "zero":
+            potential.mul_(1 - fired)
+    return spikes, potentials
+
+
+def _recurrence_gradient(
+    grad_spikes: Tensor,
+    spikes: Tensor,
+    potentials: Tensor,
+    neuron: NeuronParameters,
+    gradient: Callable,
+    alpha: float,
+) -> Tensor:
+    """Return the gradient of the input current ``(T, ...)`` from that of the spikes."""
+    grad_current = torch.empty_like(grad_spikes)
+    carried = torch.zeros_like(potentials[0])
+    for step in range(spikes.shape[0] - 1, -1, -1):
+        if neuron.reset == "zero":  # what was reset does not reach the next step
+            carried.mul_(1 - spikes[step])
+        grad_potential = gradient(potentials[step] - neuron.threshold, alpha).mul_(grad_spikes[step]).add_(carried)
+        grad_current[step] = grad_potential / neuron.tau if neuron.decay_input else grad_potential
+        carried = grad_potential.mul_(neuron.decay)
+    return grad_current

@@ -16,9 +16,19 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from export.errors import GraphError, UnsupportedOperatorError
-from export.operators.operator import DEFAULT_DT, Array, Case, Operator, metadata_value, parameter
+from export.operators.operator import (
+    DEFAULT_DT,
+    Array,
+    Case,
+    Operator,
+    check_standard_marks,
+    metadata_value,
+    parameter,
+)
 
 SEARCH_ULPS = 64
+GAIN_TOLERANCE = 1e-12
+"""Relative; r dt / tau is 1 but for the rounding of three operations where the input enters whole."""
 
 
 @dataclass
@@ -80,6 +90,11 @@ class LeakyIntegrateAndFire(Operator):
     reset: str = "subtract"
     decay_input: bool = False
     fire_on_equal: bool = False
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters but for the leak that the charge does not use."""
+        unused = "beta" if self.decay_input else "tau"
+        return {name: value for name, value in super().parameters().items() if name != unused}
 
     @property
     def in_features(self) -> int:
@@ -190,7 +205,8 @@ def firing_threshold(threshold: Array, fire_on_equal: bool, dtype: DTypeLike) ->
     """Return, as float64, the threshold for a strict test: `threshold`, or the number of `dtype` just below it."""
     if not fire_on_equal:
         return np.asarray(threshold, np.float64)
-    below = np.nextafter(np.asarray(threshold, dtype), np.asarray(-np.inf, dtype))
+    with np.errstate(over="ignore"):  # a threshold that `dtype` cannot hold is beyond all its numbers
+        below = np.nextafter(np.asarray(threshold, dtype), np.asarray(-np.inf, dtype))
     return below.astype(np.float64)
 
 
@@ -209,18 +225,30 @@ def _exact_inverse(forward: Any, wanted: Array, guess: Array, name: str) -> Arra
             missing &= ~hit
     if missing.any():
         raise UnsupportedOperatorError(
-            f"neuron {name} {wanted[missing][0]!r} has no time constant in float64 that gives it back exactly; "
-            "choose a neighbouring value, for instance a multiple of 1/4096"
+            f"neuron {name} {float(wanted[missing][0])!r} has no time constant in float64 that gives it back exactly; "
+            f"its neighbour {float(forward(guess)[missing][0])!r} has one, choose that"
         )
     return found
 
 
-def read_neuron(node: nir.NIRNode, where: str, dt: float | None) -> LeakyIntegrateAndFire:
-    """Check and read a hard-reset ``LIF`` or ``IF``, or the nested graph of a subtractive reset."""
-    metadata = node.metadata
-    dt = float(metadata_value(metadata, "dt", float, where)) if "dt" in metadata else dt
-    if dt is None:
-        raise GraphError(f"{where}: neither the node nor the graph says dt, the seconds of a time step")
+def read_neuron(
+    node: nir.NIRNode, where: str, dt: float | None, default_dt: float | None = None
+) -> LeakyIntegrateAndFire:
+    """Check and read a hard-reset ``LIF`` or ``IF``, or the nested graph of a subtractive reset.
+
+    Parameters
+    ----------
+    node : nir.NIRNode
+    where : str
+        Its name, for errors.
+    dt : float or None
+        Seconds of a time step as the graph says.
+    default_dt : float or None
+        The same where neither graph nor node say.
+    """
+    metadata = node.metadata if isinstance(node.metadata, dict) else {}
+    check_standard_marks(metadata, LeakyIntegrateAndFire, where)
+    dt = _seconds_of_a_step(metadata, where, dt, default_dt)
     if isinstance(node, nir.NIRGraph):
         reset, membrane = "subtract", node.nodes["membrane"]
         written = parameter(node.nodes["spike"].threshold, (None,), where, "threshold")
@@ -239,31 +267,59 @@ def read_neuron(node: nir.NIRNode, where: str, dt: float | None) -> LeakyIntegra
         if np.any(parameter(membrane.v_leak, written.shape, where, "v_leak")):
             raise UnsupportedOperatorError(f"{where}: v_leak is not 0; only a leak towards 0 is supported")
         beta, tau_steps = 1 - dt / tau, tau / dt
-        decay_input = bool(np.all(resistance == 1)) and not np.all(tau_steps == 1)
-        gain_is_one = decay_input or np.allclose(resistance * dt / tau, 1, rtol=1e-12)
+        input_decays, gain = bool(np.all(resistance == 1)), resistance / tau_steps
     else:
-        beta, tau_steps, decay_input = np.ones_like(written), np.ones_like(written), False
-        gain_is_one = np.allclose(resistance * dt, 1, rtol=1e-12)
-    if not gain_is_one:
+        beta, tau_steps = np.ones_like(written), np.ones_like(written)
+        input_decays, gain = False, resistance * dt
+    enters_whole = np.allclose(gain, 1, rtol=GAIN_TOLERANCE, atol=0)
+    if not (input_decays or enters_whole):
         raise UnsupportedOperatorError(f"{where}: r must be tau / dt (input enters whole) or 1 (input decays too)")
-    threshold, fire_on_equal = written, False
-    if "fire_on_equal" in metadata:
-        fire_on_equal = metadata_value(metadata, "fire_on_equal", bool, where)
-        if fire_on_equal:
-            threshold = parameter(metadata.get("threshold"), written.shape, where, "metadata threshold")
-            if not any(np.array_equal(written, firing_threshold(threshold, True, d)) for d in (np.float64, np.float32)):
-                raise GraphError(
-                    f"{where}: metadata say it fires at {threshold[0]} or above, but the node's threshold "
-                    f"{written[0]!r} is not the number just below"
-                )
+    said_to_decay = "decay_input" in metadata and metadata_value(metadata, "decay_input", bool, where)
+    decay_input = said_to_decay if input_decays and enters_whole else input_decays  # tau = dt: both forms in one
     for key, read in (("reset", reset), ("decay_input", decay_input)):
         if key in metadata and metadata_value(metadata, key, type(read), where) != read:
             raise GraphError(f"{where}: metadata say {key} is {metadata[key]!r}, but the nodes mean {read!r}")
-    if scale is not None and not np.array_equal(scale, -threshold * (tau_steps if decay_input else 1)):
-        raise UnsupportedOperatorError(
-            f"{where}: the reset subtracts {-scale[0]} at a threshold of {threshold[0]}; both must be equal"
-        )
+    threshold, fire_on_equal = _meant_threshold(written, metadata, where)
+    if scale is not None:
+        wrong = np.flatnonzero(scale != -threshold * (tau_steps if decay_input else 1))
+        if wrong.size:
+            raise UnsupportedOperatorError(
+                f"{where}: the reset of neuron {wrong[0]} is scaled by {scale[wrong[0]]} at a threshold of "
+                f"{threshold[wrong[0]]}; it must take away the threshold itself"
+            )
     return LeakyIntegrateAndFire(beta, tau_steps, threshold, reset, decay_input, fire_on_equal)
+
+
+def _seconds_of_a_step(metadata: dict[str, Any], where: str, dt: float | None, default_dt: float | None) -> float:
+    if "dt" in metadata:
+        own = float(metadata_value(metadata, "dt", float, where))
+        if dt is not None and own != dt:
+            raise GraphError(f"{where}: says that dt, the seconds of a time step, is {own}, but the graph says {dt}")
+        dt = own
+    dt = default_dt if dt is None else dt
+    if dt is None:
+        raise GraphError(f"{where}: neither the node nor the graph says dt, the seconds of a time step")
+    if not (np.isfinite(dt) and dt > 0):
+        raise GraphError(f"{where}: dt is {dt}; it must be a positive number of seconds")
+    return dt
+
+
+def _meant_threshold(written: Array, metadata: dict[str, Any], where: str) -> tuple[Array, bool]:
+    """Return the threshold that a node's strict one was made from, and whether it fires at equality."""
+    fire_on_equal = "fire_on_equal" in metadata and metadata_value(metadata, "fire_on_equal", bool, where)
+    if not fire_on_equal and "threshold" not in metadata:
+        return written, False
+    threshold = parameter(metadata.get("threshold"), written.shape, where, "metadata threshold")
+    precisions = (np.float64, np.float32) if fire_on_equal else (np.float64,)
+    strict = [firing_threshold(threshold, fire_on_equal, precision) for precision in precisions]
+    if not any(np.array_equal(written, above) for above in strict):
+        index = int(np.argmax(written != strict[-1]))
+        relation = ("at", "the number just below") if fire_on_equal else ("above", "that")
+        raise GraphError(
+            f"{where}: metadata say that neuron {index} fires {relation[0]} {threshold[index]}, but its threshold "
+            f"{written[index]!r} is not {relation[1]}"
+        )
+    return threshold, fire_on_equal
 
 
 def is_subtractive_neuron(node: nir.NIRNode) -> bool:
@@ -341,16 +397,10 @@ class Heaviside(Operator):
 
 def read_threshold(node: nir.Threshold, where: str) -> Heaviside:
     """Check and read ``nir.Threshold``."""
+    metadata = node.metadata if isinstance(node.metadata, dict) else {}
+    check_standard_marks(metadata, Heaviside, where)
     written = parameter(node.threshold, (None,), where, "threshold")
-    if "fire_on_equal" not in node.metadata or not metadata_value(node.metadata, "fire_on_equal", bool, where):
-        return Heaviside(written)
-    threshold = parameter(node.metadata.get("threshold"), written.shape, where, "metadata threshold")
-    if not any(np.array_equal(written, firing_threshold(threshold, True, d)) for d in (np.float64, np.float32)):
-        raise GraphError(
-            f"{where}: metadata say it fires at {threshold[0]} or above, but the node's threshold {written[0]!r} "
-            "is not the number just below"
-        )
-    return Heaviside(threshold, True)
+    return Heaviside(*_meant_threshold(written, metadata, where))
 
 
 def cases() -> list[Case]:

@@ -16,7 +16,7 @@ import nir
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from export.errors import GraphError
+from export.errors import GraphError, UnsupportedOperatorError
 
 Array = NDArray[Any]
 OperatorType = TypeVar("OperatorType", bound="Operator")
@@ -61,6 +61,10 @@ class Operator(ABC):
     @abstractmethod
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return the NIR node, its weights in `dtype`, for steps of `dt` seconds."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters that the meaning depends on, by name."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
     def cast(self: OperatorType, dtype: DTypeLike) -> OperatorType:
         """Return the operator with every array parameter in `dtype`."""
@@ -136,6 +140,28 @@ def opaque_node(operator: Operator, metadata: dict[str, Any]) -> nir.NIRGraph:
         edges=[("input", "poison_down"), ("poison_down", "poison_up"), ("poison_up", "output")],
         metadata={"standard": False, "op": operator.name, "op_version": operator.version, **metadata},
     )
+
+
+def check_standard_marks(metadata: dict[str, Any], operator: type[Operator], node: str) -> None:
+    """Check that what a standard node's metadata say of its meaning is `operator`, in the version known here.
+
+    Raises
+    ------
+    GraphError
+        They say that the node is not standard, or that it is another operator.
+    UnsupportedOperatorError
+        They give another version.
+    """
+    if "standard" in metadata and not metadata_value(metadata, "standard", bool, node):
+        raise GraphError(f"{node}: metadata say it is not standard, but it is made of NIR's own nodes")
+    if "op" in metadata and (op := metadata_value(metadata, "op", str, node)) != operator.name:
+        raise GraphError(f"{node}: metadata say it is a {op}, but the nodes mean a {operator.name}")
+    if "op_version" in metadata:
+        version = metadata_value(metadata, "op_version", int, node)
+        if version != operator.version:
+            raise UnsupportedOperatorError(
+                f"{node}: {operator.name} version {version} is not known, only {operator.version}"
+            )
 
 
 def metadata_value(metadata: dict[str, Any], key: str, kind: type, node: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from export.network import Network
 from export.operators import TokenMean
 from hardware.runners.execution import NodeExecution
-from hardware.runners.runner import Runner, check_batch, float_type
+from hardware.runners.runner import Runner, check_batch, check_time_steps, float_type
 from hardware.trace import Trace
 
 
@@ -37,7 +37,7 @@ class ReferenceRunner(Runner):
     ) -> None:
         self.network = network
         self.precision = precision
-        self.time_steps = time_steps
+        self.time_steps = check_time_steps(time_steps)
         self.dtype = float_type(precision)
         self.record_membrane_potentials = record_membrane_potentials
         self._execution = NodeExecution(network.nodes, self.dtype, self._record)

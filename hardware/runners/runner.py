@@ -82,36 +82,83 @@ def check_batch(network: Network, inputs: Any, token_mask: Any, time_steps: int 
     RunnerError
         Shapes, types or lengths do not fit; the message says what was expected.
     """
-    array = np.asarray(inputs)
     if network.token_encoding is not None:
-        if array.ndim != 2 or array.dtype.kind not in "iu" or 0 in array.shape:
-            raise RunnerError(
-                f"inputs have shape {array.shape} and type {array.dtype}; this graph takes token ids "
-                "(sentences, tokens)"
-            )
-        steps = time_steps or network.time_steps
+        array = check_token_ids(inputs)
+        steps = network.time_steps if time_steps is None else time_steps
         if steps is None:
             raise RunnerError("the graph does not say how many time steps to run; give time_steps")
         network.token_encoding.hot_inputs(array)  # refuses ids outside the vocabulary and too many tokens
-        ids, values, shape = array.astype(np.int64), None, array.shape
+        ids, values, shape = array, None, array.shape
     else:
-        if array.ndim != 4 or array.dtype.kind not in "fiub" or array.shape[-1] != network.input_features:
+        array = as_array(inputs, "inputs")
+        fits = array.ndim == 4 and array.shape[-1] == network.input_features and 0 not in array.shape
+        if not fits or array.dtype.kind not in "fiub":
             raise RunnerError(
                 f"inputs have shape {array.shape} and type {array.dtype}; this graph takes numbers (time steps, "
                 f"sentences, tokens, {network.input_features})"
             )
         if time_steps is not None and time_steps != array.shape[0]:
             raise RunnerError(f"inputs have {array.shape[0]} time steps, but time_steps is {time_steps}")
+        if not np.isfinite(array).all():
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise RunnerError(f"inputs{list(where)} is {array[where]}; every input must be finite")
         ids, values, shape, steps = None, array, array.shape[1:3], array.shape[0]
     if token_mask is None or network.attend_to_padding:
         mask = np.ones(shape, bool)
     else:
-        mask = np.asarray(token_mask) != 0
+        mask = as_array(token_mask, "token_mask") != 0
         if mask.shape != shape:
             raise RunnerError(f"token_mask has shape {mask.shape}; the inputs need {shape}")
         if not mask.any(-1).all():
             raise RunnerError(f"sentence {int(np.argmin(mask.any(-1)))} has no token: its mask is all zeros")
     return Batch(ids, values, mask, steps)
+
+
+def check_time_steps(time_steps: int | None) -> int | None:
+    """Return the number of time steps asked for.
+
+    Raises
+    ------
+    RunnerError
+        It is no whole number of at least 1.
+    """
+    if time_steps is not None and (isinstance(time_steps, bool) or not isinstance(time_steps, int) or time_steps < 1):
+        raise RunnerError(f"time_steps is {time_steps!r}; it must be a whole number of at least 1")
+    return time_steps
+
+
+def check_token_ids(inputs: Any) -> np.ndarray:
+    """Return token ids as ``(B, N)`` int64.
+
+    Raises
+    ------
+    RunnerError
+        They have another shape, are none, or are no whole numbers.
+    """
+    array = as_array(inputs, "inputs")
+    if array.ndim != 2 or array.dtype.kind not in "iu" or 0 in array.shape:
+        raise RunnerError(
+            f"inputs have shape {array.shape} and type {array.dtype}; expected token ids (sentences, tokens), which "
+            "are whole numbers"
+        )
+    return array.astype(np.int64)
+
+
+def as_array(values: Any, what: str) -> np.ndarray:
+    """Return `values` as an array of numbers.
+
+    Raises
+    ------
+    RunnerError
+        They are none, as rows of unequal length.
+    """
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise RunnerError(f"{what} cannot be made an array: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise RunnerError(f"{what} have type {array.dtype}; expected numbers")
+    return array
 
 
 def float_type(precision: str) -> Any:

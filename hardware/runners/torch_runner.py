@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hardware.errors import RunnerError
-from hardware.runners.runner import Runner, float_type
+from hardware.runners.runner import Runner, as_array, check_token_ids, float_type
 from hardware.trace import Trace
 
 
@@ -40,8 +40,12 @@ class TorchRunner(Runner):
     @torch.no_grad()
     def run(self, inputs: Any, token_mask: Any = None) -> Trace:
         """Run one batch of token ids; see `Runner.run`."""
-        ids = torch.as_tensor(np.asarray(inputs, dtype=np.int64))
-        mask = torch.ones_like(ids) if token_mask is None else torch.as_tensor(np.asarray(token_mask) != 0).long()
+        ids = torch.as_tensor(check_token_ids(inputs))
+        mask = torch.ones_like(ids)
+        if token_mask is not None:
+            mask = torch.as_tensor(as_array(token_mask, "token_mask") != 0).long()
+            if mask.shape != ids.shape:
+                raise RunnerError(f"token_mask has shape {tuple(mask.shape)}; the inputs need {tuple(ids.shape)}")
         output = self.model(ids, mask, output_spikes=True, output_membrane_potentials=self.record_membrane_potentials)
         spikes = getattr(output, "spikes", None)
         if not spikes:

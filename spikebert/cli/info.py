@@ -97,19 +97,21 @@ def _explain_nir(path: Path) -> tuple[dict[str, Any], Table]:
             }
         )
     facts = {
+        **{key: value for key, value in network.metadata.items() if isinstance(value, str | int | float)},
         "kind": "NIR graph",
         "file": str(path),
         "bytes": path.stat().st_size,
         "sha256": file_sha256(path),
         "time_steps": network.time_steps,
         "dt": network.dt,
-        **{key: value for key, value in network.metadata.items() if isinstance(value, str | int | float)},
         "operators": dict(Counter(row["operator"] for row in rows)),
         "nodes": rows,
     }
-    table = Table("node", "operator", "features", "NIR standard", "neuron", box=None)
+    table = Table(box=None)
+    for title in ("node", "operator", "features", "standard"):  # in a narrow window only the operator is wrapped
+        table.add_column(title, no_wrap=title != "operator", overflow="fold")
     for row in rows:
-        table.add_row(row["node"], row["operator"], row["features"], row["standard"], row["detail"])
+        table.add_row(row["node"], f"{row['operator']}\n{row['detail']}".strip(), row["features"], row["standard"])
     return facts, table
 
 
@@ -122,13 +124,13 @@ def _explain_trace(path: Path) -> tuple[dict[str, Any], Table]:
         for name, spikes in trace.spikes.items()
     ]
     facts = {
+        **trace.metadata,
         "kind": "trace",
         "file": str(path),
         "sentences": trace.mask.shape[0],
         "real_tokens": trace.real_tokens,
         "padding_tokens": int(trace.mask.size - trace.mask.sum()),
         "membrane_potentials": bool(trace.membrane_potentials),
-        **trace.metadata,
         "nodes": rows,
     }
     table = Table("node", "steps x sentences x tokens x features", "firing rate", box=None)

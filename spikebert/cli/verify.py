@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -78,7 +79,7 @@ def verify(
     from spikebert.provenance import run_record, seed_everything
 
     lava_options = {"granularity": granularity, "timeout": timeout}
-    options = {key: value for key, value in lava_options.items() if value is not None}
+    options: dict[str, Any] = {key: value for key, value in lava_options.items() if value is not None}
     if options and against != "lava":
         raise ConfigurationError(f"--{next(iter(options))} is for --against lava only")
     seed_everything(seed)

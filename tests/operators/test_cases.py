@@ -1,0 +1,147 @@
+"""The promise of every operator: each runner computes what its docstring says.
+
+Every case of ``export.operators`` goes as a graph of one operator through a NIR file to every runner that executes
+graphs, and is compared with a meaning written here in torch or plain Python, which shares no code with the operator:
+spikes to the last one, numbers within 1e-12.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from export import build_graph, read_nir, write_nir
+from export.network import NetworkBuilder
+from export.operators import (
+    Affine,
+    Case,
+    Heaviside,
+    LayerNorm,
+    LeakyIntegrateAndFire,
+    Operator,
+    SpikeAttention,
+    TokenMean,
+    Total,
+    all_cases,
+)
+from hardware import open_runner
+
+TOLERANCE = 1e-12
+CASES = all_cases()
+RUNNERS = ["reference", pytest.param("lava", marks=pytest.mark.lava)]
+
+
+def _expected(case: Case) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return outputs (T, B, N, C), (T, B, 1, C) behind a token mean, and for neurons their potentials."""
+    operator, x = case.operator, torch.from_numpy(case.inputs)
+    mask = torch.ones(x.shape[1:3], dtype=torch.bool) if case.token_mask is None else torch.from_numpy(case.token_mask)
+    if isinstance(operator, Affine):
+        bias = None if operator.bias is None else torch.from_numpy(operator.bias)
+        return F.linear(x, torch.from_numpy(operator.weight), bias).numpy(), None
+    if isinstance(operator, LayerNorm):
+        size = operator.weight.shape[0] // operator.groups
+        weight, bias = (torch.from_numpy(part).split(size) for part in (operator.weight, operator.bias))
+        normed = [
+            F.layer_norm(part, (size,), weight[i], bias[i], operator.eps) for i, part in enumerate(x.split(size, -1))
+        ]
+        return torch.cat(normed, -1).numpy(), None
+    if isinstance(operator, SpikeAttention):
+        width = operator.num_heads * operator.head_size
+        query, key, value = (
+            part.unflatten(-1, (operator.num_heads, operator.head_size)) for part in x.split(width, -1)
+        )
+        score = torch.einsum("tbnhd,tbmhd->tbhnm", query, key).masked_fill(~mask[None, :, None, None, :], 0)
+        return (operator.scale * torch.einsum("tbhnm,tbmhd->tbnhd", score, value)).flatten(-2).numpy(), None
+    if isinstance(operator, TokenMean):
+        means = [torch.stack([x[:, b, mask[b]].mean(1)], 1) for b in range(x.shape[1])]
+        return torch.stack(means, 1).numpy(), None
+    if isinstance(operator, Heaviside):
+        above = case.inputs >= 0 if operator.fire_on_equal else case.inputs > 0
+        return above * mask.numpy()[None, :, :, None], case.inputs
+    assert isinstance(operator, LeakyIntegrateAndFire), f"{operator.name}: write its meaning here"
+    spikes, potentials = np.zeros(case.inputs.shape), np.zeros(case.inputs.shape)
+    for index in np.ndindex(case.inputs.shape[1:]):
+        every_step = (slice(None), *index)
+        spikes[every_step], potentials[every_step] = _one_neuron(operator, index[-1], case.inputs[every_step])
+    return spikes * mask.numpy()[None, :, :, None], potentials
+
+
+def _one_neuron(neuron: LeakyIntegrateAndFire, feature: int, current: np.ndarray) -> tuple[list[float], list[float]]:
+    """Run one neuron in plain Python, as snntorch.Leaky and SpikingJelly's LIFNode are written."""
+    beta, tau, threshold = (float(p[feature]) for p in (neuron.beta, neuron.tau, neuron.threshold))
+    membrane, fired, spikes, tested = 0.0, False, [], []
+    for drive in map(float, current):
+        membrane = membrane + (drive - membrane) / tau if neuron.decay_input else beta * membrane + drive
+        if neuron.reset == "subtract" and fired:
+            membrane = membrane - threshold
+        tested.append(membrane)
+        fired = membrane > threshold or (neuron.fire_on_equal and membrane == threshold)
+        spikes.append(float(fired))
+        if neuron.reset == "zero" and fired:
+            membrane = 0.0
+    return spikes, tested
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
+def test_every_runner_computes_the_meaning(case: Case, runner: str, tmp_path: Path) -> None:
+    builder = NetworkBuilder("input", case.operator.in_features)
+    builder.add("node", case.operator, "input")
+    graph = read_nir(write_nir(tmp_path / "case.nir", build_graph(builder.network("output", "node"), np.float64)))
+    options = {"granularity": "network"} if runner == "lava" else {}
+    with open_runner(graph, runner, record_membrane_potentials=True, **options) as opened:
+        trace = opened.run(case.inputs, case.token_mask)
+    outputs, potentials = _expected(case)
+    real = np.ones(outputs.shape[1:3], bool)
+    if case.token_mask is not None and not isinstance(case.operator, TokenMean):
+        real = case.token_mask  # what is not a neuron may show anything at padding
+    found = trace.outputs.reshape(outputs.shape)
+    if case.operator.spikes:
+        np.testing.assert_array_equal(trace.spikes["node"], outputs)
+        np.testing.assert_array_equal(found, outputs)
+        assert potentials is not None
+        np.testing.assert_allclose(
+            trace.membrane_potentials["node"][:, real], potentials[:, real], rtol=0, atol=TOLERANCE
+        )
+    else:
+        assert trace.spikes == {}
+        np.testing.assert_allclose(found[:, real], outputs[:, real], rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(
+            trace.logits.reshape(outputs.shape[1:])[real], outputs.mean(0)[real], rtol=0, atol=TOLERANCE
+        )
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_every_runner_adds_what_several_edges_bring(runner: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    weights = [rng.normal(size=(3, 4)) for _ in range(3)]
+    builder = NetworkBuilder("input", 4)
+    parts = [builder.add(f"part{index}", Affine(weight), "input") for index, weight in enumerate(weights)]
+    builder.add("sum", Affine(np.eye(3)), parts)
+    graph = read_nir(write_nir(tmp_path / "sum.nir", build_graph(builder.network("output", "sum"), np.float64)))
+    x = rng.normal(size=(2, 2, 3, 4))
+    options = {"granularity": "operator"} if runner == "lava" else {}
+    with open_runner(graph, runner, **options) as opened:
+        found = opened.run(x).outputs
+    np.testing.assert_allclose(found, np.einsum("tbni,oi->tbno", x, sum(weights)), rtol=0, atol=TOLERANCE)
+
+
+def test_every_operator_has_a_case() -> None:
+    pending, kinds = [Operator], set()
+    while pending:
+        children = [child for child in pending.pop().__subclasses__() if child.__module__.startswith("export.")]
+        kinds.update(children)
+        pending += children
+    assert {type(case.operator) for case in CASES} == kinds - {Total}  # a total is edges, tested above
+    assert len({case.title for case in CASES}) == len(CASES)
+
+
+def test_the_cases_tell_at_equality_from_above() -> None:
+    for case in CASES:
+        if isinstance(case.operator, LeakyIntegrateAndFire | Heaviside):
+            _, potentials = _expected(case)
+            assert (potentials == case.operator.threshold).any(), f"{case.title}: no potential equals its threshold"
