@@ -1,4 +1,4 @@
-"""From graphs to hardware: runners, traces, equivalence, and (later) profiles, energy and placement.
+"""From graphs to hardware: runners, traces, equivalence, profiles, operation counts and energy.
 
 Nothing here knows SpikeBERT; a graph of our operators is all it takes.
 """
@@ -7,18 +7,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hardware.energy.models import estimate_energy
+    from hardware.energy.operation_counts import OperationCounter, count_operations
     from hardware.equivalence import compare
+    from hardware.profiler import Profiler, profile
     from hardware.runners import open_runner, run
     from hardware.trace import Trace
 
 _HOMES = {
+    "OperationCounter": "hardware.energy.operation_counts",
+    "Profiler": "hardware.profiler",
     "Trace": "hardware.trace",
     "compare": "hardware.equivalence",
+    "count_operations": "hardware.energy.operation_counts",
+    "estimate_energy": "hardware.energy.models",
     "open_runner": "hardware.runners",
+    "profile": "hardware.profiler",
     "run": "hardware.runners",
 }
 
-__all__ = ["Trace", "compare", "open_runner", "run"]
+__all__ = [
+    "OperationCounter",
+    "Profiler",
+    "Trace",
+    "compare",
+    "count_operations",
+    "estimate_energy",
+    "open_runner",
+    "profile",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

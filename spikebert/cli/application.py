@@ -120,8 +120,9 @@ def common_options(function: Function) -> Function:
 
 
 def print_json(result: dict[str, Any]) -> None:
-    """Print one JSON object on standard output."""
-    click.echo(json.dumps(result, indent=2, default=_jsonable))
+    """Print one JSON object on standard output; what is not a finite number becomes null, as JSON has no NaN."""
+    plain = json.loads(json.dumps(result, default=_jsonable), parse_constant=lambda _: None)
+    click.echo(json.dumps(plain, indent=2, allow_nan=False))
 
 
 def _jsonable(value: Any) -> Any:
@@ -161,6 +162,8 @@ def data_directory(given: Path | None) -> Path | None:
         "simulate": "spikebert.cli.simulate:simulate",
         "verify": "spikebert.cli.verify:verify",
         "compare": "spikebert.cli.compare:compare",
+        "profile": "spikebert.cli.profile:profile",
+        "energy": "spikebert.cli.energy:energy",
         "info": "spikebert.cli.info:info",
     },
     context_settings={"help_option_names": ["-h", "--help"]},

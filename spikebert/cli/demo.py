@@ -1,6 +1,6 @@
 """``spikebert demo``: the whole road on the shipped checkpoint, in one run a person can read.
 
-text -> PyTorch -> NIR file -> Lava processes -> the same spikes -> a verdict
+text -> PyTorch -> NIR file -> Lava processes -> the same spikes -> energy -> a verdict
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from spikebert.cli.application import (
     refuse_overwrite,
     results,
 )
+from spikebert.cli.energy import DEFAULT_BASELINE
 from spikebert.cli.inputs import read_sentences, sentence_options
 
 DEMO_SENTENCES = (
@@ -35,6 +36,8 @@ DEMO_SENTENCES = (
     "It is neither clever enough to admire nor silly enough to enjoy.",
 )
 """Written for this demo; not taken from any data set."""
+DEMO_ENERGY_MODELS = ("paper", "horowitz-fp32", "memory-int8")
+"""The paper's own, the same with every operation charged, and one with memory where the spiking side loses."""
 
 
 @click.command(cls=MultiValueCommand)
@@ -59,7 +62,7 @@ def demo(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Take a trained SpikeBERT down the whole road: classify, export to NIR, simulate on Lava, verify every spike.
+    """Take a trained SpikeBERT down the whole road: classify, export to NIR, simulate on Lava, verify, energy.
 
     Without --text or --task it runs sentences of its own.
 
@@ -94,7 +97,12 @@ def _run(
 
     steps.begin("Load the trained model")
     from export import parse_graph, read_nir, to_nir, write_nir
+    from hardware.energy import OperationCounter
+    from hardware.energy.baselines import BASELINES, QuantizedTwin
+    from hardware.energy.comparison import compare_energy
+    from hardware.energy.report import comparison_table as energy_table
     from hardware.runners.lava.compatibility import import_lava
+    from hardware.trace import Trace
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer, resolve_checkpoint
     from spikebert.cli.verification import comparison_table, verdict, verify_graph
     from spikebert.errors import MissingDependencyError
@@ -135,6 +143,12 @@ def _run(
     except MissingDependencyError as error:
         steps.say(f"[bold yellow]stopped here[/]: {error}")
         raise
+    counter, lengths = OperationCounter(network), list[int]()
+
+    def count(trace: Trace) -> None:
+        counter.update(trace)
+        lengths.extend(int(tokens) for tokens in trace.mask.sum(-1))
+
     with Progress(
         TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=messages
     ) as progress:
@@ -145,11 +159,19 @@ def _run(
             sentences,
             "lava",
             "float64",
-            lambda done: progress.advance(bar, done),
+            on_batch=lambda done: progress.advance(bar, done),
+            on_trace=count,
             granularity=granularity,
         )
     comparison = found.comparison
     steps.show(comparison_table(comparison, "torch", "lava"))
+
+    steps.begin("Count what fired on Lava, and estimate its energy beside BERT's")
+    counts = counter.result()
+    baselines = [BASELINES[DEFAULT_BASELINE], QuantizedTwin(network, config.time_steps)]
+    energies = [compare_energy(counts, other, lengths, name) for name in DEMO_ENERGY_MODELS for other in baselines]
+    steps.show(energy_table("Estimated energy of a sentence", energies).to_rich())
+    steps.say("All of them, their bases and what they leave out: spikebert energy default --text …")
 
     steps.begin("Verdict")
     labels_agree = [label for label, _ in predictions] == [_label(config, row) for row in found.logits]
@@ -172,6 +194,7 @@ def _run(
                 "checkpoint_bytes": stored,
                 "nir_bytes": graph_file.stat().st_size,
                 "granularity": granularity,
+                "energy": [comparison.to_dict() for comparison in energies],
                 **run_record(seed, sha256),
             }
         )

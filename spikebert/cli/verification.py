@@ -18,6 +18,7 @@ from export.network import Network, parse_graph
 from hardware.equivalence import Comparison, compare, merge_comparisons
 from hardware.runners import open_runner
 from hardware.stock_share import StockShare, stock_share
+from hardware.trace import Trace
 from spikebert.cli.inputs import Sentences
 
 
@@ -64,6 +65,7 @@ def verify_graph(
     against: str,
     precision: str,
     on_batch: Callable[[int], None] | None = None,
+    on_trace: Callable[[Trace], None] | None = None,
     **options: Any,
 ) -> Verification:
     """Run sentences through the model and through a runner, and compare every spike.
@@ -78,6 +80,8 @@ def verify_graph(
     precision : str
     on_batch : callable, optional
         Told how many sentences were done.
+    on_trace : callable, optional
+        Given every trace of the runner.
     options
         For the runner.
     """
@@ -109,6 +113,8 @@ def verify_graph(
                 processes = trace_b.metadata["processes"]
                 share = stock_share(network, trace_b)
                 stock = share if stock is None else stock + share
+            if on_trace is not None:
+                on_trace(trace_b)
             if on_batch is not None:
                 on_batch(len(batch.texts))
     return Verification(

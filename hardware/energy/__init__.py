@@ -1,0 +1,41 @@
+"""What a run cost: operation counts from what fired, and energy models on top of them."""
+
+from hardware.energy.errors import EnergyModelError
+from hardware.energy.models import (
+    EnergyEstimate,
+    EnergyModel,
+    Price,
+    PriceTable,
+    Timing,
+    energy_model,
+    energy_models,
+    estimate_energy,
+    load_energy_model,
+)
+from hardware.energy.operation_counts import (
+    ATTENTION_ORDERS,
+    OPERATION_KINDS,
+    NodeOperations,
+    OperationCounter,
+    OperationCounts,
+    count_operations,
+)
+
+__all__ = [
+    "ATTENTION_ORDERS",
+    "OPERATION_KINDS",
+    "EnergyEstimate",
+    "EnergyModel",
+    "EnergyModelError",
+    "NodeOperations",
+    "OperationCounter",
+    "OperationCounts",
+    "Price",
+    "PriceTable",
+    "Timing",
+    "count_operations",
+    "energy_model",
+    "energy_models",
+    "estimate_energy",
+    "load_energy_model",
+]

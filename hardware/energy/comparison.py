@@ -1,0 +1,353 @@
+"""Energy of a spiking network beside that of a baseline: a ratio for each energy model, and the rate that decides it.
+
+Both sides are priced by the same model, from counts of the same kinds, for the same sentences at their real length. A
+ratio never travels without both precisions and whether memory is in it. The break-even firing rate is where the ratio
+is 1, all else of the network as it was counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hardware.energy.baselines import Baseline
+from hardware.energy.memory import MemoryModel
+from hardware.energy.models import EnergyEstimate, EnergyModel, PriceTable, energy_model, estimate_energy
+from hardware.energy.operation_counts import NodeOperations, OperationCounts, Split, Tally
+from hardware.energy.paper import PaperModel
+from hardware.energy.published import PICOJOULES_PER_MAC, SOURCE
+from hardware.errors import TraceMismatchError
+
+MULTIPLIER_BITS = {"fp32": 24, "fp16": 11, "int32": 32, "int8": 8}
+"""Width of one operand of a precision's multiplier: the whole number, or the significand of a floating-point one."""
+
+LINEAR_IN_FIRING = (
+    "ac_binary",
+    "ac_graded",
+    "ac_graded_additions",
+    "attention_and",
+    "reset",
+    "spike",
+    "residual_addition",
+    "input_event",
+    "input_value",
+)
+QUADRATIC_IN_FIRING = ("attention_count", "attention_add")
+"""Coincidences of two spikes; exact for counts of independent spikes, an estimate for additions."""
+
+BISECTIONS = 20
+"""Halvings of the interval of firing rates: it ends below a millionth."""
+
+
+@dataclass(frozen=True)
+class DenseFormula(EnergyModel):
+    """Eq. 17: what model ``paper`` charges a dense network, ``E_MAC x FLOPs``; FLOPs are MACs of matrix products."""
+
+    def charge(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> dict[str, float]:
+        """Return 4.6 pJ for each MAC of a matrix product."""
+        return {"mac": PICOJOULES_PER_MAC * operations.get("dense_mac", 0)}
+
+    def priced(self, node: NodeOperations) -> frozenset[str]:
+        """Return the one kind it knows."""
+        return frozenset({"mac"})
+
+
+@dataclass(frozen=True)
+class NarrowActivations(EnergyModel):
+    """A model whose matrix products multiply weights with few-bit activations.
+
+    Assumed: a multiplier's energy is proportional to the width of each operand, as that of an array of bit products is.
+    Horowitz's own figures say nearly the same: 3.1 pJ at 32 x 32 bits are 15.5 times the 0.2 pJ at 8 x 8, and 16 times
+    would be proportional.
+
+    Attributes
+    ----------
+    base : PriceTable or MemoryModel
+        Prices everything else. An activation moves as a word of its own, however narrow.
+    bits : int
+        Of an activation.
+    """
+
+    base: PriceTable | MemoryModel = field(kw_only=True)
+    bits: int = field(kw_only=True)
+
+    @classmethod
+    def of(cls, base: PriceTable | MemoryModel, bits: int) -> NarrowActivations:
+        """Return `base` for activations of `bits` bits."""
+        return cls(
+            name=base.name,
+            source=base.source,
+            precision=f"{base.precision}, {bits}-bit activations",
+            technology=base.technology,
+            includes_memory=base.includes_memory,
+            basis=f"{base.basis}; assumed: multiplying by {bits} bits costs {bits}/{multiplier_bits(base)} of it",
+            base=base,
+            bits=bits,
+        )
+
+    def charge(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> dict[str, float]:
+        """Return what `base` charges, less what narrow products save."""
+        charged = self.base.charge(node, operations, counts)
+        products = operations.get("dense_mac", 0)
+        if products:
+            prices = self.base.prices
+            multiplication = prices["mac"].picojoules - prices["addition"].picojoules
+            saved = products * multiplication * max(0.0, 1 - self.bits / multiplier_bits(self.base))
+            kind = "mac" if "mac" in charged else "operations"
+            charged[kind] -= saved
+        return charged
+
+    def priced(self, node: NodeOperations) -> frozenset[str]:
+        """Return what `base` has figures for."""
+        return self.base.priced(node)
+
+
+@dataclass(frozen=True)
+class EnergyComparison:
+    """One energy model's answer to "how much energy, compared with what".
+
+    Attributes
+    ----------
+    network : EnergyEstimate
+        Of the spiking network.
+    baseline, baseline_title : str
+        The other one.
+    baseline_estimate : EnergyEstimate or None
+        None where the model has no figure for it.
+    break_even_rate : float or None
+        Firing rate at which both need the same, as `break_even_rate` gives it; NaN where nothing fires.
+    remark : str
+        Why there is no estimate, or what limits the comparison; may be empty.
+    """
+
+    network: EnergyEstimate
+    baseline: str
+    baseline_title: str
+    baseline_estimate: EnergyEstimate | None
+    break_even_rate: float | None = None
+    remark: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Energy of the spiking network over that of the baseline: below 1 it wins."""
+        if self.baseline_estimate is None:
+            return None
+        return self.network.energy_mj / self.baseline_estimate.energy_mj
+
+    @property
+    def precision(self) -> dict[str, Any]:
+        """Both precisions, and whether memory is in the ratio."""
+        other = self.baseline_estimate
+        return {
+            "network": self.network.precision,
+            "baseline": other.precision if other else None,
+            "memory": self.network.includes_memory,
+        }
+
+    @property
+    def verdict(self) -> str:
+        """``wins``, ``LOSES``, or a dash where there is no ratio."""
+        if self.ratio is None:
+            return "–"
+        return "wins" if self.ratio < 1 else "LOSES"
+
+    @property
+    def break_even(self) -> str:
+        """Below which firing rate the spiking network wins, in words."""
+        if self.baseline_estimate is None:
+            return "no comparison"
+        if self.break_even_rate is None:
+            return "loses at any firing rate"
+        if math.isnan(self.break_even_rate):
+            return "nothing fires"
+        if math.isinf(self.break_even_rate):
+            return "wins at any firing rate"
+        return f"wins below {self.break_even_rate:.1%}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one flat row of JSON values, or of a CSV file."""
+        other, rate = self.baseline_estimate, self.break_even_rate
+        return {
+            "energy_model": self.network.model,
+            "network_mj": self.network.energy_mj,
+            "padding_mj": self.network.padding_mj,
+            "baseline": self.baseline,
+            "baseline_mj": other.energy_mj if other else None,
+            "ratio": self.ratio,
+            "network_precision": self.network.precision,
+            "baseline_precision": other.precision if other else None,
+            "memory_included": self.network.includes_memory,
+            "break_even_rate": rate if rate is not None and math.isfinite(rate) else None,
+            "break_even": self.break_even,
+            "remark": self.remark,
+            "basis": self.network.basis,
+        }
+
+
+def compare_energy(
+    counts: OperationCounts, baseline: Baseline, lengths: Sequence[int], model: str | EnergyModel = "paper"
+) -> EnergyComparison:
+    """Price a spiking network and a baseline by the same model.
+
+    Parameters
+    ----------
+    counts : OperationCounts
+        Of the spiking network.
+    baseline : Baseline
+    lengths : sequence of int
+        Real tokens of each sentence that was counted: the baseline is charged for these, without padding.
+    model : str or EnergyModel
+    """
+    chosen = energy_model(model)
+    network = estimate_energy(counts, model=chosen)
+    pricing, remark = dense_pricing(chosen, baseline, lengths)
+    if pricing is None:
+        return EnergyComparison(network, baseline.name, baseline.title, None, None, remark)
+    other = estimate_energy(baseline.count(lengths), model=pricing)
+    rate = break_even_rate(counts, other.energy_mj, chosen) if firing_rate(counts) else math.nan
+    return EnergyComparison(network, baseline.name, baseline.title, other, rate, remark)
+
+
+def dense_pricing(model: EnergyModel, baseline: Baseline, lengths: Sequence[int]) -> tuple[EnergyModel | None, str]:
+    """Return what prices a baseline where `model` prices the spiking network, and a remark; None where nothing does."""
+    bits = baseline.activation_bits
+    if isinstance(model, PaperModel):
+        if bits is not None:
+            return None, "the paper's formula knows fp32 only"
+        basis = "4.6 pJ for each MAC of a matrix product (Eq. 17); softmax, GELU, norms, biases and memory are free"
+        return DenseFormula(model.name, f"Eq. 17 of {SOURCE}", "fp32", model.technology, basis=basis), ""
+    nodes = baseline.count(lengths[:1]).nodes.values()
+    if any("mac" in node.real and "mac" not in model.priced(node) for node in nodes):
+        return None, f"{model.name} has no figure for dense multiply-accumulates"
+    if bits is None:
+        return model, ""
+    if not isinstance(model, PriceTable | MemoryModel) or not {"mac", "addition"} <= set(model.prices):
+        return None, f"{model.name} does not say what a product with {bits} bits costs"
+    if _precision(model) not in MULTIPLIER_BITS:
+        return model, f"{bits}-bit activations are charged as whole ones: {model.precision} says no width of a product"
+    return NarrowActivations.of(model, bits), ""
+
+
+def multiplier_bits(model: EnergyModel) -> int:
+    """Return the width of one operand of a model's multiplier.
+
+    Raises
+    ------
+    KeyError
+        Its precision does not begin with one of `MULTIPLIER_BITS`.
+    """
+    return MULTIPLIER_BITS[_precision(model)]
+
+
+def _precision(model: EnergyModel) -> str:
+    return model.precision.replace(",", " ").split()[0]
+
+
+def firing_rate(counts: OperationCounts) -> float:
+    """Return spikes per neuron, real token and time step, over all neurons."""
+    chances = counts.neurons_per_token * counts.real_tokens * counts.time_steps
+    return counts.totals.get("spike", 0) / chances if chances else 0.0
+
+
+def scale_firing(counts: OperationCounts, factor: float) -> OperationCounts:
+    """Return the counts as they would be if everything fired `factor` times as often: an estimate.
+
+    What a spike causes grows with the factor, coincidences in attention with its square, and what happens at every
+    step whether or not anything fires (membrane updates, norms, biases, the head) stays. Weights are read as often as
+    spikes ask for them; dense layers read as before. How far integers of the residual stream rise above 1 is as
+    counted.
+    """
+
+    def scaled(tally: Tally, spike_driven: bool) -> Tally:
+        linear = (*LINEAR_IN_FIRING, "weight_read") if spike_driven else LINEAR_IN_FIRING
+        powers = {**dict.fromkeys(linear, 1), **dict.fromkeys(QUADRATIC_IN_FIRING, 2)}
+        return {kind: round(count * factor ** powers.get(kind, 0)) for kind, count in tally.items()}
+
+    def split(before: Split, spike_driven: bool) -> Split:
+        return Split(scaled(before.real, spike_driven), scaled(before.padding, spike_driven))
+
+    nodes = {
+        name: replace(
+            node,
+            counts=split(node.counts, node.spike_driven),
+            orders={order: split(products, node.spike_driven) for order, products in node.orders.items()},
+        )
+        for name, node in counts.nodes.items()
+    }
+    return replace(counts, nodes=nodes)
+
+
+def break_even_rate(counts: OperationCounts, baseline_mj: float, model: str | EnergyModel) -> float | None:
+    """Return the firing rate at which the spiking network needs as much energy as the baseline.
+
+    Parameters
+    ----------
+    counts : OperationCounts
+        Of the spiking network, as measured.
+    baseline_mj : float
+        Energy of a sentence on the baseline.
+    model : str or EnergyModel
+        Prices the spiking network.
+
+    Returns
+    -------
+    float or None
+        Spikes per neuron, token and step; `math.inf` where it wins even if every neuron fires at every step, None where
+        it loses even if nothing fires.
+    """
+    chosen, measured = energy_model(model), firing_rate(counts)
+    if not measured:
+        raise TraceMismatchError("nothing fires in these counts, so no firing rate can be scaled to a break-even")
+
+    def energy(rate: float) -> float:
+        return estimate_energy(scale_firing(counts, rate / measured), model=chosen).energy_mj
+
+    low, high = 0.0, 1.0
+    if energy(low) >= baseline_mj:
+        return None
+    if energy(high) <= baseline_mj:
+        return math.inf
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if energy(middle) < baseline_mj else (low, middle)
+    return low
+
+
+COMPONENTS = {
+    "embedding": "embedding",
+    "synapses": "affine maps (synapses)",
+    "attention": "attention products",
+    "norms": "layer norms",
+    "nonlinearities": "neurons, or softmax, GELU, quantizers",
+    "rest": "residual sums, pooling, head",
+}
+"""Parts of a network that spiking and dense ones share: key -> title."""
+
+_COMPONENT_OF_OPERATOR = {
+    "affine": "synapses",
+    "spike_attention": "attention",
+    "attention_product": "attention",
+    "scale": "attention",
+    "layer_norm": "norms",
+    "leaky_integrate_and_fire": "nonlinearities",
+    "heaviside": "nonlinearities",
+    "softmax": "nonlinearities",
+    "gelu": "nonlinearities",
+    "quantizer": "nonlinearities",
+}
+
+
+def energy_by_component(estimate: EnergyEstimate, counts: OperationCounts) -> dict[str, float]:
+    """Return an estimate's energy by key of `COMPONENTS`, in mJ; static energy is in none of them."""
+    parts = dict.fromkeys(COMPONENTS, 0.0)
+    for name, millijoules in estimate.by_node.items():
+        node = counts.nodes[name]
+        component = _COMPONENT_OF_OPERATOR.get(node.operator, "rest")
+        if node.edge == "tokens" or (node.stage == "input" and node.operator != "heaviside"):
+            component = "embedding"
+        elif node.stage == "head":
+            component = "rest"
+        parts[component] += millijoules
+    return parts

@@ -1,0 +1,158 @@
+"""Energy model ``memory``: operations, addressing, and all traffic to weights, sums, states and spikes.
+
+After Lemaire et al. 2022, "An analytical estimation of spiking neural networks energy efficiency" (arXiv 2210.13107):
+each layer has its own memories, an access costs what a memory of that size costs, and an event reads and writes a sum
+for every synapse it reaches. Added here: what does not fit in on-chip memory is read from DRAM, and the parts a
+transformer has beside synapses and neurons (norms, attention, residual sums, embedding, head).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hardware.energy.models import HOROWITZ, EnergyModel, EnergyModelError, Price, arithmetic_prices
+from hardware.energy.operation_counts import NodeOperations, OperationCounts, Tally
+
+KIB = 1024
+WORD_BYTES = 4
+"""Bytes an access moves: Lemaire et al. charge Horowitz's figures, which he gives for 64 bits, for each value of 32."""
+SRAM: tuple[tuple[int, float], ...] = ((0, 0.0), (8 * KIB, 10.0), (32 * KIB, 20.0), (KIB * KIB, 100.0))
+"""Size in bytes and pJ an access: Horowitz 2014 (8 KB, 32 KB, 1 MB), straight lines between as in Lemaire et al."""
+DRAM = Price(640.0, "Han et al. 2015, arXiv 1506.02626, table 1: 32-bit DRAM access at 45 nm")
+SPIKE_QUEUE_BYTES = 1000 * WORD_BYTES
+"""A queue of 1000 messages in front of each layer, as in Lemaire et al."""
+SUM_BYTES = 4
+AND_BITS = 32
+"""Assumed: ANDs of spikes read them 32 to an access."""
+
+
+@dataclass(frozen=True)
+class MemoryModel(EnergyModel):
+    """Operations and memory traffic.
+
+    Attributes
+    ----------
+    prices : dict of str to Price
+        Of the arithmetic kinds.
+    weight_bytes : int
+        Of a weight or parameter; four bytes are one access.
+    weight_reuse : int
+        Uses one read of a synaptic weight serves; 1 as in Lemaire et al., up to the tokens of a sentence on a design
+        that keeps a weight while tokens pass.
+    """
+
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    weight_bytes: int = 4
+    weight_reuse: int = 1
+
+    def __post_init__(self) -> None:
+        """Check sizes and prices."""
+        if "addition" not in self.prices:
+            raise EnergyModelError(f"{self.name}: has no price of an addition; addresses are computed with it")
+        if self.weight_bytes < 1 or self.weight_reuse < 1:
+            raise EnergyModelError(
+                f"{self.name}: weight_bytes {self.weight_bytes} and weight_reuse {self.weight_reuse} must be at least 1"
+            )
+
+    def charge(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> dict[str, float]:
+        """Return pJ for operations, addressing, and each memory."""
+        did, prices = operations.get, self.prices
+        states = access_picojoules(self._map_bytes(node.fan_out, counts))
+        charged = {
+            "operations": sum(
+                count * prices[kind].picojoules
+                for kind, count in operations.items()
+                if kind in prices and kind != "ac_graded"  # repeated additions are charged in its place
+            ),
+            "addressing": prices["addition"].picojoules * self._addresses(node, operations),
+            "weights": self._weights(node, operations),
+            "sums": self._sums(node, operations, counts),
+            "states": states * (did("state_read", 0) + did("state_write", 0)),
+            "spikes": access_picojoules(SPIKE_QUEUE_BYTES) * (did("spike", 0) + did("input_event", 0)),
+            "activations": access_picojoules(max(node.fan_in, node.fan_out) * SUM_BYTES)
+            * (did("activation_read", 0) + did("activation_write", 0)),
+        }
+        return {kind: picojoules for kind, picojoules in charged.items() if picojoules}
+
+    def priced(self, node: NodeOperations) -> frozenset[str]:
+        """Return the arithmetic kinds and all reads and writes."""
+        traffic = ("weight_read", "parameter_read", "embedding_read", "state_read", "state_write")
+        return frozenset((*self.prices, *traffic, "spike", "activation_read", "activation_write"))
+
+    def _addresses(self, node: NodeOperations, operations: Tally) -> int:
+        """Return address computations: one a synapse that an event reaches, one a dense value in or out."""
+        kinds = ["embedding_read", "attention_count", "attention_add"]
+        kinds += ["weight_read"] if node.spike_driven else ["activation_read", "activation_write"]
+        return sum(operations.get(kind, 0) for kind in kinds)
+
+    def _weights(self, node: NodeOperations, operations: Tally) -> float:
+        reads = operations.get("weight_read", 0) / self.weight_reuse
+        reads += operations.get("parameter_read", 0) + operations.get("embedding_read", 0)
+        return reads * access_picojoules(node.parameters * self.weight_bytes) * self.weight_bytes / WORD_BYTES
+
+    def _sums(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> float:
+        """Charge a read and a write of a sum for each accumulate, and the attention map where there is one."""
+        did = operations.get
+        joined = 2 * did("residual_addition", 0) * access_picojoules(self._map_bytes(node.fan_out, counts))
+        if not node.heads:
+            return joined + 2 * (did("ac_binary", 0) + did("ac_graded", 0)) * access_picojoules(
+                node.fan_out * SUM_BYTES
+            )
+        head_size = node.fan_out // node.heads
+        side = counts.longest_sentence if node.attention_order == "qk_first" else head_size
+        entry = access_picojoules(side * side * SUM_BYTES)
+        spikes = access_picojoules(counts.longest_sentence * node.fan_in // 8)
+        dense = 0 if node.spike_driven else 2 * did("mac", 0) * access_picojoules(self._map_bytes(node.fan_in, counts))
+        return (
+            dense
+            + did("attention_and", 0) / AND_BITS * spikes
+            + 2 * did("attention_count", 0) * entry
+            + did("attention_add", 0) * (entry + 2 * access_picojoules(head_size * SUM_BYTES))
+        )
+
+    @staticmethod
+    def _map_bytes(features: int, counts: OperationCounts) -> int:
+        """Return the bytes of one value for each feature of each token of the longest sentence."""
+        return features * counts.longest_sentence * SUM_BYTES
+
+
+def access_picojoules(size: float) -> float:
+    """Return the energy of one access to a memory of `size` bytes, in pJ.
+
+    Up to 1 MiB it is SRAM, on straight lines between `SRAM`. Of a larger one, 1 MiB is on the chip and the rest in
+    DRAM: accesses are shared by size.
+    """
+    sizes, energies = zip(*SRAM, strict=True)
+    on_chip = min(1.0, sizes[-1] / size) if size else 1.0
+    return float(on_chip * np.interp(size, sizes, energies) + (1 - on_chip) * DRAM.picojoules)
+
+
+SOURCE = f"Lemaire et al. 2022, arXiv 2210.13107, on {HOROWITZ}; DRAM: {DRAM.source}"
+BASIS = (
+    "arithmetic with integers above 1 as repeated additions, an address computation a synaptic event, and an access "
+    "for every weight, sum, state, spike and activation; each layer has memories of its own, up to 1 MiB on the chip "
+    "and the rest in DRAM; weights are read again for every event; no control, no static power"
+)
+
+MEMORY = MemoryModel(
+    name="memory",
+    source=SOURCE,
+    precision="int32",
+    technology="45 nm",
+    includes_memory=True,
+    basis=BASIS,
+    prices=arithmetic_prices(0.1, 3.1, f"{HOROWITZ}: int32 add 0.1 pJ, multiply 3.1 pJ"),
+)
+MEMORY_INT8 = MemoryModel(
+    name="memory-int8",
+    source=SOURCE,
+    precision="int8 weights, 32-bit sums and states",
+    technology="45 nm",
+    includes_memory=True,
+    basis=BASIS,
+    prices=arithmetic_prices(0.1, 0.2, f"{HOROWITZ}: int32 add 0.1 pJ, int8 multiply 0.2 pJ"),
+    weight_bytes=1,
+)

@@ -1,0 +1,280 @@
+"""Energy estimates as people read them: one kind of table for terminal, Markdown and HTML, and self-contained pages."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.markup import escape
+from rich.table import Table
+
+from hardware.energy.comparison import EnergyComparison
+from hardware.energy.operation_counts import OperationCounts, Tally, headline
+from hardware.reports.files import write_whole
+
+DASH = "–"
+LOSES = "LOSES"
+INDENT = "\N{NO-BREAK SPACE}" * 2
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A table of text, to be shown anywhere.
+
+    Attributes
+    ----------
+    title : str
+    columns : tuple of str
+        Headings; figures are right-aligned.
+    rows : sequence of tuple of str
+    notes : tuple of str
+        Said below it.
+    text_columns : frozenset of int
+        Which columns are words: left-aligned.
+    broken_columns : frozenset of int
+        Which of them are broken where a terminal is narrow.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+    text_columns: frozenset[int] = frozenset({0})
+    broken_columns: frozenset[int] = frozenset({0})
+
+    def __post_init__(self) -> None:
+        """Check that every row has a cell for every column."""
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"{self.title}: a row has {len(row)} cells and the table {len(self.columns)} columns")
+
+    def to_rich(self) -> Table:
+        """Return the table for a terminal."""
+        table = Table(
+            title=escape(self.title),
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            header_style="bold",
+            caption=escape("\n".join(self.notes)) or None,
+            caption_justify="left",
+            caption_style="",
+        )
+        for index, column in enumerate(self.columns):
+            table.add_column(
+                escape(column),
+                justify="left" if index in self.text_columns else "right",
+                no_wrap=index not in self.broken_columns,
+            )
+        for row in self.rows:
+            table.add_row(*(f"[bold red]{cell}[/]" if cell == LOSES else escape(cell) for cell in row))
+        return table
+
+    def to_markdown(self) -> str:
+        """Return the table as Markdown, under a heading."""
+
+        def line(cells: Sequence[str]) -> str:
+            return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+        rule = [":--" if index in self.text_columns else "--:" for index in range(len(self.columns))]
+        notes = "".join(f"\n{note}\n" for note in self.notes)
+        rows = "\n".join(line(row) for row in self.rows)
+        return f"## {self.title}\n\n{line(self.columns)}\n{line(rule)}\n{rows}\n{notes}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture inside a page.
+
+    Attributes
+    ----------
+    source : str
+        A data URI.
+    caption : str
+    """
+
+    source: str
+    caption: str
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a figure with so many significant digits, without exponent from 0.0001 up; a dash for None."""
+    if value is None:
+        return DASH
+    if value == 0:
+        return "0"
+    text = f"{value:#.{digits}g}"
+    if "e" in text:
+        return f"{value:.{digits - 1}e}" if abs(value) < 1e-4 else f"{value:,.0f}"
+    return text.rstrip(".")
+
+
+def operations_table(counts: OperationCounts) -> ReportTable:
+    """Return what each node that accumulates did, and all others together, a sentence."""
+    quiet: Tally = {}
+    rows = []
+    for name, node in counts.nodes.items():
+        if node.spike_driven:
+            rows.append(_operation_cells(name, node.edge, node.real, counts.sentences))
+        else:
+            for kind, count in node.real.items():
+                quiet[kind] = quiet.get(kind, 0) + count
+    rows.append(_operation_cells("all else: norms, head …", DASH, quiet, counts.sentences))
+    rows.append(_operation_cells("all nodes", "", counts.totals, counts.sentences))
+    notes: tuple[str, ...] = (
+        f"Means of {counts.sentences:,} sentences, {counts.real_tokens:,} real tokens, {counts.time_steps:g} time "
+        "steps. Graded: inputs above 1, as one multi-bit operation or as repeated additions, never both.",
+    )
+    if counts.padding_tokens:
+        added = headline(counts.padding_totals)
+        notes += (
+            f"Left out: {counts.padding_tokens:,} padding tokens, which would add {_amount(added['mac'], counts)} MAC "
+            f"and {_amount(added['ac_binary'] + added['ac_graded'], counts)} accumulates a sentence.",
+        )
+    columns = ("node", "reads", "binary AC", "graded AC", "as additions", "MAC")
+    return ReportTable("Operations of a sentence, in millions", columns, rows, notes, frozenset({0, 1}))
+
+
+def _operation_cells(name: str, reads: str, tally: Tally, sentences: int) -> tuple[str, ...]:
+    top = headline(tally)
+    figures = (top["ac_binary"], top["ac_graded"], tally.get("ac_graded_additions", 0), top["mac"])
+    return (name, reads, *(f"{count / sentences / 1e6:,.3f}" if count else DASH for count in figures))
+
+
+def _amount(count: int, counts: OperationCounts) -> str:
+    return f"{count / counts.sentences / 1e6:,.3f} M"
+
+
+def comparison_table(title: str, comparisons: Sequence[EnergyComparison]) -> ReportTable:
+    """Return energies and ratios: a group of rows an energy model, in it a row a baseline.
+
+    Under its name stand a model's precision, which holds for both sides, and whether memory is in the ratio.
+    """
+    rows: list[tuple[str, ...]] = []
+    for model, group in _by_model(comparisons).items():
+        network = group[0].network
+        memory = "in" if network.includes_memory else "out"
+        names = [model, f"{INDENT}{network.precision}", f"{INDENT}memory {memory}"]
+        for index in range(max(len(names), len(group))):
+            name = names[index] if index < len(names) else ""
+            rows.append((name, *(_comparison_cells(group[index]) if index < len(group) else [""] * 6)))
+    columns = ("energy model", "against", "SNN mJ", "its mJ", "ratio", "SNN", "break-even")
+    titles = {comparison.baseline: comparison.baseline_title for comparison in comparisons}
+    differing = {c.baseline for c in comparisons if c.precision["baseline"] not in (None, c.network.precision)}
+    rest = {name: ", all else in the precision named" if name in differing else "" for name in titles}
+    notes = [f"{name}: {title}{rest[name]}" for name, title in titles.items()]
+    notes.append("break-even: the firing rate at which both need the same, all else as counted.")
+    return ReportTable(title, columns, rows, tuple(notes), frozenset({0, 1, 5}))
+
+
+def _by_model(comparisons: Sequence[EnergyComparison]) -> dict[str, list[EnergyComparison]]:
+    groups: dict[str, list[EnergyComparison]] = {}
+    for comparison in comparisons:
+        groups.setdefault(comparison.network.model, []).append(comparison)
+    return groups
+
+
+def _comparison_cells(comparison: EnergyComparison) -> list[str]:
+    other, rate = comparison.baseline_estimate, comparison.break_even_rate
+    if other is None:
+        return [comparison.baseline, number(comparison.network.energy_mj), DASH, DASH, DASH, DASH]
+    return [
+        comparison.baseline,
+        number(comparison.network.energy_mj),
+        number(other.energy_mj),
+        number(comparison.ratio),
+        comparison.verdict,
+        rate_text(rate),
+    ]
+
+
+def rate_text(rate: float | None) -> str:
+    """Return a break-even rate in a word or two: ``none`` below which the network wins, or ``any``."""
+    if rate is None:
+        return "none"
+    if math.isnan(rate):
+        return DASH
+    return f"{100 * rate:.1f} %" if math.isfinite(rate) else "any"
+
+
+def explanations(comparisons: Sequence[EnergyComparison]) -> list[str]:
+    """Return what each estimate rests on and leaves out, and what limits each comparison, each said once."""
+    said: dict[str, list[str]] = {}
+    for comparison in comparisons:
+        network = comparison.network
+        said.setdefault(f"{network.basis}. Source: {network.source}", []).append(network.model)
+    for comparison in comparisons:
+        if comparison.remark:
+            said.setdefault(comparison.remark, []).append(f"{comparison.network.model} against {comparison.baseline}")
+        if comparison.network.unpriced:
+            kinds = ", ".join(sorted(comparison.network.unpriced))
+            said.setdefault(f"has no figure for, and leaves out: {kinds}", []).append(comparison.network.model)
+    return [f"{', '.join(dict.fromkeys(who))}: {what}" for what, who in said.items()]
+
+
+def render_page(
+    title: str,
+    subject: str,
+    facts: Sequence[tuple[str, str]],
+    tables: Sequence[ReportTable],
+    pictures: Sequence[Picture],
+    paragraphs: Sequence[tuple[str, Sequence[str]]],
+    record: dict[str, Any],
+) -> str:
+    """Return a self-contained HTML page; everything in it is escaped.
+
+    Parameters
+    ----------
+    title, subject : str
+        Its heading, and what it is about.
+    facts : sequence of (str, str)
+        Figures at the top, and what they are.
+    tables : sequence of ReportTable
+    pictures : sequence of Picture
+    paragraphs : sequence of (str, sequence of str)
+        Headings and what stands below them, at the end.
+    record : dict
+        How this was made; see `spikebert.provenance.run_record`.
+    """
+    return (
+        _environment()
+        .get_template("energy.html")
+        .render(
+            title=title,
+            subject=subject,
+            facts=facts,
+            tables=tables,
+            pictures=pictures,
+            paragraphs=paragraphs,
+            record=record,
+            loses=LOSES,
+        )
+    )
+
+
+def write_page(path: str | Path, **parts: Any) -> Path:
+    """Write the page that `render_page` makes of `parts`, whole or not at all."""
+    return write_whole(path, render_page(**parts))
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.ChoiceLoader(
+            [
+                jinja2.PackageLoader("hardware.energy", "templates"),
+                jinja2.PackageLoader("hardware.reports", "templates"),  # page.html, the look of every report
+            ]
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,364 @@
+"""``spikebert energy``: what a run costs under each energy model, beside what a dense network would cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from spikebert.cli.application import (
+    MultiValueCommand,
+    common_options,
+    messages,
+    print_json,
+    refuse_overwrite,
+    results,
+)
+from spikebert.cli.inputs import Sentences, read_sentences, sentence_options
+from spikebert.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from export.network import Network
+    from hardware.energy import EnergyModel, OperationCounts
+    from hardware.energy.baselines import Baseline
+    from hardware.energy.comparison import EnergyComparison
+
+DEFAULT_BASELINE = "bert-base-cased"
+RUN_PRECISION = "float32"
+KINDS = {"ac_binary": "binary accumulates", "ac_graded": "graded accumulates", "mac": "dense MACs"}
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@dataclass(frozen=True)
+class CountedRun:
+    """A run and its operations.
+
+    Attributes
+    ----------
+    title : str
+        What ran: a checkpoint, or a graph with a trace.
+    network : Network
+    counts : OperationCounts
+    lengths : list of int
+        Real tokens of each sentence.
+    record : dict
+        What the result must say about how it was made.
+    """
+
+    title: str
+    network: Network
+    counts: OperationCounts
+    lengths: list[int]
+    record: dict[str, Any]
+
+
+class EnergyCommand(MultiValueCommand):
+    """A command whose CHECKPOINT may be missing where ``--trace`` stands in its place."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Ask for CHECKPOINT or not, then parse as usual."""
+        has_trace = any(word.split("=")[0] in ("--trace", "--graph") for word in args)
+        for parameter in self.params:
+            if isinstance(parameter, click.Argument):
+                parameter.required = not has_trace
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=EnergyCommand)
+@click.argument("checkpoint", required=False)
+@click.option(
+    "--model", "models", multiple=True, help="Energy model; give several behind one --model  [default: all there are]."
+)
+@click.option(
+    "--model-file",
+    "model_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="An energy model of your own (.json or .toml); the head of hardware/energy/models.py shows one.",
+)
+@click.option(
+    "--baseline",
+    "baseline_name",
+    default=DEFAULT_BASELINE,
+    show_default=True,
+    help="Dense network to compare with; the quantized twin of the network itself is always shown too.",
+)
+@click.option("--trace", "trace_file", type=FILE, help="Count this trace (.npz of any tool) instead of a CHECKPOINT's.")
+@click.option("--graph", "graph_file", type=FILE, help="NIR graph the trace was made with.")
+@click.option("--csv", "csv_file", type=FILE, help="Write energies and ratios as CSV.")
+@click.option("--html", "page_file", type=FILE, help="Write everything as one self-contained page.")
+@click.option("--force", is_flag=True, help="Write over existing files.")
+@sentence_options
+@common_options
+def energy(
+    checkpoint: str | None,
+    models: tuple[str, ...],
+    model_files: tuple[Path, ...],
+    baseline_name: str,
+    trace_file: Path | None,
+    graph_file: Path | None,
+    csv_file: Path | None,
+    page_file: Path | None,
+    force: bool,
+    texts: tuple[str, ...],
+    task: str | None,
+    data_dir: Path | None,
+    split: str,
+    limit: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Run sentences through CHECKPOINT, count its operations from what fired, and estimate its energy.
+
+    Every energy is an estimate, in mJ a sentence of real length; padding is counted apart. A trace from a chip or
+    another tool goes through the same counters: give --trace and --graph in place of CHECKPOINT and sentences.
+
+    \b
+    Examples:
+      spikebert energy default --text "A warm and funny film ."
+      spikebert energy default --task sst2 --data-dir DATA --limit 100 --html energy.html
+      spikebert energy default --text "A warm film ." --model paper memory-int8 --baseline minilm-6
+      spikebert energy --trace trace.npz --graph model.nir
+    """
+    from hardware.energy import energy_model, energy_models
+    from hardware.energy.baselines import QuantizedTwin, find_baseline
+    from hardware.energy.comparison import compare_energy, firing_rate
+    from hardware.energy.report import comparison_table, explanations, operations_table
+    from spikebert.provenance import seed_everything
+
+    for path in (csv_file, page_file):
+        if path is not None:
+            refuse_overwrite(path, force)
+    names: Sequence[str | Path] = [*models, *model_files] or list(energy_models())
+    chosen = [energy_model(name) for name in names]
+    seed_everything(seed)
+    if checkpoint is None:
+        run = _count_trace(trace_file, graph_file, texts, task, seed)
+    elif trace_file is not None or graph_file is not None:
+        raise ConfigurationError("--trace and --graph stand in place of CHECKPOINT; give one or the other")
+    else:
+        run = _count_checkpoint(checkpoint, texts, task, data_dir, split, limit, seed)
+    twin = QuantizedTwin(run.network, round(run.counts.time_steps))
+    baseline = find_baseline(baseline_name, run.network, twin.time_steps)
+    baselines = [baseline] if isinstance(baseline, QuantizedTwin) else [baseline, twin]
+    comparisons = [compare_energy(run.counts, other, run.lengths, model) for model in chosen for other in baselines]
+    if csv_file is not None:
+        from hardware.reports.files import write_csv_rows
+
+        write_csv_rows(csv_file, [{"network": run.title, **comparison.to_dict()} for comparison in comparisons])
+    if page_file is not None:
+        _write_page(page_file, run, chosen, baselines, comparisons)
+    for path in (csv_file, page_file):
+        if path is not None:
+            messages.print(f"wrote {path}", markup=False, soft_wrap=True)
+    if as_json:
+        print_json(_json_object(run, baseline, comparisons))
+        return
+    results.print(operations_table(run.counts).to_rich())
+    results.print()
+    title = f"Estimated energy of a sentence on {run.title}; {firing_rate(run.counts):.1%} of its neurons fire"
+    results.print(comparison_table(title, comparisons).to_rich())
+    results.print()
+    for line in explanations(comparisons):
+        results.print(line, markup=False)
+
+
+def count_sentences(
+    model: nn.Module,
+    network: Network,
+    sentences: Sentences,
+    on_batch: Callable[[int], None] | None = None,
+    batch_size: int | None = None,
+) -> tuple[OperationCounts, list[int]]:
+    """Run sentences through a torch model in float32 and count what it does.
+
+    Parameters
+    ----------
+    model : nn.Module
+    network : Network
+        Its graph.
+    sentences : Sentences
+    on_batch : callable, optional
+        Told how many sentences were done.
+    batch_size : int, optional
+
+    Returns
+    -------
+    counts : OperationCounts
+    lengths : list of int
+        Real tokens of each sentence.
+    """
+    from hardware.energy import OperationCounter
+    from hardware.runners import open_runner
+    from spikebert.cli.inputs import BATCH_SIZE
+
+    counter, lengths = OperationCounter(network), []
+    with open_runner(model, "torch", RUN_PRECISION) as runner:
+        for batch in sentences.batches(batch_size or BATCH_SIZE):
+            # a model may attend to padding; it is no real token for that
+            counter.update(runner.run(batch.input_ids, batch.mask), batch.mask)
+            lengths += [int(tokens) for tokens in batch.mask.sum(-1)]
+            if on_batch is not None:
+                on_batch(len(batch.texts))
+    return counter.result(), lengths
+
+
+def _count_checkpoint(
+    checkpoint: str,
+    texts: tuple[str, ...],
+    task: str | None,
+    data_dir: Path | None,
+    split: str,
+    limit: int | None,
+    seed: int,
+) -> CountedRun:
+    from export import parse_graph, to_nir
+    from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
+    from spikebert.provenance import run_record
+
+    model = load_model(checkpoint)
+    longest = model.config.max_position_embeddings
+    sentences = read_sentences(load_tokenizer(checkpoint), texts, task, data_dir, split, limit, longest)
+    network = parse_graph(to_nir(model))  # type: ignore[arg-type]
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("sentences"),
+        TimeRemainingColumn(),
+        console=messages,
+    ) as progress:
+        bar = progress.add_task("counting", total=len(sentences))
+        counts, lengths = count_sentences(model, network, sentences, lambda done: progress.advance(bar, done))
+    record = {
+        **run_record(seed, checkpoint_sha256(checkpoint)),
+        "checkpoint": checkpoint,
+        "data": f"{task} {split}" if task else "given text",
+        "runner": "torch",
+        "run_precision": RUN_PRECISION,
+    }
+    return CountedRun(checkpoint, network, counts, lengths, record)
+
+
+def _count_trace(
+    trace_file: Path | None, graph_file: Path | None, texts: tuple[str, ...], task: str | None, seed: int
+) -> CountedRun:
+    from export.nir_file import read_network
+    from hardware.energy import count_operations
+    from hardware.trace import Trace
+    from spikebert.provenance import file_sha256, run_record
+
+    if trace_file is None or graph_file is None:
+        raise ConfigurationError("a trace is counted with the graph it was made with: give both --trace and --graph")
+    if texts or task:
+        raise ConfigurationError("--trace holds its own sentences; leave out --text and --task")
+    trace = Trace.load(trace_file)
+    _, network = read_network(graph_file)
+    record = {
+        **run_record(seed),
+        "trace": str(trace_file),
+        "trace_sha256": file_sha256(trace_file),
+        "graph": str(graph_file),
+        "graph_sha256": file_sha256(graph_file),
+        "runner": trace.metadata.get("runner"),
+        "run_precision": trace.precision,
+    }
+    lengths = [int(tokens) for tokens in trace.mask.sum(-1)]
+    return CountedRun(f"{trace_file} on {graph_file}", network, count_operations(trace, network), lengths, record)
+
+
+def _json_object(run: CountedRun, baseline: Baseline, comparisons: Sequence[EnergyComparison]) -> dict[str, Any]:
+    from hardware.energy.comparison import firing_rate
+
+    against = [comparison for comparison in comparisons if comparison.baseline == baseline.name]
+    counts = run.counts
+    return {
+        "model": run.title,
+        "operations": counts.to_dict(),
+        "energy_mj": {c.network.model: c.network.energy_mj for c in against},
+        "baseline": {
+            "name": baseline.name,
+            "macs": sum(map(baseline.macs, run.lengths)) / len(run.lengths),
+            "energy_mj": {
+                c.network.model: c.baseline_estimate.energy_mj if c.baseline_estimate else None for c in against
+            },
+        },
+        "ratio": {c.network.model: c.ratio for c in against},
+        "precision": {c.network.model: c.precision for c in against},
+        "tokens": {"real": counts.real_tokens, "padding": counts.padding_tokens},
+        "sentences": counts.sentences,
+        "firing_rate": firing_rate(counts),
+        "comparisons": [comparison.to_dict() for comparison in comparisons],
+        "estimates": {c.network.model: c.network.to_dict() for c in against},
+        "note": "energies are estimates, not measurements; mJ a sentence, operations of all sentences together",
+        **run.record,
+    }
+
+
+def _write_page(
+    path: Path,
+    run: CountedRun,
+    models: Sequence[EnergyModel],
+    baselines: Sequence[Baseline],
+    comparisons: Sequence[EnergyComparison],
+) -> None:
+    from hardware.energy.comparison import energy_by_component, firing_rate
+    from hardware.energy.figures import Bar, break_even_panel, paint_break_even, paint_components
+    from hardware.energy.operation_counts import headline
+    from hardware.energy.report import (
+        Picture,
+        comparison_table,
+        explanations,
+        number,
+        operations_table,
+        write_page,
+    )
+    from hardware.reports.pictures import draw, picture_data_uri
+
+    counts, top = run.counts, headline(run.counts.totals)
+    bars, curves = [], []
+    for model in models:
+        found = [(c, c.baseline_estimate) for c in comparisons if c.network.model == model.name]
+        priced = [(c, estimate) for c, estimate in found if estimate is not None]
+        if not priced:
+            continue
+        memory = "memory in" if model.includes_memory else "memory out"
+        shown = [Bar("this network", energy_by_component(priced[0][0].network, counts))]
+        for comparison, estimate in priced:
+            other = next(baseline for baseline in baselines if baseline.name == comparison.baseline)
+            shown.append(Bar(other.title, energy_by_component(estimate, other.count(run.lengths))))
+        bars.append((f"{model.name} ({model.precision}), {memory}", shown))
+        lines = [(comparison.baseline, estimate.energy_mj) for comparison, estimate in priced]
+        if firing_rate(counts):
+            curves.append(break_even_panel(f"{model.name}, {memory}", counts, model, lines))
+    pictures = []
+    if bars:
+        figure = draw(lambda figure: paint_components(figure, bars), 10, 0.6 + 1.4 * math.ceil(len(bars) / 2))
+        pictures.append(Picture(picture_data_uri(figure), "Estimated energy of a sentence by component."))
+    if curves:
+        figure = draw(lambda figure: paint_break_even(figure, curves), 10, 0.3 + 2.8 * math.ceil(len(curves) / 3))
+        caption = "Estimated energy against the firing rate, all else as counted; dashed: the others."
+        pictures.append(Picture(picture_data_uri(figure), caption))
+    write_page(
+        path,
+        title="Energy estimate",
+        subject=run.title,
+        facts=[
+            (f"{firing_rate(counts):.1%}", "mean firing rate"),
+            (f"{counts.sentences:,}", "sentences"),
+            (number(counts.real_tokens / counts.sentences), "real tokens a sentence"),
+            (f"{counts.padding_tokens:,}", "padding tokens, left out"),
+            *((f"{count / counts.sentences / 1e6:,.2f} M", f"{KINDS[kind]} a sentence") for kind, count in top.items()),
+        ],
+        tables=[comparison_table("Energy of a sentence (estimates)", comparisons), operations_table(counts)],
+        pictures=pictures,
+        paragraphs=[("What the estimates rest on", explanations(comparisons))],
+        record=run.record,
+    )

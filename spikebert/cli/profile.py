@@ -1,0 +1,188 @@
+"""``spikebert profile``: how much fires, where and when, on sentences of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from spikebert.cli.application import (
+    MultiValueCommand,
+    common_options,
+    messages,
+    print_json,
+    refuse_overwrite,
+    results,
+)
+from spikebert.cli.inputs import SentenceBatch, Sentences, read_sentences, sentence_options
+from spikebert.errors import ConfigurationError
+
+COLLECTIONS = ("heads", "histogram", "persistence")
+FIGURES = ("rates", "steps", "positions", "heads", "raster", "histogram")
+CSV_AXES = ("node", "step", "position", "head", "neuron", "value")
+NEEDED_FOR_CSV = {"head": "heads", "value": "histogram"}
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(cls=MultiValueCommand)
+@click.argument("checkpoint")
+@click.option("--csv", "csv_file", type=FILE, help="Write a table as CSV.")
+@click.option(
+    "--csv-by",
+    type=click.Choice(CSV_AXES),
+    default="node",
+    show_default=True,
+    help="What a row of the CSV is, within each node.",
+)
+@click.option("--png", "picture_file", type=FILE, help="Write pictures into one file (.png, .pdf or .svg).")
+@click.option(
+    "--figure", "figures", type=click.Choice(FIGURES), multiple=True, help="Which pictures  [default: all there are]."
+)
+@click.option("--html", "page_file", type=FILE, help="Write everything as one self-contained page.")
+@click.option("--force", is_flag=True, help="Write over existing files.")
+@click.option(
+    "--collect",
+    type=click.Choice(COLLECTIONS),
+    multiple=True,
+    help="Count more than firing rates, silent and saturated neurons  [default: nothing; everything for --html and "
+    "--png].",
+)
+@click.option("--detailed", is_flag=True, help="List silent and saturated neurons by index, in --json and --html.")
+@click.option(
+    "--sentence", "shown_sentence", type=click.IntRange(min=0), default=0, show_default=True, help="In the raster."
+)
+@sentence_options
+@common_options
+def profile(
+    checkpoint: str,
+    csv_file: Path | None,
+    csv_by: str,
+    picture_file: Path | None,
+    figures: tuple[str, ...],
+    page_file: Path | None,
+    force: bool,
+    collect: tuple[str, ...],
+    detailed: bool,
+    shown_sentence: int,
+    texts: tuple[str, ...],
+    task: str | None,
+    data_dir: Path | None,
+    split: str,
+    limit: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Run sentences through CHECKPOINT in PyTorch and count its spikes: by node, step, position, head and neuron.
+
+    Padding is left out of every rate.
+
+    \b
+    Examples:
+      spikebert profile default --text "A warm and funny film ."
+      spikebert profile default --task sst2 --data-dir DATA --limit 200 --html profile.html --csv profile.csv
+      spikebert profile default --task sst2 --data-dir DATA --png rates.pdf --figure rates
+    """
+    if figures and picture_file is None:
+        raise ConfigurationError("--figure chooses what --png draws; give --png FILE too")
+    from export import to_nir
+    from hardware.profiler import Profiler
+    from hardware.reports.files import check_place
+    from hardware.reports.pictures import picture_format
+    from hardware.reports.profile_figures import ReportSubject, Sentence
+    from hardware.reports.profile_report import (
+        profile_tables,
+        write_profile_csv,
+        write_profile_page,
+        write_profile_picture,
+    )
+    from hardware.runners import open_runner
+    from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
+    from spikebert.provenance import run_record, seed_everything
+
+    for path in (csv_file, picture_file, page_file):
+        if path is not None:
+            check_place(path)
+            refuse_overwrite(path, force)
+    if picture_file is not None:
+        picture_format(picture_file)
+    seed_everything(seed)
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    config = model.config
+    sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, config.max_position_embeddings)
+    if shown_sentence >= len(sentences):
+        raise ConfigurationError(f"--sentence {shown_sentence}: there are {len(sentences)} sentences, counted from 0")
+    wanted = _collections(collect, csv_by if csv_file else None, figures, bool(picture_file or page_file))
+    profiler = Profiler(to_nir(model), wanted)  # type: ignore[arg-type]
+    raster = None
+    done = 0
+    with (
+        open_runner(model, "torch", "float32") as runner,
+        Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("sentences"),
+            TimeRemainingColumn(),
+            console=messages,
+        ) as progress,
+    ):
+        bar = progress.add_task("profiling", total=len(sentences))
+        for batch in sentences.batches():
+            trace = runner.run(batch.input_ids, batch.mask)
+            profiler.update(trace, batch.mask)  # a model may attend to padding; it is no token for that
+            if done <= shown_sentence < done + len(batch.texts):
+                raster = Sentence(trace, shown_sentence - done, _tokens(tokenizer, batch, shown_sentence - done))
+            done += len(batch.texts)
+            progress.advance(bar, len(batch.texts))
+    found = profiler.result()
+    record = {**run_record(seed, checkpoint_sha256(checkpoint)), "runner": "torch", "precision": "float32"}
+    subject = ReportSubject(
+        f"{checkpoint} ({config.num_hidden_layers} blocks, D = {config.hidden_size}, T = {config.time_steps})",
+        _data_in_words(sentences, task, split, found.real_tokens),
+        record,
+    )
+    if csv_file is not None:
+        write_profile_csv(found, csv_file, csv_by)
+    if picture_file is not None:
+        write_profile_picture(found, picture_file, subject, raster, figures or None)
+    if page_file is not None:
+        write_profile_page(found, page_file, subject, raster, detailed)
+    for path in (csv_file, picture_file, page_file):
+        if path is not None:
+            messages.print(f"wrote {path}", markup=False, soft_wrap=True)
+    if as_json:
+        print_json({"model": subject.model, "data": subject.data, **found.to_dict(detailed), **record})
+        return
+    results.print(subject.caption, markup=False, soft_wrap=True)
+    for table in profile_tables(found):
+        results.print(table)
+        results.print()
+    results.print(
+        f"all nodes: {100 * found.firing_rate:.2f} % of neurons fire per real token and step "
+        f"({100 * found.firing_rate_with_padding:.2f} % if the {found.padding_tokens:,} padding tokens counted)",
+        soft_wrap=True,
+    )
+
+
+def _collections(asked: tuple[str, ...], csv_by: str | None, figures: tuple[str, ...], drawn: bool) -> list[str]:
+    """Return what to collect: what was asked for, what the CSV needs, and everything for pictures of everything."""
+    wanted = set(asked)
+    if csv_by in NEEDED_FOR_CSV:
+        wanted.add(NEEDED_FOR_CSV[csv_by])
+    if drawn and not asked:
+        wanted.update(COLLECTIONS)
+    wanted.update(set(figures) & set(COLLECTIONS))
+    return [name for name in COLLECTIONS if name in wanted]
+
+
+def _tokens(tokenizer: Any, batch: SentenceBatch, index: int) -> list[str]:
+    ids = batch.input_ids[index][batch.mask[index]].tolist()
+    return [str(token) for token in tokenizer.convert_ids_to_tokens(ids)]
+
+
+def _data_in_words(sentences: Sentences, task: str | None, split: str, real_tokens: int) -> str:
+    number = len(sentences)
+    source = f"{task} {split}" if task else "given text"
+    return f"{source}, {number:,} sentence{'s' if number != 1 else ''}, {real_tokens:,} tokens"
