@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from spikebert.cli.application import (
@@ -17,6 +19,9 @@ from spikebert.cli.application import (
     results,
 )
 from spikebert.cli.inputs import read_sentences, sentence_options
+
+if TYPE_CHECKING:
+    from export.differences import GraphDifference
 
 
 @click.command(cls=MultiValueCommand)
@@ -63,7 +68,8 @@ def verify(
 ) -> None:
     """Run CHECKPOINT in PyTorch and its NIR graph on a simulator, and compare every spike of every node and step.
 
-    Exits with 0 if all are equal, with 1 and the first divergence if not.
+    Exits with 0 if all are equal, with 1 and the first divergence if not. A --graph that is not CHECKPOINT's own is
+    not equal either, even where the sentences do not show it: a weight behind a neuron that never fired, for instance.
 
     \b
     Examples:
@@ -100,10 +106,14 @@ def verify(
             model, graph, sentences, against, precision, lambda done: progress.advance(bar, done), **options
         )
     comparison = found.comparison
+    equal = comparison.equal and not differences
     if as_json:
+        answer = {**found.to_dict(), "equal": equal}
+        if comparison.equal and differences:
+            answer["first_divergence"] = _parameter_divergence(differences[0])
         print_json(
             {
-                **found.to_dict(),
+                **answer,
                 "against": against,
                 "precision": precision,
                 "graph_differences": [str(difference) for difference in differences],
@@ -113,10 +123,26 @@ def verify(
     else:
         results.print(comparison_table(comparison, "torch", against))
         results.print()
-        results.print(verdict(comparison, "torch", against, precision, sentences.texts), soft_wrap=True)
+        if comparison.equal and differences:
+            results.print(
+                f"[bold red]NOT EQUAL[/] {escape(f'{graph_file} is not the graph of {checkpoint}')}, first at "
+                f"{differences[0].node}; these sentences do not show it: 0 of {comparison.spikes_compared:,} spikes "
+                "differ",
+                soft_wrap=True,
+            )
+        else:
+            results.print(verdict(comparison, "torch", against, precision, sentences.texts), soft_wrap=True)
         if found.stock is not None:
             results.print(f"{found.processes} Lava processes; {found.stock}", soft_wrap=True)
         for difference in differences:
             results.print(f"{graph_file} is not the checkpoint's own graph: {difference}", soft_wrap=True, markup=False)
-    if not comparison.equal:
+    if not equal:
         raise SystemExit(EXIT_ANSWER_IS_NO)
+
+
+def _parameter_divergence(difference: GraphDifference) -> dict[str, Any]:
+    """Return what stands for a first divergence where a file differs from the model and no sentence shows it."""
+    from hardware.equivalence import Divergence
+
+    nothing = dict.fromkeys(entry.name for entry in fields(Divergence))
+    return {**nothing, "quantity": "parameter", "node": difference.node, "detail": str(difference)}

@@ -227,6 +227,24 @@ def test_a_nudged_threshold_is_found_and_named(by: float, checkpoint: Path, grap
     assert named.startswith(f"{node}: threshold: 1 of 16 values differ, the first at [{feature}]: {threshold!r}")
 
 
+def test_a_nudged_weight_that_no_sentence_shows_is_found_too(
+    checkpoint: Path, graph_file: Path, tmp_path: Path
+) -> None:
+    """A word none of the texts has: nothing that runs can show the nudge, and the answer is no all the same."""
+    path = Path(shutil.copy(graph_file, tmp_path / "nudged.nir"))
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    said = {token for text in TEXTS for token in tokenizer(text)["input_ids"]}
+    unsaid = next(token for token in range(1, len(tokenizer)) if token not in said)
+    _nudge(path, "embedding/weight", (0, unsaid), 0.5)
+    found = _json("verify", checkpoint, "--graph", path, "--against", "reference", "--text", *TEXTS, exit_code=1)
+    assert (found["equal"], found["spikes_different"]) == (False, 0)
+    assert (found["first_divergence"]["quantity"], found["first_divergence"]["node"]) == ("parameter", "embedding")
+    said_by_command = " ".join(
+        _invoke("verify", checkpoint, "--graph", path, "--against", "reference", "--text", *TEXTS).stdout.split()
+    )
+    assert "first at embedding" in said_by_command
+
+
 @lava
 @pytest.mark.parametrize("by", [1e-3, 0.5])
 def test_a_nudged_weight_is_found_on_lava(by: float, checkpoint: Path, graph_file: Path, tmp_path: Path) -> None:
