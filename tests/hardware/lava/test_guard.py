@@ -359,9 +359,14 @@ class TestFailures:
         source, _ = _build("sleep_for_ever")
         network = _guard(source)
         network.start()
-        threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
-        with pytest.raises(KeyboardInterrupt):
-            network.run(3)
+        # a shell starts background jobs, and so perhaps this test run, with Ctrl-C ignored
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,)).start()
+            with pytest.raises(KeyboardInterrupt):
+                network.run(3)
+        finally:
+            signal.signal(signal.SIGINT, before)
         with pytest.raises(ConfigurationError, match="not running"):
             network.run(1)
 
