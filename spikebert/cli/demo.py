@@ -77,13 +77,15 @@ def demo(
             refuse_overwrite(output, force)
         graph_file = output or Path(scratch) / "spikebert.nir"
         sentences_asked = texts or (() if task else DEMO_SENTENCES)
-        _run(checkpoint, granularity, graph_file, sentences_asked, task, data_dir, split, limit, seed, as_json)
+        keep = output is not None
+        _run(checkpoint, granularity, graph_file, keep, sentences_asked, task, data_dir, split, limit, seed, as_json)
 
 
 def _run(
     checkpoint: str,
     granularity: str,
     graph_file: Path,
+    keep_graph: bool,
     texts: tuple[str, ...],
     task: str | None,
     data_dir: Path | None,
@@ -136,6 +138,9 @@ def _run(
         f"({len(graph.nodes) - marked} standard NIR, {marked} marked composites), "
         f"{len(network.spiking_nodes)} spiking; read back and checked"
     )
+
+    if not keep_graph:
+        steps.say("a temporary file; -o FILE keeps it")
 
     steps.begin(f"Run the NIR file on Lava, one process per {granularity}, and compare every spike")
     try:

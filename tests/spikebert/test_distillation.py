@@ -147,6 +147,17 @@ def test_words_that_never_occur_keep_the_teacher_s_rows(make_trainer, tiny_token
     assert torch.equal((before != table).any(-1), seen)
 
 
+def test_firing_rates_do_not_count_padding(make_trainer):
+    trainer = make_trainer()
+    examples = trainer.dev_examples
+    assert len(set(examples.lengths)) > 1
+    alone, padded = (firing_rates(trainer.model.double(), examples, batch_size) for batch_size in (1, len(examples)))
+    assert padded == {node: pytest.approx(values) for node, values in alone.items()}
+    spikes = trainer.model(**trainer.train_examples.tokenizer(["a good film"], return_tensors="pt"), output_spikes=True)
+    assert set(padded) == set(spikes.spikes)
+    assert all(0 < values["rate"] < 1 for values in padded.values())
+
+
 def test_a_student_has_its_teacher_s_embeddings(tiny_teacher, tiny_tokenizer):
     teacher, tokenizer = load_teacher(str(tiny_teacher))
     student, pruned = build_student(
@@ -172,7 +183,7 @@ def test_a_student_has_its_teacher_s_embeddings(tiny_teacher, tiny_tokenizer):
     assert (whole.config.num_hidden_layers, whole.config.intermediate_size) == (2, 4 * teacher.config.hidden_size)
 
 
-def test_what_does_not_fit_is_refused(make_trainer, tiny_teacher, tiny_data, tmp_path):
+def test_what_does_not_fit_is_refused(make_trainer, tiny_teacher, tmp_path):
     teacher, tokenizer = load_teacher(str(tiny_teacher))
     with pytest.raises(ConfigurationError, match="30 positions and the teacher 24"):
         build_student(teacher, tokenizer, SST2, **SHAPE, position_embedding_type="absolute", max_position_embeddings=30)
@@ -185,8 +196,8 @@ def test_what_does_not_fit_is_refused(make_trainer, tiny_teacher, tiny_data, tmp
     with pytest.raises(DataError, match=r"train\.tsv"):
         distill_task(str(tiny_teacher), SST2, tmp_path, tmp_path / "model", SETTINGS)
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        distill_task(str(tiny_teacher), SST2, tiny_data, tmp_path, SETTINGS)
+    with pytest.raises(CheckpointError, match="no checkpoint"):  # before anything is read or trained
+        distill_task("./nowhere", SST2, tmp_path / "nowhere", tmp_path, SETTINGS)
 
 
 @pytest.mark.parametrize(

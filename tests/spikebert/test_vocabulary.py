@@ -102,6 +102,14 @@ def test_both_kinds_of_sentence_frames_are_renumbered(tiny_tokenizer):
     assert tokens == ["[CLS]", "a", "good", "film", ".", "[SEP]"]
 
 
+def test_truncation_and_padding_of_the_original_are_dropped(original):
+    original.backend_tokenizer.enable_truncation(8)
+    original.backend_tokenizer.enable_padding(length=8)
+    backend = prune_vocabulary(original)[0].backend_tokenizer
+    assert backend.truncation is None
+    assert backend.padding is None
+
+
 def test_other_kinds_of_vocabulary_are_refused():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
     with pytest.raises(ConfigurationError, match="BPE"):
