@@ -126,7 +126,7 @@ class Comparison:
     tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer as JSON values, with the keys of ``docs/interface.md``."""
+        """Return the answer as JSON values; the keys are promised to users."""
         return asdict(self)
 
 
