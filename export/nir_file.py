@@ -8,8 +8,6 @@ arrays whose declared size the file cannot hold, types that are neither numbers 
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from pathlib import Path
 
 import h5py
@@ -19,6 +17,7 @@ import numpy as np
 
 from export.errors import GraphError, NirFileError
 from export.network import Network, parse_graph
+from spikebert.files import written_whole
 
 MAX_ARRAY_BYTES = 16 << 30
 """No array of a file may be larger, nor all of them together, whatever it says."""
@@ -46,19 +45,11 @@ def write_nir(path: str | Path, graph: nir.NIRGraph) -> Path:
     path = Path(path)
     if not path.parent.is_dir():
         raise NirFileError(f"{path}: the folder {path.parent} does not exist; make it first")
-    partial: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(handle)
-        partial = Path(name)
-        nir.write(partial, graph, compression=None)  # trained weights hardly compress, and it costs seconds
-        partial.chmod(0o644)
-        partial.replace(path)
+        with written_whole(path) as partial:
+            nir.write(partial, graph, compression=None)  # trained weights hardly compress, and it costs seconds
     except Exception as error:  # h5py and nir raise whatever they trip over
         raise NirFileError(f"{path}: cannot be written: {type(error).__name__}: {error}") from error
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
     return path
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from hardware.errors import TraceError
+from spikebert.files import written_whole
 
 RESERVED_ARRAYS = ("logits", "outputs", "mask", "input_ids", "metadata")
 POTENTIAL_SUFFIX = ".membrane_potential"
@@ -95,19 +95,11 @@ class Trace:
             raise TraceError(f"{path}: its metadata cannot be written as JSON: {error}") from error
         if not path.parent.is_dir():
             raise TraceError(f"{path}: the folder {path.parent} does not exist; make it first")
-        partial: Path | None = None
         try:
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-            partial = Path(name)
-            with os.fdopen(handle, "wb") as file:
+            with written_whole(path) as partial, partial.open("wb") as file:
                 _write_arrays(file, arrays)
-            partial.chmod(0o644)
-            partial.replace(path)
         except (OSError, ValueError) as error:
             raise TraceError(f"{path}: cannot be written: {error}") from error
-        finally:
-            if partial is not None:
-                partial.unlink(missing_ok=True)
         return path
 
     def _check_names(self, path: Path) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from spikebert.errors import SpikeBertError
-
-FILE_MODE = 0o644
+from spikebert.files import written_whole
 
 
 class ReportError(SpikeBertError):
@@ -37,19 +34,11 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
     path = Path(path)
     check_place(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    partial: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        partial = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        partial.chmod(FILE_MODE)
-        partial.replace(path)
+        with written_whole(path) as partial:
+            partial.write_bytes(data)
     except OSError as error:
         raise ReportError(f"{path}: cannot be written: {error}") from error
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
     return path
 
 
