@@ -13,5 +13,9 @@ class UnsupportedOperatorError(GraphError):
     """A graph or model has something this project (or NIR) has no operator for. Names the node and what is known."""
 
 
+class ChipLimitError(GraphError):
+    """A number is outside what the chip holds. Names the node, the limit and what would mend it."""
+
+
 class NirFileError(SpikeBertError):
     """A NIR file cannot be read or written. Names the file and what is wrong with it."""

@@ -17,14 +17,16 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from export.errors import GraphError, UnsupportedOperatorError
-from export.operators import DEFAULT_DT, MARKED_OPERATORS, Affine, LayerNorm, Operator, TokenMean, Total
+from export.operators import DEFAULT_DT, MARKED_OPERATORS, Affine, Heaviside, LayerNorm, Operator, TokenMean, Total
 from export.operators.affine import read_affine, read_linear
 from export.operators.leaky_integrate_and_fire import is_subtractive_neuron, read_neuron, read_threshold
-from export.operators.operator import metadata_value
+from export.operators.operator import integer_parameter, metadata_value
 
 FORMAT = "spikebert-nir"
 FORMAT_VERSION = 1
 MULTI_HOT = "multi_hot"
+INTEGER = "integer"
+"""Precision of a graph in whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,40 @@ class TokenEncoding:
 
 
 @dataclass(frozen=True, eq=False)
+class Readout:
+    """How the whole numbers that an integer graph shows become logits.
+
+    With ``y[t]`` the output at step t, T steps, and N the sentence's tokens where the graph sums them (else 1)::
+
+        total = sum_t y[t] + N T bias;  logits = total unit / (N T)
+
+    The largest total is the largest logit, so a class is decided on whole numbers.
+
+    Attributes
+    ----------
+    unit : float
+        What a 1 of the output stands for in the float graph.
+    bias : ndarray
+        ``(C,)`` int64: the bias of the last affine, which a sum over tokens would need N times.
+    """
+
+    unit: float
+    bias: np.ndarray
+
+    def totals(self, outputs: np.ndarray, tokens: np.ndarray | int) -> np.ndarray:
+        """Return ``(B, ..., C)`` int64 for outputs ``(T, B, ..., C)`` and the number of tokens summed, ``(B, 1)``."""
+        return outputs.sum(0, dtype=np.int64) + tokens * len(outputs) * self.bias
+
+    def step_logits(self, outputs: np.ndarray, tokens: np.ndarray | int) -> np.ndarray:
+        """Return what each step by itself says, ``(T, B, ..., C)`` float64."""
+        return (outputs + tokens * self.bias) * self.unit / tokens
+
+    def logits(self, outputs: np.ndarray, tokens: np.ndarray | int) -> np.ndarray:
+        """Return ``(B, ..., C)`` float64."""
+        return self.totals(outputs, tokens) * self.unit / (tokens * len(outputs))
+
+
+@dataclass(frozen=True, eq=False)
 class Node:
     """One operator of a network.
 
@@ -105,6 +141,10 @@ class Network:
         Seconds of a step in the file.
     attend_to_padding : bool
         Whether padding counts as ordinary tokens.
+    max_tokens : int or None
+        Longest sentence for which an integer graph's sums are proven to fit; None without limit.
+    readout : Readout or None
+        How to read the output; in integer graphs only.
     metadata : dict
         What else the graph says about itself.
     """
@@ -118,7 +158,19 @@ class Network:
     time_steps: int | None = None
     dt: float = DEFAULT_DT
     attend_to_padding: bool = False
+    max_tokens: int | None = None
+    readout: Readout | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it computes in whole numbers, as Loihi does."""
+        return self.readout is not None
+
+    @property
+    def sums_tokens(self) -> bool:
+        """Whether the output is one vector a sentence, its tokens averaged or summed."""
+        return any(isinstance(node.operator, TokenMean) for node in self.nodes)
 
     @property
     def spiking_nodes(self) -> tuple[Node, ...]:
@@ -224,7 +276,8 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
     ----------
     network : Network
     dtype : dtype
-        Type of the weights, float32 or float64. Parameters of neurons are float64 always.
+        Type of the weights, float32 or float64. Parameters of neurons are float64 always. An integer network is written
+        in integers whatever this says.
 
     Returns
     -------
@@ -236,7 +289,7 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
     UnsupportedOperatorError
         NIR cannot hold a node's parameters exactly.
     """
-    dtype = np.dtype(dtype)
+    dtype = np.dtype(np.float64 if network.is_integer else dtype)
     nodes: dict[str, nir.NIRNode] = {}
     encoding = network.token_encoding
     nodes[network.input_name] = nir.Input(
@@ -265,7 +318,7 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
             raise UnsupportedOperatorError(f"{node.name}: {error}") from error
         edges.extend((source, node.name) for source in summands(node.sources[0]))
     nodes[network.output_name] = nir.Output(
-        {"output": np.array([network.output_features])}, metadata={"decoding": "mean over time steps"}
+        {"output": np.array([network.output_features])}, metadata=_decoding(network)
     )
     edges.extend((source, network.output_name) for source in summands(network.output_source))
     non_standard = [name for name, node in nodes.items() if node.metadata.get("standard") is False]
@@ -273,7 +326,7 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
         **network.metadata,
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "precision": dtype.name,
+        "precision": INTEGER if network.is_integer else dtype.name,
         "dt": network.dt,
         "attend_to_padding": network.attend_to_padding,
         "layout": "shapes are per token; time, sentence and token are implicit leading axes; standard nodes act on "
@@ -281,9 +334,22 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
         "sums": "several edges into one node are summed, in the order of the edges",
         "non_standard_nodes": json.dumps(non_standard),
     }
-    if network.time_steps is not None:
-        metadata["time_steps"] = network.time_steps
+    for key, value in (("time_steps", network.time_steps), ("max_tokens", network.max_tokens)):
+        if value is not None:
+            metadata[key] = value
     return nir.NIRGraph(nodes, edges, metadata=metadata)
+
+
+def _decoding(network: Network) -> dict[str, Any]:
+    readout = network.readout
+    if readout is None:
+        return {"decoding": "mean over time steps"}
+    tokens = "N the sentence's tokens" if network.sums_tokens else "N = 1"
+    return {
+        "decoding": f"logits = (sum over T steps + N T bias) unit / (N T), {tokens}",
+        "unit": float(readout.unit),
+        "bias": np.asarray(readout.bias, np.int64),
+    }
 
 
 def parse_graph(graph: nir.NIRGraph, dt: float | None = None) -> Network:
@@ -319,16 +385,19 @@ def parse_graph(graph: nir.NIRGraph, dt: float | None = None) -> Network:
             builder.add(name, _read_operator(graph.nodes[name], name, said_dt, dt), sources[name])
     if encoding is not None:
         _check_token_input(builder, encoding)
-    known = ("dt", "time_steps", "attend_to_padding")
+    integer = _is_integer(builder, metadata)
+    known = ("dt", "time_steps", "attend_to_padding", "max_tokens")
     network = builder.network(
         output_name,
         sources[output_name],
         token_encoding=encoding,
-        time_steps=_time_steps(metadata),
+        time_steps=_count(metadata, "time_steps"),
         dt=DEFAULT_DT if dt is None else dt,
         attend_to_padding=(
             metadata_value(metadata, "attend_to_padding", bool, "graph") if "attend_to_padding" in metadata else False
         ),
+        max_tokens=_count(metadata, "max_tokens"),
+        readout=_readout(graph.nodes[output_name], output_name) if integer else None,
         metadata={key: value for key, value in metadata.items() if key not in known},
     )
     width = _width(graph.nodes[output_name], output_name)
@@ -345,13 +414,37 @@ def _check_format(metadata: dict[str, Any]) -> None:
         raise GraphError(f"graph: written as {FORMAT} version {version}; this reader knows version {FORMAT_VERSION}")
 
 
-def _time_steps(metadata: dict[str, Any]) -> int | None:
-    if "time_steps" not in metadata:
+def _count(metadata: dict[str, Any], key: str) -> int | None:
+    if key not in metadata:
         return None
-    time_steps = metadata_value(metadata, "time_steps", int, "graph")
-    if time_steps < 1:
-        raise GraphError(f"graph: time_steps is {time_steps}; it must be at least 1")
-    return time_steps
+    count = metadata_value(metadata, key, int, "graph")
+    if count < 1:
+        raise GraphError(f"graph: {key} is {count}; it must be at least 1")
+    return count
+
+
+def _is_integer(builder: NetworkBuilder, metadata: dict[str, Any]) -> bool:
+    """Return whether a graph computes in whole numbers, after checking that all of its nodes or none do."""
+    said = metadata_value(metadata, "precision", str, "graph") == INTEGER if "precision" in metadata else False
+    for node in builder.nodes:
+        operator = node.operator
+        if operator.integer is not None and operator.integer != said:
+            found, expected = ("integer", "a float") if operator.integer else ("float", "an integer")
+            raise GraphError(f"{node.name}: {operator.name} is a {found} operator in {expected} graph")
+        if said and isinstance(operator, Heaviside) and np.any(operator.threshold != np.rint(operator.threshold)):
+            raise GraphError(f"{node.name}: a threshold of an integer graph is no whole number")
+    return said
+
+
+def _readout(node: nir.NIRNode, name: str) -> Readout:
+    metadata = node.metadata if isinstance(node.metadata, dict) else {}
+    unit = metadata_value(metadata, "unit", float, name)
+    if not (np.isfinite(unit) and unit > 0):
+        raise GraphError(f"{name}: metadata unit is {unit}; it must be a positive number")
+    limit, remedy = (1 << 40) - 1, "the total over tokens and steps must fit 64 bits"
+    return Readout(
+        unit, integer_parameter(metadata.get("bias"), (_width(node, name),), name, "bias", -limit, limit, remedy)
+    )
 
 
 def _only(graph: nir.NIRGraph, kind: type[nir.NIRNode]) -> str:

@@ -2,8 +2,9 @@
 
 "The same" means that every spike is equal and, up to the first node where one is not, every membrane potential within
 rounding, so that a changed weight is found even where it flips no spike. How much rounding is depends on precision
-(`POTENTIAL_TOLERANCE`, `FLOAT32_TOLERANCE`). In float32 spikes may flip near a threshold and the difference grows with
-depth; they are counted and the answer is no. What is not a number is never the same.
+(`POTENTIAL_TOLERANCE`, `FLOAT32_TOLERANCE`; between integer runs there is none). In float32 spikes may flip near a
+threshold and the difference grows with depth; they are counted and the answer is no. What is not a number is never the
+same.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class NodeComparison:
         Smallest distance of a potential from its threshold in either run: how close equality was to luck.
     potential_difference : float or None
         Largest difference between the potentials of the two runs.
+    states_different : int or None
+        Potentials that are not the same number in both.
     """
 
     node: str
@@ -96,6 +99,7 @@ class NodeComparison:
     rate_b: float
     margin: float | None = None
     potential_difference: float | None = None
+    states_different: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,9 @@ class Comparison:
     equal : bool
         No spike differs, and potentials and logits agree within rounding where both runs say the same float precision.
     spikes_compared, spikes_different : int
+    states_compared, states_different : int
+        Membrane potentials that both traces hold, and how many of them are not the same number; 0 must differ between
+        integer runs.
     first_divergence : Divergence or None
     per_node : list of NodeComparison
         In topological order.
@@ -124,6 +131,8 @@ class Comparison:
     logit_difference: float = 0.0
     samples: int = 0
     tokens: int = 0
+    states_compared: int = 0
+    states_different: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as JSON values; the keys are promised to users."""
@@ -173,6 +182,7 @@ def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
                 rate_b=trace_b.firing_rate(name),
                 margin=_margin((potential_a, potential_b), threshold, mask),
                 potential_difference=None if moved is None else float(moved.max()),
+                states_different=None if moved is None else int(np.count_nonzero(moved)),
             )
         )
     logit_difference = _distance(trace_a.logits, trace_b.logits)
@@ -192,6 +202,8 @@ def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
         logit_difference=float(logit_difference.max()),
         samples=mask.shape[0],
         tokens=int(mask.sum()),
+        states_compared=sum(node.compared for node in per_node if node.states_different is not None),
+        states_different=sum(node.states_different or 0 for node in per_node),
     )
 
 
@@ -230,6 +242,8 @@ def merge_comparisons(parts: Iterable[Comparison]) -> Comparison:
         logit_difference=max(part.logit_difference for part in parts),
         samples=samples,
         tokens=sum(part.tokens for part in parts),
+        states_compared=sum(part.states_compared for part in parts),
+        states_different=sum(part.states_different for part in parts),
     )
 
 
@@ -245,6 +259,7 @@ def _merge_nodes(nodes: list[NodeComparison]) -> NodeComparison:
 
     margins = [node.margin for node in nodes if node.margin is not None]
     moved = [node.potential_difference for node in nodes if node.potential_difference is not None]
+    states = [node.states_different for node in nodes if node.states_different is not None]
     return NodeComparison(
         node=nodes[0].node,
         compared=compared,
@@ -253,6 +268,7 @@ def _merge_nodes(nodes: list[NodeComparison]) -> NodeComparison:
         rate_b=mean_rate(node.rate_b for node in nodes),
         margin=min(margins) if margins else None,
         potential_difference=max(moved) if moved else None,
+        states_different=sum(states) if states else None,
     )
 
 
@@ -297,6 +313,8 @@ def _tolerances(trace_a: Trace, trace_b: Trace) -> tuple[float, float]:
     """Return the relative tolerances of potentials and logits; without limit where they are not comparable."""
     if trace_a.precision == trace_b.precision == "float64":
         return POTENTIAL_TOLERANCE, LOGIT_TOLERANCE
+    if trace_a.precision == trace_b.precision == "integer":
+        return 0.0, 0.0
     if trace_a.precision == trace_b.precision == "float32":
         return FLOAT32_TOLERANCE, FLOAT32_TOLERANCE
     return np.inf, np.inf

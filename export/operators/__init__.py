@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 from export.operators import affine, layer_norm, leaky_integrate_and_fire, spike_attention, token_mean
-from export.operators.affine import Affine
-from export.operators.layer_norm import LayerNorm
-from export.operators.leaky_integrate_and_fire import Heaviside, LeakyIntegrateAndFire, NeuronState
+from export.operators.affine import Affine, IntegerAffine
+from export.operators.layer_norm import IntegerLayerNorm, LayerNorm
+from export.operators.leaky_integrate_and_fire import (
+    Heaviside,
+    IntegerLeakyIntegrateAndFire,
+    IntegerNeuronState,
+    LeakyIntegrateAndFire,
+    NeuronState,
+)
 from export.operators.operator import DEFAULT_DT, Case, Operator
-from export.operators.spike_attention import SpikeAttention
-from export.operators.token_mean import TokenMean
+from export.operators.spike_attention import IntegerSpikeAttention, SpikeAttention
+from export.operators.token_mean import TokenMean, TokenSum
 from export.operators.total import Total
 
 MARKED_OPERATORS = {
     LayerNorm.name: (LayerNorm.version, layer_norm.read_layer_norm),
     SpikeAttention.name: (SpikeAttention.version, spike_attention.read_spike_attention),
     TokenMean.name: (TokenMean.version, token_mean.read_token_mean),
+    IntegerLayerNorm.name: (IntegerLayerNorm.version, layer_norm.read_integer_layer_norm),
+    IntegerSpikeAttention.name: (IntegerSpikeAttention.version, spike_attention.read_integer_spike_attention),
+    TokenSum.name: (TokenSum.version, token_mean.read_token_sum),
+    IntegerLeakyIntegrateAndFire.name: (
+        IntegerLeakyIntegrateAndFire.version,
+        leaky_integrate_and_fire.read_integer_neuron,
+    ),
 }
 """Operators NIR lacks: name -> (version, reader of a marked composite's metadata)."""
 
 
+_MODULES = (affine, layer_norm, leaky_integrate_and_fire, spike_attention, token_mean)
+
+
 def all_cases() -> list[Case]:
-    """Return the cases of every operator."""
-    modules = (affine, layer_norm, leaky_integrate_and_fire, spike_attention, token_mean)
-    return [case for module in modules for case in module.cases()]
+    """Return the cases of every operator in floating point."""
+    return [case for module in _MODULES for case in module.cases()]
+
+
+def all_integer_cases() -> list[Case]:
+    """Return the cases of every operator in whole numbers."""
+    return [case for module in _MODULES for case in module.integer_cases()]
 
 
 __all__ = [
@@ -31,12 +51,19 @@ __all__ = [
     "Affine",
     "Case",
     "Heaviside",
+    "IntegerAffine",
+    "IntegerLayerNorm",
+    "IntegerLeakyIntegrateAndFire",
+    "IntegerNeuronState",
+    "IntegerSpikeAttention",
     "LayerNorm",
     "LeakyIntegrateAndFire",
     "NeuronState",
     "Operator",
     "SpikeAttention",
     "TokenMean",
+    "TokenSum",
     "Total",
     "all_cases",
+    "all_integer_cases",
 ]

@@ -1,15 +1,29 @@
-"""Affine and linear maps: the synapses. Standard NIR nodes ``Affine`` and ``Linear``."""
+"""Affine and linear maps: the synapses. Standard NIR nodes ``Affine`` and ``Linear``, in integers with int8 arrays."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import nir
 import numpy as np
 from numpy.typing import DTypeLike
 
-from export.operators.operator import Array, Case, Operator, parameter
+from export.loihi_numbers import WEIGHT_LIMITS
+from export.operators.operator import (
+    FLOAT64_EXACT,
+    Array,
+    Case,
+    Operator,
+    check_standard_marks,
+    integer_parameter,
+    parameter,
+    unit_parameter,
+)
+
+INT64_MAX = (1 << 63) - 1
+WEIGHT_TYPES = {"mixed": np.int8, "excitatory": np.uint8, "inhibitory": np.int16}
+"""The narrowest type that holds the weights of a sign mode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +87,118 @@ def affine(x: Array, weight: Array, bias: Array | None) -> Array:
     return y if bias is None else y + bias
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class IntegerAffine(Affine):
+    """``y = x W^T + b`` in whole numbers, which never wrap here: only a neuron's current does.
+
+    Parameters
+    ----------
+    weight : ndarray
+        ``(out_features, in_features)``, as narrow as its sign mode allows (int8 with mixed signs).
+    bias : ndarray or None
+        ``(out_features,)`` int64, in units of `y`. Where a neuron follows directly, its own bias holds it instead.
+    unit : ndarray
+        ``(out_features,)`` float64: what a 1 of `y` stands for in the float graph.
+
+    References
+    ----------
+    ``lava.proc.dense.models.PyDenseModelBitAcc`` with weights ``2 w`` and ``weight_exp = -1``; see
+    ``export.loihi_numbers.WEIGHT_LIMITS``.
+    """
+
+    name: ClassVar[str] = "integer_affine"
+    integer: ClassVar[bool | None] = True
+
+    unit: Array
+
+    @property
+    def sign_mode(self) -> str:
+        """``"mixed"``, ``"excitatory"`` or ``"inhibitory"``, as stock Lava determines it."""
+        return sign_mode(self.weight)
+
+    def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
+        """See `integer_affine`."""
+        return integer_affine(x, self.weight, self.bias)
+
+    def gather(self, columns: Array) -> Array:
+        """Return what `Affine.gather` does, in int64."""
+        return Affine.gather(self, columns).astype(np.int64)
+
+    def cast(self, dtype: DTypeLike) -> IntegerAffine:
+        """Return the operator with its weights in float64, in which `integer_affine` multiplies exactly and fast."""
+        return replace(self, weight=np.ascontiguousarray(self.weight, np.float64))
+
+    def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
+        """Return ``nir.Affine`` or ``nir.Linear`` with integer arrays; `dtype` is not used."""
+        metadata = {
+            "op": self.name,
+            "op_version": self.version,
+            "standard": True,
+            "unit": np.asarray(self.unit, np.float64),
+            "sign_mode": self.sign_mode,
+            "formula": "y = W x + b in whole numbers without wrap-around; y * unit is the float value",
+        }
+        weight = narrow_weight(self.weight)
+        if self.bias is None:
+            return nir.Linear(weight, metadata=metadata)
+        return nir.Affine(weight, np.asarray(self.bias, np.int64), metadata=metadata)
+
+
+def integer_affine(x: Array, weight: Array, bias: Array | None) -> Array:
+    """Return ``x W^T + b`` as int64 for whole numbers ``x`` ``(..., in_features)``.
+
+    It is computed in float64 where no sum can leave the whole numbers that float64 holds, which is the same to the bit.
+    """
+    largest = int(np.abs(x).max(initial=0)) * int(np.abs(weight, dtype=np.float64).max(initial=0)) * weight.shape[1]
+    kind = np.float64 if largest < FLOAT64_EXACT else np.int64
+    y = (x.astype(kind) @ weight.T.astype(kind)).astype(np.int64)
+    return y if bias is None else y + bias
+
+
+def sign_mode(weight: Array) -> str:
+    """Return the sign mode of a weight matrix, as ``lava.utils.weightutils.determine_sign_mode`` does."""
+    if weight.min(initial=0) >= 0:
+        return "excitatory"
+    return "inhibitory" if weight.max(initial=0) <= 0 else "mixed"
+
+
+def narrow_weight(weight: Array) -> Array:
+    """Return whole-number weights in the narrowest type of their sign mode."""
+    return np.ascontiguousarray(weight, WEIGHT_TYPES[sign_mode(weight)])
+
+
 def read_affine(node: nir.Affine, where: str) -> Affine:
     """Check and read ``nir.Affine``."""
+    if is_marked_integer(node):
+        weight, unit = _read_integer_weight(node, where)
+        remedy = "a sum must fit 64 bits"
+        bias = integer_parameter(node.bias, (len(weight),), where, "bias", -INT64_MAX >> 8, INT64_MAX >> 8, remedy)
+        return IntegerAffine(weight=weight, bias=bias, unit=unit)
     weight = parameter(node.weight, (None, None), where, "weight")
     return Affine(weight, parameter(node.bias, (weight.shape[0],), where, "bias"))
 
 
 def read_linear(node: nir.Linear, where: str) -> Affine:
     """Check and read ``nir.Linear``."""
+    if is_marked_integer(node):
+        weight, unit = _read_integer_weight(node, where)
+        return IntegerAffine(weight=weight, unit=unit)
     return Affine(parameter(node.weight, (None, None), where, "weight"))
+
+
+def is_marked_integer(node: nir.NIRNode) -> bool:
+    """Return whether a standard node's metadata say that it means an `IntegerAffine`."""
+    metadata = node.metadata if isinstance(node.metadata, dict) else {}
+    return metadata.get("op") in (IntegerAffine.name, IntegerAffine.name.encode())
+
+
+def _read_integer_weight(node: nir.Affine | nir.Linear, where: str) -> tuple[Array, Array]:
+    check_standard_marks(node.metadata, IntegerAffine, where)
+    signs = sign_mode(np.asarray(node.weight))
+    low, high = WEIGHT_LIMITS[signs]
+    remedy = f"a synapse holds no other weight where the signs of its matrix are {signs}; quantize with a larger scale"
+    weight = integer_parameter(node.weight, (None, None), where, "weight", low, high, remedy)
+    return narrow_weight(weight), unit_parameter(node.metadata, weight.shape[0], where)
 
 
 def cases() -> list[Case]:
@@ -94,4 +211,23 @@ def cases() -> list[Case]:
         Case("affine on graded integers", Affine(weight, bias), rng.integers(0, 5, (3, 2, 4, 7)).astype(float)),
         Case("linear without bias", Affine(weight), spikes),
         Case("affine that widens one feature", Affine(rng.normal(size=(9, 1)), rng.normal(size=9)), spikes[..., :1]),
+    ]
+
+
+def integer_cases() -> list[Case]:
+    """Return weights and inputs at their limits, with and without bias, and matrices of one sign."""
+    rng = np.random.default_rng(6)
+    weight = rng.integers(-128, 128, (5, 7)).astype(np.int8)
+    weight[0] = (-128, 127, -128, 127, -128, 127, -128)
+    unit = np.full(5, 0.5)
+    bias = rng.integers(-(1 << 20), 1 << 20, 5)
+    spikes = (rng.random((3, 2, 4, 7)) < 0.3).astype(np.int64)
+    graded = rng.integers(-(1 << 23), 1 << 23, (3, 2, 4, 7))
+    ones = np.ones_like(spikes)
+    return [
+        Case("integer affine on spikes", IntegerAffine(weight=weight, bias=bias, unit=unit), spikes),
+        Case("integer affine on graded integers", IntegerAffine(weight=weight, unit=unit), graded),
+        Case("excitatory weights", IntegerAffine(weight=np.full((5, 7), 255, np.uint8), unit=unit), ones),
+        Case("inhibitory weights", IntegerAffine(weight=np.full((5, 7), -255, np.int16), unit=unit), ones),
+        Case("sums beyond float64", IntegerAffine(weight=weight, unit=unit), graded << 28),
     ]

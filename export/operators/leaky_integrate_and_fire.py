@@ -4,6 +4,8 @@ Both are standard in NIR: hard reset as ``LIF`` (``IF`` without leak), subtracti
 ``LI -> Threshold -> Scale(-threshold) -> LI`` (``I`` without leak), the bare step as ``Threshold``. NIR fires strictly
 above threshold, so a neuron that fires at equality is written with the next smaller number as threshold; metadata say
 what was meant, and the reader checks that both agree.
+
+In whole numbers the neuron is Loihi's, as stock Lava computes it bit for bit; NIR has no node for that.
 """
 
 from __future__ import annotations
@@ -16,14 +18,29 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from export.errors import GraphError, UnsupportedOperatorError
+from export.loihi_numbers import (
+    ACTIVATION_SHIFT,
+    BIAS_EXPONENT_MAX,
+    BIAS_MANTISSA_MAX,
+    BIAS_MANTISSA_MIN,
+    DECAY_BITS,
+    DECAY_MAX,
+    DECAY_UNITY,
+    POTENTIAL_MAX,
+    STATE_LIMIT,
+    THRESHOLD_MAX,
+)
 from export.operators.operator import (
     DEFAULT_DT,
     Array,
     Case,
     Operator,
     check_standard_marks,
+    integer_parameter,
     metadata_value,
+    opaque_node,
     parameter,
+    unit_parameter,
 )
 
 SEARCH_ULPS = 64
@@ -342,6 +359,177 @@ def is_subtractive_neuron(node: nir.NIRNode) -> bool:
     )
 
 
+@dataclass
+class IntegerNeuronState(NeuronState):
+    """State of a population of integer neurons, and what the chip's registers could not hold.
+
+    Attributes
+    ----------
+    wrapped_currents, saturated_potentials : int
+        How often, at real tokens, a current wrapped around at 24 bits and a potential was held at its limit.
+    """
+
+    wrapped_currents: int = 0
+    saturated_potentials: int = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class IntegerLeakyIntegrateAndFire(Operator):
+    """Loihi's neuron in whole numbers, bit for bit as stock Lava computes it.
+
+    With activation ``a`` (what the synapses send), ``t(x) = sign(x) floor(|x| / 4096)`` and ``<<`` in 32 bits::
+
+        current     u = a << 6                           wrapped at 24 bits, see `wrap_current`
+        potential   v[t] = t(v[t-1] (4096 - decay)) + u[t] + (bias_mantissa << bias_exponent)
+        subtract    v[t] = v[t] - S[t-1] (threshold << 6)                    (reset="subtract")
+        saturate    v[t] between -(2^23 - 1) and 2^23 - 1
+        fire        S[t] = v[t] > threshold << 6                             (>= with `fire_on_equal`)
+        zero        v[t] = 0 where S[t] = 1                                  (reset="zero")
+
+    and ``v = S = 0`` before the first step. With reset to zero, > and one threshold and decay for all, this is
+    ``lava.proc.lif.LIF`` with ``du = 4095`` (the current keeps nothing from step to step), ``dv = decay``; see
+    `is_stock_lif`. The other forms are a process of ours with the same arithmetic.
+
+    Parameters
+    ----------
+    threshold : ndarray
+        ``(features,)`` mantissas, 0 to 2^17 - 1, in units of the activation.
+    decay : ndarray
+        ``(features,)``, 0 to 4095: the share of the potential lost from step to step, in 4096ths.
+    bias_mantissa, bias_exponent : ndarray
+        ``(features,)``, -4096 to 4095 and 0 to 7, in units of the potential.
+    reset : {"subtract", "zero"}
+    fire_on_equal : bool
+    unit : ndarray
+        ``(features,)`` float64: what an activation of 1 stands for in the float graph. A potential of 1 stands for a
+        64th of it.
+
+    References
+    ----------
+    ``lava.proc.lif.models.PyLifModelBitAcc`` of lava-nc 0.10.0.
+    """
+
+    name: ClassVar[str] = "integer_leaky_integrate_and_fire"
+    spikes: ClassVar[bool] = True
+    integer: ClassVar[bool | None] = True
+
+    threshold: Array
+    decay: Array
+    bias_mantissa: Array
+    bias_exponent: Array
+    reset: str
+    fire_on_equal: bool
+    unit: Array
+
+    @property
+    def in_features(self) -> int:
+        """One activation for each neuron."""
+        return self.threshold.shape[0]
+
+    @property
+    def out_features(self) -> int:
+        """One spike train for each neuron."""
+        return self.threshold.shape[0]
+
+    @property
+    def bias(self) -> Array:
+        """Bias in units of the potential, ``(features,)``."""
+        return self.bias_mantissa << self.bias_exponent
+
+    @property
+    def tested_threshold(self) -> Array:
+        """What the potential is compared with, ``(features,)``."""
+        return self.threshold << ACTIVATION_SHIFT
+
+    @property
+    def is_stock_lif(self) -> bool:
+        """Whether stock ``lava.proc.lif.LIF`` computes it: it takes one threshold and one decay."""
+        return (
+            self.reset == "zero"
+            and not self.fire_on_equal
+            and bool(np.all(self.threshold == self.threshold[0]) and np.all(self.decay == self.decay[0]))
+        )
+
+    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> IntegerNeuronState:
+        """Return a silent population of `shape`, in int64."""
+        return IntegerNeuronState(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
+
+    def step(self, x: Array, state: IntegerNeuronState, token_mask: Array | None) -> Array:
+        """See the class; returns new spikes, 0 or 1 in int64."""
+        current = wrap_current(x)
+        decayed = shift_to_zero(state.membrane_potential * (DECAY_UNITY - self.decay), DECAY_BITS)
+        charged = decayed + current + self.bias
+        if self.reset == "subtract":
+            charged = charged - state.spikes * self.tested_threshold
+        potential = np.clip(charged, -POTENTIAL_MAX, POTENTIAL_MAX)
+        fired = _fires(potential, self.tested_threshold, self.fire_on_equal)
+        real = np.ones_like(fired) if token_mask is None else np.broadcast_to(token_mask != 0, fired.shape)
+        state.wrapped_currents += int(np.count_nonzero((current != x << ACTIVATION_SHIFT) & real))
+        state.saturated_potentials += int(np.count_nonzero((charged != potential) & real))
+        state.tested_potential = potential
+        state.membrane_potential = np.where(fired, 0, potential) if self.reset == "zero" else potential
+        state.spikes = fired.astype(np.int64)
+        return state.spikes
+
+    def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
+        """Return a marked composite."""
+        return opaque_node(
+            self,
+            {
+                "threshold": np.asarray(self.threshold, np.int32),
+                "decay": np.asarray(self.decay, np.int32),
+                "bias_mantissa": np.asarray(self.bias_mantissa, np.int32),
+                "bias_exponent": np.asarray(self.bias_exponent, np.int32),
+                "reset": self.reset,
+                "fire_on_equal": bool(self.fire_on_equal),
+                "unit": np.asarray(self.unit, np.float64),
+                "axes": "each feature of each token by itself, over time steps",
+                "formula": "u = wrap24(a << 6); v = t(v (4096 - decay)) + u + (bias_mantissa << bias_exponent)"
+                + (" - s_before (threshold << 6)" if self.reset == "subtract" else "")
+                + f"; v clipped to +-(2^23 - 1); s = v {'>=' if self.fire_on_equal else '>'} threshold << 6"
+                + ("; v = 0 where s" if self.reset == "zero" else "")
+                + "; t(x) = sign(x) floor(|x| / 4096); a * unit and v * unit / 64 are the float values",
+            },
+        )
+
+
+def wrap_current(activation: Array) -> Array:
+    """Return ``activation << 6`` as int64, as stock Lava holds it: shifted in int32, then brought back by 2^24 once.
+
+    Within three times its range that is wrapping around modulo 2^24, into -2^23 + 1 to 2^23.
+    """
+    shifted = (activation << ACTIVATION_SHIFT).astype(np.int32).astype(np.int64)
+    wrapped = np.where(shifted > STATE_LIMIT, shifted - 2 * STATE_LIMIT, shifted)
+    return np.where(shifted <= -STATE_LIMIT, shifted + 2 * STATE_LIMIT, wrapped)
+
+
+def shift_to_zero(x: Array, bits: int) -> Array:
+    """Return ``sign(x) floor(|x| / 2^bits)``."""
+    return np.sign(x) * (np.abs(x) >> bits)
+
+
+def read_integer_neuron(metadata: dict[str, Any], where: str) -> IntegerLeakyIntegrateAndFire:
+    """Check and read the metadata of a marked composite."""
+
+    def read(name: str, shape: tuple[int | None, ...], low: int, high: int, remedy: str) -> Array:
+        return integer_parameter(metadata.get(name), shape, where, name, low, high, remedy)
+
+    threshold = read("threshold", (None,), 0, THRESHOLD_MAX, "quantize the layer before it with a larger scale")
+    shape, bias_remedy = threshold.shape, "quantize the layer before it with a larger scale"
+    reset = metadata_value(metadata, "reset", str, where)
+    if reset not in ("subtract", "zero"):
+        raise GraphError(f"{where}: metadata say reset is {reset!r}; expected 'subtract' or 'zero'")
+    return IntegerLeakyIntegrateAndFire(
+        threshold=threshold,
+        decay=read("decay", shape, 0, DECAY_MAX, "choose a beta between 1/4096 and 1"),
+        bias_mantissa=read("bias_mantissa", shape, BIAS_MANTISSA_MIN, BIAS_MANTISSA_MAX, bias_remedy),
+        bias_exponent=read("bias_exponent", shape, 0, BIAS_EXPONENT_MAX, bias_remedy),
+        reset=reset,
+        fire_on_equal=metadata_value(metadata, "fire_on_equal", bool, where),
+        unit=unit_parameter(metadata, shape[0], where),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Heaviside(Operator):
     """A step without memory: ``S = x > threshold`` (>= with `fire_on_equal`).
@@ -359,6 +547,7 @@ class Heaviside(Operator):
 
     name: ClassVar[str] = "heaviside"
     spikes: ClassVar[bool] = True
+    integer: ClassVar[bool | None] = None
 
     threshold: Array
     fire_on_equal: bool = False
@@ -438,15 +627,61 @@ def cases() -> list[Case]:
     return found
 
 
+def integer_cases() -> list[Case]:
+    """Return every form of the neuron near its threshold, and at the limits of its registers."""
+    rng = np.random.default_rng(12)
+    features = 6
+
+    def neuron(reset: str, fire_on_equal: bool, **changes: Any) -> IntegerLeakyIntegrateAndFire:
+        parameters = {
+            "threshold": rng.integers(1, 9, features),
+            "decay": np.array([0, 410, 2048, 4095, 1, 4000]),
+            "bias_mantissa": rng.integers(-64, 65, features),
+            "bias_exponent": rng.integers(0, 3, features),
+            "unit": np.full(features, 0.125),
+        }
+        return IntegerLeakyIntegrateAndFire(**{**parameters, **changes}, reset=reset, fire_on_equal=fire_on_equal)
+
+    def inputs(bits: int) -> Array:
+        return rng.integers(-(1 << bits), 1 << bits, (6, 2, 4, features))
+
+    silent = np.zeros(features, np.int64)
+    found = [
+        Case(
+            f"integer neuron {reset} {'>=' if fire_on_equal else '>'}",
+            neuron(reset, fire_on_equal, bias_mantissa=silent, decay=silent),
+            inputs(3),
+        )
+        for reset in ("subtract", "zero")
+        for fire_on_equal in (False, True)
+    ]
+    extremes = {
+        "bias_mantissa": np.array([BIAS_MANTISSA_MIN, BIAS_MANTISSA_MAX, 1, 0, -1, 7]),
+        "bias_exponent": np.array([BIAS_EXPONENT_MAX, BIAS_EXPONENT_MAX, 0, 0, 3, 7]),
+        "threshold": np.array([0, THRESHOLD_MAX, 1, 1 << 16, 0, 5]),
+    }
+    mask = np.array([[True, True, False, False], [True, False, False, False]])
+    found.append(Case("integer neuron that leaks and is biased", neuron("zero", False), inputs(4)))
+    found.append(Case("integer neuron on padded tokens", neuron("subtract", True), inputs(4), mask))
+    for reset in ("subtract", "zero"):
+        found.append(Case(f"integer neuron {reset} at its limits", neuron(reset, False, **extremes), inputs(17)))
+        found.append(Case(f"integer neuron {reset} that wraps around", neuron(reset, True), inputs(19)))
+    return found
+
+
 __all__ = [
     "DEFAULT_DT",
     "Heaviside",
+    "IntegerLeakyIntegrateAndFire",
+    "IntegerNeuronState",
     "LeakyIntegrateAndFire",
     "NeuronState",
     "cases",
     "firing_threshold",
+    "integer_cases",
     "is_subtractive_neuron",
     "leaky_integrate_and_fire",
+    "read_integer_neuron",
     "read_neuron",
     "read_threshold",
 ]

@@ -1,7 +1,8 @@
 """What an operator is: one node of a graph, its meaning, and how NIR writes it down.
 
 Each operator has one home, a file beside this one: a frozen dataclass of its parameters whose docstring gives equation,
-shapes and source, a pure NumPy function that is its meaning, and its cases. The reference interpreter and the Lava
+shapes and source, a pure NumPy function that is its meaning, and its cases; the same again for its meaning in whole
+numbers. The reference interpreter and the Lava
 processes call that home, so equality between those two proves plumbing; the meaning is proven in
 ``tests/operators`` against code that shares nothing with it.
 """
@@ -16,13 +17,15 @@ import nir
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from export.errors import GraphError, UnsupportedOperatorError
+from export.errors import ChipLimitError, GraphError, UnsupportedOperatorError
 
 Array = NDArray[Any]
 OperatorType = TypeVar("OperatorType", bound="Operator")
 
 DEFAULT_DT = 1e-4
 """Seconds a time step stands for in a NIR file; snnTorch's default too. It cancels out of every equation here."""
+FLOAT64_EXACT = 1 << 53
+"""Whole numbers up to this, and sums of them in any order, are exact in float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,8 @@ class Operator(ABC):
     """Version of the meaning; a reader refuses one it does not know."""
     spikes: ClassVar[bool] = False
     """Whether the output is spikes: masked at padding, recorded in a trace, compared."""
+    integer: ClassVar[bool | None] = False
+    """Whether it belongs into integer graphs (True), float graphs (False) or either (None)."""
 
     @property
     @abstractmethod
@@ -105,14 +110,59 @@ def parameter(value: Any, shape: tuple[int | None, ...], node: str, name: str) -
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise GraphError(f"{node}: {name} holds {array.dtype}, not numbers")
-    fits = array.ndim == len(shape) and all(w is None or w == h for w, h in zip(shape, array.shape, strict=True))
-    if not fits:
-        expected = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
-        raise GraphError(f"{node}: {name} has shape {array.shape}; expected {expected}")
+    _check_shape(array, shape, node, name)
     if not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise GraphError(f"{node}: {name}{list(where)} is {array[where]}; every parameter must be finite")
     return array.astype(np.float64) if array.dtype.kind != "f" else array
+
+
+def integer_parameter(
+    value: Any, shape: tuple[int | None, ...], node: str, name: str, low: int, high: int, remedy: str
+) -> Array:
+    """Return a whole-number parameter of node `node` as int64 after checking it.
+
+    Raises
+    ------
+    GraphError
+        It has another shape than `shape` (None: any length), or is not of an integer type.
+    ChipLimitError
+        A value lies outside `low` to `high`; the message gives the limit and `remedy`.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise GraphError(f"{node}: {name} holds {array.dtype}, not whole numbers")
+    _check_shape(array, shape, node, name)
+    if array.size:
+        for index in (int(array.argmin()), int(array.argmax())):
+            found = int(array.flat[index])
+            if not low <= found <= high:
+                where = [int(i) for i in np.unravel_index(index, array.shape)]
+                raise ChipLimitError(
+                    f"{node}: {name}{where or ''} is {found}; it must lie between {low} and {high}: {remedy}"
+                )
+    return array.astype(np.int64)
+
+
+def unit_parameter(metadata: dict[str, Any], features: int, node: str) -> Array:
+    """Return ``metadata["unit"]``, what a 1 of each feature stands for in the float graph, ``(features,)``.
+
+    Raises
+    ------
+    GraphError
+        It is missing, has another shape, or is not positive.
+    """
+    unit = parameter(metadata.get("unit"), (features,), node, "metadata unit")
+    if not (unit > 0).all():
+        raise GraphError(f"{node}: metadata unit[{int(np.argmin(unit))}] is {unit.min()}; it must be positive")
+    return unit
+
+
+def _check_shape(array: Array, shape: tuple[int | None, ...], node: str, name: str) -> None:
+    fits = array.ndim == len(shape) and all(w is None or w == h for w, h in zip(shape, array.shape, strict=True))
+    if not fits:
+        expected = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
+        raise GraphError(f"{node}: {name} has shape {array.shape}; expected {expected}")
 
 
 def opaque_node(operator: Operator, metadata: dict[str, Any]) -> nir.NIRGraph:

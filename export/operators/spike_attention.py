@@ -9,8 +9,11 @@ import nir
 import numpy as np
 from numpy.typing import DTypeLike
 
-from export.errors import GraphError
-from export.operators.operator import Array, Case, Operator, metadata_value, opaque_node
+from export.errors import ChipLimitError, GraphError
+from export.operators.operator import FLOAT64_EXACT, Array, Case, Operator, metadata_value, opaque_node
+
+MAX_SHIFT = 16
+"""Fraction bits an integer attention product may have; more leave no room for the product below 24 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,48 @@ def spike_attention(x: Array, num_heads: int, scale: float, token_mask: Array | 
     return joined * x.dtype.type(scale)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class IntegerSpikeAttention(SpikeAttention):
+    """``y[n] = (sum_m (q[n] . k[m]) v[m]) 2^shift`` in whole numbers; nothing is rounded, whatever the scale.
+
+    A 1 of `y` stands for ``scale 2^-shift``: the scale is not computed with, the neuron behind has its threshold in
+    these units. The fraction bits are for that threshold, and for where the neuron fires at equality.
+
+    Parameters
+    ----------
+    num_heads, head_size, scale
+        As in `SpikeAttention`.
+    shift : int
+        Fraction bits, 0 to 16.
+    """
+
+    name: ClassVar[str] = "integer_spike_attention"
+    integer: ClassVar[bool | None] = True
+
+    shift: int
+
+    @property
+    def unit(self) -> Array:
+        """What a 1 of `y` stands for in the float graph, ``(features,)``."""
+        return np.full(self.out_features, self.scale / (1 << self.shift))
+
+    def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
+        """See `spike_attention`; products of whole numbers stay whole, in float64 too while it holds them exactly."""
+        largest = int(np.abs(x).max(initial=0)) ** 3 * self.head_size * x.shape[-2]
+        kind = np.float64 if largest < FLOAT64_EXACT else np.int64
+        return spike_attention(x.astype(kind), self.num_heads, 1, token_mask).astype(np.int64) << self.shift
+
+    def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
+        """Return a marked composite."""
+        node = super().to_nir(dtype, dt)
+        node.metadata["shift"] = int(self.shift)
+        node.metadata["unit"] = self.unit
+        node.metadata["formula"] = (
+            "y[n] = (sum_m (q[n] . k[m]) * v[m]) << shift, whole numbers, no softmax; y * unit is the float value"
+        )
+        return node
+
+
 def read_spike_attention(metadata: dict[str, Any], where: str) -> SpikeAttention:
     """Check and read the metadata of a marked composite."""
     heads = metadata_value(metadata, "num_heads", int, where)
@@ -89,6 +134,19 @@ def read_spike_attention(metadata: dict[str, Any], where: str) -> SpikeAttention
     if heads < 1 or head_size < 1 or not np.isfinite(scale):
         raise GraphError(f"{where}: {heads} heads of {head_size} features with scale {scale} mean nothing")
     return SpikeAttention(heads, head_size, scale)
+
+
+def read_integer_spike_attention(metadata: dict[str, Any], where: str) -> IntegerSpikeAttention:
+    """Check and read the metadata of a marked composite."""
+    attention = read_spike_attention(metadata, where)
+    shift = metadata_value(metadata, "shift", int, where)
+    if not 0 <= shift <= MAX_SHIFT:
+        raise ChipLimitError(
+            f"{where}: shift is {shift}; it must lie between 0 and {MAX_SHIFT}: take fewer fraction bits"
+        )
+    return IntegerSpikeAttention(
+        num_heads=attention.num_heads, head_size=attention.head_size, scale=attention.scale, shift=shift
+    )
 
 
 def cases() -> list[Case]:
@@ -101,4 +159,21 @@ def cases() -> list[Case]:
         Case("attention over many tokens", SpikeAttention(2, 4, 0.125), many),
         Case("attention over padded tokens", SpikeAttention(4, 2, 0.125), many, mask),
         Case("attention over one token and head", SpikeAttention(1, 8, 1.0), few[:, :, :1]),
+    ]
+
+
+def integer_cases() -> list[Case]:
+    """Return both orders of multiplication, a mask, graded inputs and no fraction bits."""
+    rng = np.random.default_rng(10)
+
+    def attention(num_heads: int, head_size: int, shift: int) -> IntegerSpikeAttention:
+        return IntegerSpikeAttention(num_heads=num_heads, head_size=head_size, scale=0.125, shift=shift)
+
+    few, many = ((rng.random((3, 2, tokens, 24)) < 0.4).astype(np.int64) for tokens in (3, 9))
+    mask = np.arange(9) < np.array([[5], [9]])
+    return [
+        Case("integer attention over few tokens", attention(2, 4, 3), few),
+        Case("integer attention over many tokens", attention(2, 4, 0), many),
+        Case("integer attention over padded tokens", attention(4, 2, 5), many, mask),
+        Case("integer attention over graded inputs", attention(2, 4, 3), few * rng.integers(0, 9, few.shape)),
     ]

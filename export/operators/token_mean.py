@@ -1,4 +1,4 @@
-"""Mean over the tokens of a sentence. NIR has no node for it."""
+"""Mean over the tokens of a sentence, in whole numbers their sum. NIR has no node for either."""
 
 from __future__ import annotations
 
@@ -64,12 +64,48 @@ def token_mean(x: Array, token_mask: Array | None) -> Array:
     return (x * weight).sum(-2, keepdims=True) / weight.sum(-2, keepdims=True)
 
 
+@dataclass(frozen=True, eq=False)
+class TokenSum(TokenMean):
+    """``y = sum_n mask[n] x[n]``: the mean in whole numbers, its division left to whoever reads the output.
+
+    Behind it every value stands for the number of tokens times the mean; see `export.network.Readout`.
+
+    Parameters
+    ----------
+    features : int
+    """
+
+    name: ClassVar[str] = "token_sum"
+    integer: ClassVar[bool | None] = True
+
+    def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
+        """Return the sum of ``x`` ``(..., N, D)`` over tokens as ``(..., 1, D)`` int64."""
+        counted = x if token_mask is None else x * token_mask.astype(np.int64)
+        return counted.sum(-2, keepdims=True, dtype=np.int64)
+
+    def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
+        """Return a marked composite."""
+        return opaque_node(
+            self,
+            {
+                "features": int(self.features),
+                "axes": "sum over the tokens of one sentence at one time step, padding left out",
+                "formula": "y = sum_n mask[n] x[n]; the output's metadata say how to divide",
+            },
+        )
+
+
 def read_token_mean(metadata: dict[str, Any], where: str) -> TokenMean:
     """Check and read the metadata of a marked composite."""
     features = metadata_value(metadata, "features", int, where)
     if features < 1:
         raise GraphError(f"{where}: {features} features mean nothing")
     return TokenMean(features)
+
+
+def read_token_sum(metadata: dict[str, Any], where: str) -> TokenSum:
+    """Check and read the metadata of a marked composite."""
+    return TokenSum(read_token_mean(metadata, where).features)
 
 
 def cases() -> list[Case]:
@@ -79,4 +115,13 @@ def cases() -> list[Case]:
     return [
         Case("token mean", TokenMean(4), x),
         Case("token mean of padded tokens", TokenMean(4), x, np.arange(5) < np.array([[2], [5]])),
+    ]
+
+
+def integer_cases() -> list[Case]:
+    """Return a sentence with and without padding."""
+    x = np.random.default_rng(11).integers(-(1 << 20), 1 << 20, (3, 2, 5, 4))
+    return [
+        Case("token sum", TokenSum(4), x),
+        Case("token sum of padded tokens", TokenSum(4), x, np.arange(5) < np.array([[2], [5]])),
     ]

@@ -24,6 +24,7 @@ class Total(Operator):
     """
 
     name: ClassVar[str] = "total"
+    integer: ClassVar[bool | None] = None
 
     features: int
 

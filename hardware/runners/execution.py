@@ -26,20 +26,25 @@ class NodeExecution:
     nodes : iterable of Node
         In topological order.
     dtype : dtype
-        Type everything is computed in.
+        Type everything is computed in; int64 for an integer network.
     record : callable, optional
         See `SpikeRecorder`.
+
+    Attributes
+    ----------
+    states : dict of str to Any
+        State of each node since the last `reset`.
     """
 
     def __init__(self, nodes: Iterable[Node], dtype: DTypeLike, record: SpikeRecorder | None = None) -> None:
         self.dtype = np.dtype(dtype)
         self.nodes = [Node(node.name, node.operator.cast(self.dtype), node.sources) for node in nodes]
         self.record = record
-        self._states: dict[str, Any] = {}
+        self.states: dict[str, Any] = {}
 
     def reset(self) -> None:
         """Forget everything: the next step is the first of a sentence."""
-        self._states.clear()
+        self.states.clear()
 
     def step(
         self, values: dict[str, np.ndarray], token_mask: np.ndarray | None, hot_inputs: np.ndarray | None = None
@@ -67,9 +72,9 @@ class NodeExecution:
                 values[node.name] = operator.gather(hot_inputs)
                 continue
             x = values[source]
-            if node.name not in self._states:
-                self._states[node.name] = operator.initial_state(x.shape, self.dtype)
-            state = self._states[node.name]
+            if node.name not in self.states:
+                self.states[node.name] = operator.initial_state(x.shape, self.dtype)
+            state = self.states[node.name]
             y = operator.step(x, state, token_mask)
             if operator.spikes:
                 if token_mask is not None:

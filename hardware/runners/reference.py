@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 
 from export.network import Network
-from export.operators import TokenMean
+from export.operators import IntegerLeakyIntegrateAndFire, IntegerNeuronState
 from hardware.runners.execution import NodeExecution
-from hardware.runners.runner import Runner, check_batch, check_time_steps, float_type
+from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
 
 
 class ReferenceRunner(Runner):
-    """Runs a network in float64 or float32.
+    """Runs a network in float64 or float32, an integer network in int64.
 
     Parameters
     ----------
     network : Network
-    precision : {"float64", "float32"}
+    precision : {"float64", "float32", "integer"}
     time_steps : int, optional
         In place of the graph's own.
     record_membrane_potentials : bool
@@ -38,7 +38,7 @@ class ReferenceRunner(Runner):
         self.network = network
         self.precision = precision
         self.time_steps = check_time_steps(time_steps)
-        self.dtype = float_type(precision)
+        self.dtype = number_type(network, precision)
         self.record_membrane_potentials = record_membrane_potentials
         self._execution = NodeExecution(network.nodes, self.dtype, self._record)
         self._spikes: dict[str, list[np.ndarray]] = {}
@@ -59,10 +59,10 @@ class ReferenceRunner(Runner):
                 values[self.network.input_name] = batch.values[step].astype(self.dtype)
             self._execution.step(values, batch.step_mask, hot)
             outputs.append(values[self.network.output_source])
-        shown = without_token_axis(self.network, np.stack(outputs))
+        logits, shown = read_outputs(self.network, np.stack(outputs), batch.mask)
         return Trace(
             spikes={name: np.stack(steps) for name, steps in self._spikes.items()},
-            logits=shown.mean(0, dtype=self.dtype),
+            logits=logits,
             mask=batch.mask,
             outputs=shown,
             membrane_potentials=(
@@ -72,7 +72,12 @@ class ReferenceRunner(Runner):
             ),
             thresholds=thresholds(self.network),
             input_ids=batch.input_ids,
-            metadata={"runner": self.name, "precision": self.precision, "time_steps": batch.time_steps},
+            metadata={
+                "runner": self.name,
+                "precision": self.precision,
+                "time_steps": batch.time_steps,
+                **({"overflows": overflows(self._execution.states)} if self.network.is_integer else {}),
+            },
         )
 
     def _record(self, name: str, spikes: np.ndarray, potential: np.ndarray) -> None:
@@ -82,11 +87,36 @@ class ReferenceRunner(Runner):
 
 
 def thresholds(network: Network) -> dict[str, np.ndarray]:
-    """Return the threshold ``(D,)`` of every spiking node."""
-    return {node.name: np.asarray(node.operator.threshold) for node in network.spiking_nodes}  # type: ignore[attr-defined]
+    """Return what the potential of every spiking node is compared with, ``(D,)``."""
+    return {
+        node.name: np.asarray(
+            node.operator.tested_threshold  # in units of the potential
+            if isinstance(node.operator, IntegerLeakyIntegrateAndFire)
+            else node.operator.threshold  # type: ignore[attr-defined]
+        )
+        for node in network.spiking_nodes
+    }
 
 
-def without_token_axis(network: Network, outputs: np.ndarray) -> np.ndarray:
-    """Return outputs ``(T, B, 1, C)`` as ``(T, B, C)`` where the graph averages its tokens."""
-    pools = any(isinstance(node.operator, TokenMean) for node in network.nodes)
-    return outputs[..., 0, :] if pools else outputs
+def read_outputs(network: Network, outputs: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits, and what each step says, of outputs ``(T, B, N or 1, C)`` and a mask ``(B, N)``.
+
+    Where the graph averages (or sums) its tokens their axis goes: ``(B, C)`` and ``(T, B, C)``.
+    """
+    shown = outputs[..., 0, :] if network.sums_tokens else outputs
+    if network.readout is None:
+        return shown.mean(0, dtype=outputs.dtype), shown
+    tokens = mask.sum(-1, keepdims=True) if network.sums_tokens else 1
+    return network.readout.logits(shown, tokens), network.readout.step_logits(shown, tokens)
+
+
+def overflows(states: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Return what the chip's registers could not hold, by node; nodes where nothing happened are left out."""
+    found = {}
+    for name, state in states.items():
+        if isinstance(state, IntegerNeuronState) and (state.wrapped_currents or state.saturated_potentials):
+            found[name] = {
+                "wrapped_currents": state.wrapped_currents,
+                "saturated_potentials": state.saturated_potentials,
+            }
+    return found

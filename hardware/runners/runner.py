@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.network import Network
+from export.network import INTEGER, Network
 from hardware.errors import RunnerError
 from hardware.trace import Trace
 
@@ -102,7 +102,14 @@ def check_batch(network: Network, inputs: Any, token_mask: Any, time_steps: int 
         if not np.isfinite(array).all():
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise RunnerError(f"inputs{list(where)} is {array[where]}; every input must be finite")
+        if network.is_integer and array.dtype.kind == "f" and np.any(array != np.rint(array)):
+            raise RunnerError("inputs of an integer graph must be whole numbers")
         ids, values, shape, steps = None, array, array.shape[1:3], array.shape[0]
+    if network.max_tokens is not None and shape[1] > network.max_tokens:
+        raise RunnerError(
+            f"{shape[1]} tokens are more than the {network.max_tokens} this integer graph was quantized for; quantize "
+            "again with a larger --max-tokens"
+        )
     if token_mask is None or network.attend_to_padding:
         mask = np.ones(shape, bool)
     else:
@@ -159,6 +166,21 @@ def as_array(values: Any, what: str) -> np.ndarray:
     if array.dtype.kind not in "fiub":
         raise RunnerError(f"{what} have type {array.dtype}; expected numbers")
     return array
+
+
+def number_type(network: Network, precision: str) -> Any:
+    """Return the NumPy type in which a graph runs at a precision: that precision's, int64 for ``"integer"``.
+
+    Raises
+    ------
+    RunnerError
+        It is no precision, or not the graph's: integer graphs run at precision integer, float graphs do not.
+    """
+    if network.is_integer and precision != INTEGER:
+        raise RunnerError(f"this is an integer graph; it runs at precision {INTEGER!r}, not {precision!r}")
+    if precision == INTEGER and not network.is_integer:
+        raise RunnerError("this is a float graph; quantize it first (spikebert quantize), then run the integer graph")
+    return np.int64 if precision == INTEGER else float_type(precision)
 
 
 def float_type(precision: str) -> Any:

@@ -27,6 +27,7 @@ from export.operators import (
     TokenMean,
     Total,
     all_cases,
+    all_integer_cases,
 )
 from hardware import open_runner
 
@@ -136,7 +137,8 @@ def test_every_operator_has_a_case() -> None:
         children = [child for child in pending.pop().__subclasses__() if child.__module__.startswith("export.")]
         kinds.update(children)
         pending += children
-    assert {type(case.operator) for case in CASES} == kinds - {Total}  # a total is edges, tested above
+    cases = {type(case.operator) for case in (*CASES, *all_integer_cases())}
+    assert cases == kinds - {Total}  # a total is edges, tested above
     assert len({case.title for case in CASES}) == len(CASES)
 
 

@@ -15,7 +15,7 @@ from hardware.errors import RunnerError
 from hardware.runners.lava.board import Board, shared_array
 from hardware.runners.lava.compatibility import import_lava
 from hardware.runners.lava.compiler import build_processes, partition, port_shapes
-from hardware.runners.reference import thresholds, without_token_axis
+from hardware.runners.reference import read_outputs, thresholds
 from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, float_type
 from hardware.trace import Trace
 
@@ -98,11 +98,11 @@ class LavaRunner(Runner):
         for start in range(0, len(batch.mask), self._board.samples):
             parts.append(self._run_part(batch, start, min(start + self._board.samples, len(batch.mask))))
         joined: dict[str, np.ndarray] = {key: np.concatenate([part[key] for part in parts], axis=1) for key in parts[0]}
-        outputs = without_token_axis(self.network, joined.pop(""))
+        logits, outputs = read_outputs(self.network, joined.pop(""), batch.mask)
         spiking = [node.name for node in self.network.spiking_nodes]
         return Trace(
             spikes={name: joined[name] for name in spiking},
-            logits=outputs.mean(0, dtype=self.dtype),
+            logits=logits,
             mask=batch.mask,
             outputs=outputs,
             membrane_potentials={
