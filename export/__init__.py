@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from export.from_spikebert import to_nir
     from export.network import Network, build_graph, parse_graph
     from export.nir_file import read_nir, write_nir
+    from export.passes.quantize import quantize, quantize_with_report
 
 _HOMES = {
     "GraphError": "export.errors",
@@ -20,6 +21,8 @@ _HOMES = {
     "Network": "export.network",
     "build_graph": "export.network",
     "parse_graph": "export.network",
+    "quantize": "export.passes.quantize",
+    "quantize_with_report": "export.passes.quantize",
     "read_nir": "export.nir_file",
     "write_nir": "export.nir_file",
 }
@@ -31,6 +34,8 @@ __all__ = [
     "UnsupportedOperatorError",
     "build_graph",
     "parse_graph",
+    "quantize",
+    "quantize_with_report",
     "read_nir",
     "to_nir",
     "write_nir",

@@ -25,6 +25,8 @@ from export.operators.operator import integer_parameter, metadata_value
 FORMAT = "spikebert-nir"
 FORMAT_VERSION = 1
 MULTI_HOT = "multi_hot"
+COUNTS = ("time_steps", "max_tokens", "input_limit")
+"""Attributes of a network that its metadata hold where they are known."""
 INTEGER = "integer"
 """Precision of a graph in whole numbers."""
 
@@ -143,6 +145,8 @@ class Network:
         Whether padding counts as ordinary tokens.
     max_tokens : int or None
         Longest sentence for which an integer graph's sums are proven to fit; None without limit.
+    input_limit : int or None
+        Largest magnitude of input values that an integer graph's sums are proven for; None where it reads tokens.
     readout : Readout or None
         How to read the output; in integer graphs only.
     metadata : dict
@@ -159,6 +163,7 @@ class Network:
     dt: float = DEFAULT_DT
     attend_to_padding: bool = False
     max_tokens: int | None = None
+    input_limit: int | None = None
     readout: Readout | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -334,9 +339,9 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
         "sums": "several edges into one node are summed, in the order of the edges",
         "non_standard_nodes": json.dumps(non_standard),
     }
-    for key, value in (("time_steps", network.time_steps), ("max_tokens", network.max_tokens)):
-        if value is not None:
-            metadata[key] = value
+    for key in COUNTS:
+        if getattr(network, key) is not None:
+            metadata[key] = getattr(network, key)
     return nir.NIRGraph(nodes, edges, metadata=metadata)
 
 
@@ -386,17 +391,16 @@ def parse_graph(graph: nir.NIRGraph, dt: float | None = None) -> Network:
     if encoding is not None:
         _check_token_input(builder, encoding)
     integer = _is_integer(builder, metadata)
-    known = ("dt", "time_steps", "attend_to_padding", "max_tokens")
+    known = ("dt", "attend_to_padding", *COUNTS)
     network = builder.network(
         output_name,
         sources[output_name],
         token_encoding=encoding,
-        time_steps=_count(metadata, "time_steps"),
         dt=DEFAULT_DT if dt is None else dt,
         attend_to_padding=(
             metadata_value(metadata, "attend_to_padding", bool, "graph") if "attend_to_padding" in metadata else False
         ),
-        max_tokens=_count(metadata, "max_tokens"),
+        **{key: _count(metadata, key) for key in COUNTS},
         readout=_readout(graph.nodes[output_name], output_name) if integer else None,
         metadata={key: value for key, value in metadata.items() if key not in known},
     )

@@ -104,6 +104,11 @@ def check_batch(network: Network, inputs: Any, token_mask: Any, time_steps: int 
             raise RunnerError(f"inputs{list(where)} is {array[where]}; every input must be finite")
         if network.is_integer and array.dtype.kind == "f" and np.any(array != np.rint(array)):
             raise RunnerError("inputs of an integer graph must be whole numbers")
+        if network.input_limit is not None and np.abs(array).max() > network.input_limit:
+            raise RunnerError(
+                f"inputs reach {np.abs(array).max()}; this integer graph was quantized for up to "
+                f"{network.input_limit}; quantize again with such inputs among the calibration"
+            )
         ids, values, shape, steps = None, array, array.shape[1:3], array.shape[0]
     if network.max_tokens is not None and shape[1] > network.max_tokens:
         raise RunnerError(

@@ -1,0 +1,158 @@
+"""Between which whole numbers the values of an integer graph lie, whatever sentence comes: proof, not measurement.
+
+`quantize` chooses scales with it so that no reachable sum wraps around, and the integer runner chooses by it where
+float32 is exact. Where nothing is known about an input, nothing is claimed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+
+import numpy as np
+
+from export.errors import ChipLimitError
+from export.loihi_numbers import ACTIVATION_MAX
+from export.network import Network, Node, TokenEncoding
+from export.operators import (
+    IntegerAffine,
+    IntegerLayerNorm,
+    IntegerLeakyIntegrateAndFire,
+    IntegerSpikeAttention,
+    TokenSum,
+    Total,
+)
+from export.operators.layer_norm import INPUT_BITS, NORMED_BITS, RADICAND_BITS
+from export.operators.operator import FLOAT64_EXACT
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """Least and greatest value of each feature, both included.
+
+    Attributes
+    ----------
+    low, high : ndarray
+        ``(features,)`` float64 holding whole numbers.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def magnitude(self) -> np.ndarray:
+        """Largest magnitude of each feature."""
+        return np.maximum(np.abs(self.low), np.abs(self.high))
+
+    @property
+    def largest(self) -> int:
+        """Largest magnitude of all features."""
+        return int(self.magnitude.max(initial=0))
+
+
+def value_intervals(network: Network) -> dict[str, Interval]:
+    """Return the interval of every node of an integer network, and of its input, about which anything can be said."""
+    intervals: dict[str, Interval] = {}
+    if network.token_encoding is None and network.input_limit is not None:
+        intervals[network.input_name] = symmetric(np.full(network.input_features, network.input_limit))
+    for node in network.nodes:
+        found = node_interval(network, node, intervals)
+        if found is not None and max(np.abs(found.low).max(), np.abs(found.high).max()) < FLOAT64_EXACT:
+            intervals[node.name] = found
+    return intervals
+
+
+def node_interval(network: Network, node: Node, intervals: dict[str, Interval]) -> Interval | None:
+    """Return the interval of one node from those of what it reads; None where that is not known."""
+    operator = node.operator
+    if operator.spikes:
+        return Interval(np.zeros(operator.out_features), np.ones(operator.out_features))
+    if isinstance(operator, IntegerAffine) and node.sources[0] == network.input_name and network.token_encoding:
+        return embedding_interval(operator.weight, operator.bias, network.token_encoding)
+    if isinstance(operator, IntegerLayerNorm):
+        return layer_norm_interval(operator)
+    if any(source not in intervals for source in node.sources):
+        return None
+    read = [intervals[source] for source in node.sources]
+    if isinstance(operator, Total):
+        return Interval(read[0].low + read[1].low, read[0].high + read[1].high)
+    if isinstance(operator, IntegerAffine):
+        return affine_interval(operator.weight, operator.bias, read[0])
+    if isinstance(operator, IntegerSpikeAttention):
+        if network.max_tokens is None:
+            return None
+        width = operator.out_features
+        query, key, value = (read[0].magnitude[part * width : (part + 1) * width].max() for part in range(3))
+        largest = network.max_tokens * operator.head_size * query * key * value * 2**operator.shift
+        return symmetric(np.full(width, largest))
+    if isinstance(operator, TokenSum):
+        if network.max_tokens is None:
+            return None
+        return Interval(read[0].low * network.max_tokens, read[0].high * network.max_tokens)
+    return None
+
+
+def symmetric(magnitude: np.ndarray) -> Interval:
+    """Return the interval around 0."""
+    magnitude = np.asarray(magnitude, np.float64)
+    return Interval(-magnitude, magnitude)
+
+
+def affine_interval(weight: np.ndarray, bias: np.ndarray | None, read: Interval) -> Interval:
+    """Return the interval of ``W x + b``."""
+    positive, negative = np.maximum(weight, 0).astype(np.float64), np.minimum(weight, 0).astype(np.float64)
+    offset = 0.0 if bias is None else bias.astype(np.float64)
+    return Interval(
+        positive @ read.low + negative @ read.high + offset, positive @ read.high + negative @ read.low + offset
+    )
+
+
+def embedding_interval(weight: np.ndarray, bias: np.ndarray | None, encoding: TokenEncoding) -> Interval:
+    """Return the interval of an embedding: one word and, where there are any, one position."""
+    tables = [weight[:, : encoding.vocabulary]]
+    if encoding.positions:
+        tables.append(weight[:, encoding.vocabulary :])
+    offset = 0.0 if bias is None else bias.astype(np.float64)
+    return Interval(
+        sum(table.min(1).astype(np.float64) for table in tables) + offset,
+        sum(table.max(1).astype(np.float64) for table in tables) + offset,
+    )
+
+
+def layer_norm_interval(norm: IntegerLayerNorm) -> Interval:
+    """Return the interval of a layer norm: a normed feature is below the root of the number of features."""
+    size = norm.in_features // norm.groups
+    normed = isqrt(size << (2 * NORMED_BITS)) + 2 + (isqrt(size << (2 * NORMED_BITS)) >> 22)
+    spread = normed * np.abs(norm.weight.astype(np.int64))
+    bias = norm.bias.astype(np.int64)
+    return Interval(
+        ((bias - spread) >> norm.shift).astype(np.float64), (((bias + spread) >> norm.shift) + 1).astype(np.float64)
+    )
+
+
+def check_layer_norm(norm: IntegerLayerNorm, read: Interval, where: str) -> None:
+    """Check that the sums of a layer norm fit what it computes in.
+
+    Raises
+    ------
+    ChipLimitError
+        A reachable input is too large.
+    """
+    size = norm.in_features // norm.groups
+    squares = (read.magnitude**2).reshape(norm.groups, size).sum(-1) * size + norm.integer_eps
+    if read.largest >= 1 << INPUT_BITS or squares.max() >= 1 << RADICAND_BITS:
+        raise ChipLimitError(
+            f"{where}: inputs up to {read.largest}, squared and summed up to 2^{np.log2(squares.max()):.1f}, leave "
+            f"2^{INPUT_BITS} or 2^{RADICAND_BITS}; quantize what it reads with a larger scale"
+        )
+
+
+def reachable_wraps(network: Network, intervals: dict[str, Interval]) -> list[str]:
+    """Return the neurons whose current some sentence might wrap around, or for which that is not known."""
+    found = []
+    for node in network.nodes:
+        if isinstance(node.operator, IntegerLeakyIntegrateAndFire):
+            read = intervals.get(node.sources[0])
+            if read is None or read.largest > ACTIVATION_MAX:
+                found.append(node.name)
+    return found

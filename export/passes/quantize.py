@@ -1,0 +1,802 @@
+"""The pass from a float graph to an integer graph: int8 weights, Loihi's neurons, every scale chosen and proven.
+
+Nodes are taken in topological order. Each is given whole numbers for parameters, from its weights, from what its
+readers need and from intervals that prove no reachable sum to wrap around. Then the calibration sentences run through
+it three times: in float, in integers behind integers, and in integers behind the float graph's spikes, which judges the
+node by itself. A layer of neurons that fell silent or saturated is named, and its thresholds are rescaled until it
+fires as often as the float layer, before the next layer is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import nir
+import numpy as np
+
+from export.errors import ChipLimitError, GraphError, UnsupportedOperatorError
+from export.loihi_numbers import (
+    ACTIVATION_MAX,
+    ACTIVATION_SHIFT,
+    BIAS_EXPONENT_MAX,
+    BIAS_MANTISSA_MAX,
+    DECAY_MAX,
+    DECAY_UNITY,
+    THRESHOLD_MAX,
+    WEIGHT_LIMITS,
+)
+from export.network import Network, Node, Readout, build_graph, parse_graph
+from export.operators import (
+    Affine,
+    Heaviside,
+    IntegerAffine,
+    IntegerLayerNorm,
+    IntegerLeakyIntegrateAndFire,
+    IntegerSpikeAttention,
+    LayerNorm,
+    LeakyIntegrateAndFire,
+    Operator,
+    SpikeAttention,
+    TokenMean,
+    TokenSum,
+    Total,
+)
+from export.operators.affine import narrow_weight, sign_mode
+from export.operators.layer_norm import BIAS_BITS, GAIN_BITS, NORMED_BITS, RADICAND_BITS
+from export.passes.intervals import (
+    Interval,
+    affine_interval,
+    check_layer_norm,
+    embedding_interval,
+    node_interval,
+    symmetric,
+)
+from spikebert.errors import ConfigurationError
+
+SCALES = ("per-tensor", "per-channel")
+ROUNDINGS = ("nearest", "floor-even")
+SIGN_MODES = ("mixed", "auto")
+CLIPPINGS = tuple(2.0 ** (-step / 4) for step in range(13))
+"""Shares of the largest weight that are tried as the largest a matrix can hold: 1, 0.84, …, 0.125."""
+SEARCHED_INPUTS = 2048
+"""Columns of a matrix that the search looks at: those that the calibration uses most."""
+DEFAULT_MAX_TOKENS = 512
+NORM_FRACTION_BITS = 14
+"""Most fraction bits of a layer norm's output; more would be finer than any threshold needs."""
+ATTENTION_FRACTION_BITS = 10
+HEAD_LIMIT = 1 << 15
+"""Largest output of a layer norm that no neuron reads, so that sums over tokens and the head stay small."""
+SILENT_RATE, SATURATED_RATE = 0.5, 2.0
+"""A layer whose firing rate falls below half the float layer's is silent, one above twice it saturated."""
+FULL_RATE = 0.95
+"""Above this rate a layer that did not reach it in float counts as saturated too."""
+RESCALING_RANGE = 64.0
+RESCALING_STEPS = 16
+
+
+@dataclass(frozen=True)
+class QuantizationOptions:
+    """How to quantize.
+
+    Parameters
+    ----------
+    scale : {"per-tensor", "per-channel"}
+        One weight scale for a matrix, or one for each of its rows where neurons follow directly. A norm group has one
+        scale in either case.
+    power_of_two : bool
+        Only powers of two as weight scales.
+    rounding : {"nearest", "floor-even"}
+        How weights are rounded; ``"floor-even"`` as stock Lava's Dense floors weights of twice the precision.
+    sign_mode : {"mixed", "auto"}
+        ``"auto"`` gives matrices of one sign all 8 bits of magnitude.
+    clip : bool
+        Whether outlying weights may be clipped where that makes the matrix more exact on the calibration.
+    repair : bool
+        Whether thresholds of silent and saturated layers are rescaled.
+    max_tokens : int, optional
+        Longest sentence; the graph's positions, else 512, by default.
+    """
+
+    scale: str = "per-tensor"
+    power_of_two: bool = False
+    rounding: str = "nearest"
+    sign_mode: str = "mixed"
+    clip: bool = True
+    repair: bool = True
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name, allowed in (("scale", SCALES), ("rounding", ROUNDINGS), ("sign_mode", SIGN_MODES)):
+            if getattr(self, name) not in allowed:
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        if self.max_tokens is not None and (not isinstance(self.max_tokens, int) or self.max_tokens < 1):
+            raise ConfigurationError(f"max_tokens is {self.max_tokens!r}; it must be a whole number of at least 1")
+
+
+@dataclass
+class LayerReport:
+    """What quantization did to one layer of neurons, on the calibration sentences.
+
+    Attributes
+    ----------
+    node : str
+    float_rate, integer_rate : float
+        Firing rates, the integer one behind integers all the way and after any repair.
+    agreement : float
+        Share of spikes equal to the float layer's when both read the float graph's spikes.
+    silent_features, saturated_features : int
+        Features that fire in float and never in integers; that always fire in integers and not in float.
+    found : str or None
+        ``"silent"`` or ``"saturated"`` where the layer had fallen so before a repair.
+    threshold_factor : float
+        What its thresholds were multiplied with; 1 without repair.
+    """
+
+    node: str
+    float_rate: float
+    integer_rate: float
+    agreement: float
+    silent_features: int
+    saturated_features: int
+    found: str | None = None
+    threshold_factor: float = 1.0
+
+
+@dataclass
+class WeightReport:
+    """What quantization did to one matrix.
+
+    Attributes
+    ----------
+    node : str
+    unit : float
+        Largest of its scales.
+    largest : int
+        Largest magnitude of its whole numbers: below 127 where a sum would have wrapped around otherwise.
+    relative_error : float
+        Root mean square of the weights' error, relative to that of the weights, as the calibration uses them.
+    """
+
+    node: str
+    unit: float
+    largest: int
+    relative_error: float
+
+
+@dataclass
+class QuantizationReport:
+    """What `quantize` did; the graph's metadata hold it as JSON under ``quantization``."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    layers: list[LayerReport] = field(default_factory=list)
+    weights: list[WeightReport] = field(default_factory=list)
+
+    @property
+    def repaired(self) -> list[LayerReport]:
+        """Layers that had fallen silent or saturated."""
+        return [layer for layer in self.layers if layer.found is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Inputs that scales and thresholds are chosen on.
+
+    Attributes
+    ----------
+    inputs : ndarray
+        Token ids ``(B, N)``, or input values ``(T, B, N, D)`` for a graph that reads no tokens.
+    mask : ndarray
+        ``(B, N)`` bool, True at tokens.
+    """
+
+    inputs: np.ndarray
+    mask: np.ndarray
+
+    @classmethod
+    def of(cls, given: Any) -> Calibration:
+        """Return a calibration from sentences of token ids, an array of inputs, or a pair of inputs and mask.
+
+        Raises
+        ------
+        ConfigurationError
+            It is none of these, or holds no token.
+        """
+        if isinstance(given, Calibration):
+            return given
+        try:
+            if isinstance(given, tuple) and len(given) == 2:
+                inputs, mask = (np.asarray(part) for part in given)
+            elif isinstance(given, np.ndarray):
+                inputs, mask = given, np.ones(given.shape[:2] if given.ndim == 2 else given.shape[1:3], bool)
+            else:
+                rows: Sequence[Sequence[int]] = [list(row) for row in given]
+                mask = np.arange(max(map(len, rows), default=0)) < np.array([[len(row)] for row in rows])
+                inputs = np.zeros(mask.shape, np.int64)
+                inputs[mask] = [token for row in rows for token in row]
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"the calibration cannot be read as sentences of token ids: {error}") from error
+        shape = inputs.shape[:2] if inputs.ndim == 2 else inputs.shape[1:3]
+        if inputs.ndim not in (2, 4) or mask.shape != shape or not mask.size or not (mask != 0).any(-1).all():
+            raise ConfigurationError(
+                f"the calibration has inputs of shape {inputs.shape} and a mask of shape {mask.shape}; expected token "
+                "ids (sentences, tokens) or values (time steps, sentences, tokens, features), a token in each sentence"
+            )
+        return cls(inputs, mask != 0)
+
+
+def quantize(graph: nir.NIRGraph | Network, calibration: Any, **options: Any) -> nir.NIRGraph:
+    """Return the integer graph of a float graph.
+
+    Parameters
+    ----------
+    graph : nir.NIRGraph or Network
+        In floating point; norms that can be folded into affines are folded already, layer norms stay.
+    calibration : sequence of sequences of int, ndarray or pair of ndarray
+        Real sentences as token ids, see `Calibration.of`; a few dozen are enough.
+    options
+        See `QuantizationOptions`.
+
+    Returns
+    -------
+    nir.NIRGraph
+        Of the same nodes and edges; its metadata hold a `QuantizationReport` as JSON under ``quantization``.
+
+    Raises
+    ------
+    ChipLimitError
+        A parameter is outside what the chip holds; the message names node, limit and remedy.
+    UnsupportedOperatorError
+        Something has no meaning in whole numbers here.
+    """
+    return quantize_with_report(graph, calibration, **options)[0]
+
+
+def quantize_with_report(
+    graph: nir.NIRGraph | Network, calibration: Any, **options: Any
+) -> tuple[nir.NIRGraph, QuantizationReport]:
+    """Return what `quantize` does, and what was done to each layer."""
+    network = graph if isinstance(graph, Network) else parse_graph(graph)
+    quantizer = _Quantizer(network, Calibration.of(calibration), QuantizationOptions(**options))
+    integer_network, report = quantizer.run()
+    integer_graph = build_graph(integer_network)
+    parse_graph(integer_graph)  # refuses by name whatever the chip cannot hold
+    return integer_graph, report
+
+
+@dataclass
+class _Streams:
+    """What one node sends on the calibration: in float, in integers, and in integers behind the float spikes."""
+
+    floats: np.ndarray
+    integers: np.ndarray
+    forced: np.ndarray
+
+
+class _Quantizer:
+    def __init__(self, network: Network, calibration: Calibration, options: QuantizationOptions) -> None:
+        if network.is_integer:
+            raise GraphError("graph: is an integer graph already")
+        self.network, self.options = network, options
+        self.mask, self.token_mask = calibration.mask, calibration.mask[..., None]
+        encoding = network.token_encoding
+        self.hot = encoding.hot_inputs(calibration.inputs) if encoding is not None else None
+        if (calibration.inputs.ndim == 2) != (encoding is not None):
+            raise ConfigurationError("the calibration holds token ids and the graph takes values, or the reverse")
+        self.time_steps = network.time_steps or (calibration.inputs.shape[0] if encoding is None else 1)
+        self.max_tokens = options.max_tokens or (encoding.positions if encoding is not None else 0)
+        self.max_tokens = self.max_tokens or max(DEFAULT_MAX_TOKENS, self.mask.shape[1])
+        self.input_limit = None if encoding is not None else max(1, int(np.ceil(np.abs(calibration.inputs).max())))
+        self.draft = replace(network, max_tokens=self.max_tokens, input_limit=self.input_limit)
+        self.readers: dict[str, list[Node]] = {node.name: [] for node in network.nodes}
+        self.readers[network.input_name] = []
+        for node in network.nodes:
+            for source in node.sources:
+                self.readers[source].append(node)
+        self.by_name = {node.name: node for node in network.nodes}
+        self.operators: dict[str, Operator] = {}
+        self.units: dict[str, np.ndarray] = {}
+        self.intervals: dict[str, Interval] = {}
+        self.streams: dict[str, _Streams] = {}
+        self.neuron_biases: dict[str, np.ndarray] = {}
+        self.readout_bias: np.ndarray | None = None
+        self.report = QuantizationReport({**asdict(options), "max_tokens": self.max_tokens})
+        self.pooled = _pooled(network)
+        if encoding is None:
+            values = calibration.inputs.astype(np.float64)
+            if np.any(values != np.rint(values)):
+                raise ConfigurationError(
+                    "a graph that takes values is quantized for whole numbers only, such as spikes"
+                )
+            self.units[network.input_name] = np.ones(network.input_features)
+            self.intervals[network.input_name] = symmetric(np.full(network.input_features, self.input_limit))
+            whole = values.astype(np.int64)
+            self.streams[network.input_name] = _Streams(values, whole, whole)
+
+    def run(self) -> tuple[Network, QuantizationReport]:
+        unread = Counter(source for node in self.network.nodes for source in node.sources)
+        nodes = []
+        for node in self.network.nodes:
+            operator = self._quantize(node)
+            self.operators[node.name] = operator
+            self._calibrate(node)
+            nodes.append(Node(node.name, self.operators[node.name], node.sources))
+            for source in node.sources:
+                unread[source] -= 1
+                if not unread[source]:
+                    self.streams.pop(source, None)
+        metadata = {
+            **self.network.metadata,
+            "quantized_from": str(self.network.metadata.get("precision", "float64")),
+            "quantization": json.dumps(self.report.to_dict()),
+        }
+        return replace(self.draft, nodes=tuple(nodes), readout=self._readout(), metadata=metadata), self.report
+
+    # --- parameters of each operator ---
+
+    def _quantize(self, node: Node) -> Operator:
+        operator, (source, *others) = node.operator, node.sources
+        found: Operator
+        if isinstance(operator, Total):
+            if not np.array_equal(self.units[source], self.units[others[0]]):
+                raise UnsupportedOperatorError(
+                    f"{node.name}: adds {source} to {others[0]}, whose whole numbers stand for different values; only "
+                    "spikes, and affine maps that are added to each other, can be added in an integer graph"
+                )
+            found, unit = operator, self.units[source]
+        elif isinstance(operator, Affine):
+            return self._affine(node, operator)
+        elif isinstance(operator, LayerNorm):
+            found = self._layer_norm(node, operator)
+            unit = found.unit
+        elif isinstance(operator, SpikeAttention):
+            found = self._attention(node, operator)
+            unit = found.unit
+        elif isinstance(operator, TokenMean):
+            found, unit = TokenSum(operator.features), self.units[source]
+        elif isinstance(operator, LeakyIntegrateAndFire):
+            found, unit = self._neuron(node, operator), np.ones(operator.out_features)
+        elif isinstance(operator, Heaviside):
+            # x unit > threshold, and x is whole: x > floor(threshold / unit), x >= ceil(threshold / unit)
+            whole = np.ceil if operator.fire_on_equal else np.floor
+            found = Heaviside(whole(operator.threshold / self.units[source]), operator.fire_on_equal)
+            unit = np.ones(operator.out_features)
+        else:
+            raise UnsupportedOperatorError(f"{node.name}: {operator.name} has no meaning in whole numbers here")
+        self.units[node.name] = unit
+        interval = node_interval(self.draft, Node(node.name, found, node.sources), self.intervals)
+        assert interval is not None
+        self.intervals[node.name] = interval
+        return found
+
+    def _affine(self, node: Node, operator: Affine) -> Operator:
+        """Quantize the weights of an affine map, and of those it is added to, on one scale."""
+        if node.name in self.operators:
+            return self.operators[node.name]
+        family = self._added_to(node)
+        weights = [member.operator.weight.astype(np.float64) for member in family]  # type: ignore[attr-defined]
+        readers = self._final_readers(node)
+        groups = self._scale_groups(node, readers)
+        importance = [self._importance(member) for member in family]
+        input_units = [self._input_unit(member) for member in family]
+        scaled = [weight * unit for weight, unit in zip(weights, input_units, strict=True)]
+        biases = [None if m.operator.bias is None else m.operator.bias.astype(np.float64) for m in family]  # type: ignore[attr-defined]
+        least = self._least_unit(readers, sum((b for b in biases if b is not None), np.zeros(operator.out_features)))
+        unit = np.empty(operator.out_features)
+        for rows in groups:
+            unit[rows] = self._best_scale([w[rows] for w in scaled], importance, float(least[rows].max()))
+        for _ in range(64):  # each turn coarsens what is still too large
+            whole = [self._whole_weights(w, unit) for w in scaled]
+            too_large = self._too_large(node, family, whole, readers, unit, biases)
+            if not too_large.any():
+                break
+            for rows in groups:
+                if too_large[rows].any():
+                    unit[rows] *= 2 if self.options.power_of_two else 2**0.25
+        self._check_weights(family, whole)
+        for member, weight, bias, exact, weighing in zip(family, whole, biases, scaled, importance, strict=True):
+            self._finish_affine(member, weight, bias, unit, readers)
+            wrong = ((weight * unit[:, None] - exact) ** 2 @ weighing).sum()
+            error = float(np.sqrt(wrong / max(((exact**2) @ weighing).sum(), np.finfo(float).tiny)))
+            self.report.weights.append(WeightReport(member.name, float(unit.max()), int(np.abs(weight).max()), error))
+        return self.operators[node.name]
+
+    def _finish_affine(
+        self, node: Node, weight: np.ndarray, bias: np.ndarray | None, unit: np.ndarray, readers: list[Node]
+    ) -> None:
+        kept = None
+        if bias is not None and bias.any():
+            direct = [reader.operator for reader in self.readers[node.name]]
+            if node.name == self.network.output_source and not direct:
+                self.readout_bias = np.rint(bias / unit).astype(np.int64)
+            elif node.name in self.pooled:
+                raise UnsupportedOperatorError(
+                    f"{node.name}: has a bias behind a sum over tokens, where it would count once for each token; only "
+                    "the last affine map may have one"
+                )
+            elif direct and all(isinstance(reader, LeakyIntegrateAndFire) for reader in direct):
+                self.neuron_biases[node.name] = bias
+            else:
+                kept = np.rint(bias / unit).astype(np.int64)
+        self.operators[node.name] = IntegerAffine(weight=narrow_weight(weight), bias=kept, unit=unit)
+        self.units[node.name] = unit
+        interval = node_interval(self.draft, Node(node.name, self.operators[node.name], node.sources), self.intervals)
+        assert interval is not None
+        self.intervals[node.name] = interval
+
+    def _added_to(self, node: Node) -> list[Node]:
+        """Return the affine maps whose outputs are added to that of `node`, itself among them."""
+        family, pending = {node.name: node}, [node]
+        while pending:
+            for reader in self.readers[pending.pop().name]:
+                if isinstance(reader.operator, Total) and reader.name not in family:
+                    family[reader.name] = reader
+                    pending.append(reader)
+                    for source in reader.sources:
+                        member = self.by_name.get(source)
+                        if member is not None and member.name not in family:
+                            family[source] = member
+                            if isinstance(member.operator, Affine | Total):
+                                pending.append(member)
+        members = [member for member in family.values() if not isinstance(member.operator, Total)]
+        odd = [member.name for member in members if not isinstance(member.operator, Affine)]
+        unknown = [
+            m.name for m in members if any(s not in self.units and s != self.network.input_name for s in m.sources)
+        ]
+        if odd or unknown:
+            raise UnsupportedOperatorError(
+                f"{node.name}: is added to {(odd or unknown)[0]}; in an integer graph only spikes can be added, and "
+                "affine maps that read nothing from each other"
+            )
+        return members
+
+    def _final_readers(self, node: Node) -> list[Node]:
+        """Return what reads a node, directly or through sums."""
+        found = []
+        for reader in self.readers[node.name]:
+            found += self._final_readers(reader) if isinstance(reader.operator, Total) else [reader]
+        return found
+
+    def _scale_groups(self, node: Node, readers: list[Node]) -> list[slice]:
+        """Return the rows of a matrix that share a scale."""
+        rows = node.operator.out_features
+        if self.options.scale == "per-channel" and readers and all(reader.operator.spikes for reader in readers):
+            return [slice(row, row + 1) for row in range(rows)]
+        norms = [reader.operator.groups for reader in readers if isinstance(reader.operator, LayerNorm)]
+        parts = norms[0] if norms and len(set(norms)) == 1 and len(norms) == len(readers) else 1
+        return [slice(part * rows // parts, (part + 1) * rows // parts) for part in range(parts)]
+
+    def _importance(self, node: Node) -> np.ndarray:
+        """Return the mean square of each input on the calibration, ``(in_features,)``, a little more for all."""
+        width = node.operator.in_features
+        if node.sources[0] == self.network.input_name and self.hot is not None:
+            seen = self.hot[:, self.mask]
+            used = np.bincount(seen.reshape(-1), minlength=width) / seen.shape[1]
+        else:
+            x = self.streams[node.sources[0]].floats
+            real = x if x.shape[-2] == 1 and self.mask.shape[1] != 1 else x[:, self.mask]
+            used = (real.reshape(-1, width).astype(np.float64) ** 2).mean(0)
+        return used + max(used.mean(), 1e-12) * 0.01
+
+    def _input_unit(self, node: Node) -> float:
+        if node.sources[0] == self.network.input_name and self.hot is not None:
+            return 1.0
+        unit = self.units[node.sources[0]]
+        if np.any(unit != unit[0]):
+            raise UnsupportedOperatorError(
+                f"{node.name}: what it reads has a scale for each feature; quantize with one scale per tensor"
+            )
+        return float(unit[0])
+
+    def _least_unit(self, readers: list[Node], bias: np.ndarray) -> np.ndarray:
+        """Return the smallest units ``(features,)`` in which thresholds and biases of the neurons behind fit."""
+        least = np.zeros(len(bias))
+        for reader in readers:
+            if isinstance(reader.operator, LeakyIntegrateAndFire):
+                largest_bias = BIAS_MANTISSA_MAX << BIAS_EXPONENT_MAX
+                least = np.maximum(least, _charged_threshold(reader.operator) / THRESHOLD_MAX)
+                least = np.maximum(least, np.abs(bias) * (1 << ACTIVATION_SHIFT) / largest_bias)
+        return least
+
+    def _best_scale(self, weights: list[np.ndarray], importance: list[np.ndarray], least: float) -> float:
+        """Return the scale of some rows for which their error, as the calibration uses them, is smallest."""
+        largest = max(float(np.abs(weight).max(initial=0)) for weight in weights)
+        one_sign = self.options.sign_mode == "auto" and all(sign_mode(weight) != "mixed" for weight in weights)
+        top = 255 if one_sign else WEIGHT_LIMITS["mixed"][1]
+        if largest == 0:
+            return max(least, 1.0 / top)
+        candidates = [share * largest / top for share in (CLIPPINGS if self.options.clip else CLIPPINGS[:1])]
+        if self.options.power_of_two:
+            candidates = sorted({2.0 ** np.ceil(np.log2(candidate)) for candidate in candidates})
+            least = 2.0 ** np.ceil(np.log2(least)) if least else least
+        if max(candidates) <= least:
+            return least
+        candidates = [max(candidate, least) for candidate in candidates]
+
+        searched = []
+        for weight, used in zip(weights, importance, strict=True):
+            columns = np.argsort(-used, kind="stable")[:SEARCHED_INPUTS]
+            searched.append((weight[:, columns].astype(np.float32), used[columns].astype(np.float32)))
+
+        def error(scale: float) -> float:
+            unit = np.full(1, scale, np.float32)
+            return sum(float((((self._whole_weights(w, unit) * unit - w) ** 2) @ used).sum()) for w, used in searched)
+
+        return min(candidates, key=error) if len(candidates) > 1 else candidates[0]
+
+    def _whole_weights(self, weight: np.ndarray, unit: np.ndarray) -> np.ndarray:
+        scaled = weight / unit[:, None]
+        low, high = WEIGHT_LIMITS[sign_mode(weight) if self.options.sign_mode == "auto" else "mixed"]
+        rounded = np.floor(np.rint(2 * scaled) / 2) if self.options.rounding == "floor-even" else np.rint(scaled)
+        return np.clip(rounded, low, high)
+
+    def _check_weights(self, family: list[Node], whole: list[np.ndarray]) -> None:
+        for member, weight in zip(family, whole, strict=True):
+            exact = member.operator.weight  # type: ignore[attr-defined]
+            if np.any(exact) and not np.any(weight):
+                raise ChipLimitError(
+                    f"{member.name}: every weight would become 0: the largest is {float(np.abs(exact).max()):.3g}, and "
+                    "thresholds or sums behind it allow no smaller scale; lower the thresholds or split the layer"
+                )
+
+    def _too_large(
+        self,
+        node: Node,
+        family: list[Node],
+        whole: list[np.ndarray],
+        readers: list[Node],
+        unit: np.ndarray,
+        biases: list[np.ndarray | None],
+    ) -> np.ndarray:
+        """Return which rows ``(out_features,)`` would send more than a reader can take."""
+        low, high = np.zeros(len(unit)), np.zeros(len(unit))
+        for member, weight, bias in zip(family, whole, biases, strict=True):
+            whole_bias = None if bias is None else np.rint(bias / unit)
+            if member.sources[0] == self.network.input_name and self.network.token_encoding is not None:
+                found = embedding_interval(weight, whole_bias, self.network.token_encoding)
+            else:
+                found = affine_interval(weight, whole_bias, self.intervals[member.sources[0]])
+            low, high = low + found.low, high + found.high
+        read = Interval(low, high)
+        too_large = np.zeros(len(unit), bool)
+        for reader in readers:
+            if isinstance(reader.operator, LeakyIntegrateAndFire):
+                too_large |= read.magnitude > ACTIVATION_MAX
+            elif isinstance(reader.operator, LayerNorm):
+                groups, size = reader.operator.groups, len(unit) // reader.operator.groups
+                squares = (read.magnitude**2).reshape(groups, size).sum(-1) * size
+                eps = size**2 * reader.operator.eps / unit.reshape(groups, size)[:, 0] ** 2
+                over = (squares + eps >= 1 << (RADICAND_BITS - 1)) | (
+                    read.magnitude.reshape(groups, size).max(-1) >= 1 << 24
+                )
+                too_large |= np.repeat(over, size)
+        return too_large
+
+    def _layer_norm(self, node: Node, norm: LayerNorm) -> IntegerLayerNorm:
+        if node.name in self.pooled:
+            raise UnsupportedOperatorError(
+                f"{node.name}: a layer norm behind a sum over tokens depends on how many there are; put it before"
+            )
+        size = norm.in_features // norm.groups
+        units = self.units[node.sources[0]].reshape(norm.groups, size)
+        if np.any(units != units[:, :1]):
+            raise UnsupportedOperatorError(f"{node.name}: reads features of different scales within a group")
+        integer_eps = np.maximum(1, np.rint(size**2 * norm.eps / units[:, 0] ** 2))
+        weight, bias = norm.weight.astype(np.float64), norm.bias.astype(np.float64)
+        largest = float((np.sqrt(size) * np.abs(weight) + np.abs(bias)).max())
+        neurons = [r.operator for r in self.readers[node.name] if isinstance(r.operator, LeakyIntegrateAndFire)]
+        limit = ACTIVATION_MAX - 2 if neurons else HEAD_LIMIT
+        fraction = int(np.floor(np.log2(limit / max(largest, 2.0**-20))))
+        for neuron in neurons:
+            fraction = min(fraction, int(np.floor(np.log2(THRESHOLD_MAX / _charged_threshold(neuron).max()))))
+        unit = 2.0 ** -min(fraction, NORM_FRACTION_BITS)
+        gain = max(float(np.abs(weight).max()), 2.0**-30) / unit
+        shift = NORMED_BITS + GAIN_BITS - 1 - int(np.ceil(np.log2(gain)))
+        offset = max(float(np.abs(bias).max()), 2.0**-30) / unit
+        shift = min(shift, BIAS_BITS - 1 - int(np.ceil(np.log2(offset))), BIAS_BITS)
+        if shift < 1:
+            raise ChipLimitError(
+                f"{node.name}: gains up to {float(np.abs(weight).max()):.3g} and biases up to "
+                f"{float(np.abs(bias).max()):.3g} are too large beside the thresholds behind; scale both down"
+            )
+        found = IntegerLayerNorm(
+            weight=np.rint(weight / unit * 2.0 ** (shift - NORMED_BITS)).astype(np.int64),
+            bias=np.rint(bias / unit * 2.0**shift).astype(np.int64),
+            eps=norm.eps,
+            groups=norm.groups,
+            integer_eps=integer_eps.astype(np.int64),
+            shift=shift,
+            unit=np.full(norm.in_features, unit),
+        )
+        check_layer_norm(found, self.intervals[node.sources[0]], node.name)
+        return found
+
+    def _attention(self, node: Node, attention: SpikeAttention) -> IntegerSpikeAttention:
+        source = node.sources[0]
+        if np.any(self.units[source] != 1):
+            raise UnsupportedOperatorError(f"{node.name}: reads {source}, which are no spikes or sums of spikes")
+        if attention.scale <= 0:
+            raise UnsupportedOperatorError(f"{node.name}: scale is {attention.scale}; only positive ones can be folded")
+        shift = ATTENTION_FRACTION_BITS
+        thresholds = [
+            float(_charged_threshold(reader.operator).max())
+            for reader in self.readers[node.name]
+            if isinstance(reader.operator, LeakyIntegrateAndFire)
+        ]
+        while True:
+            found = IntegerSpikeAttention(
+                num_heads=attention.num_heads, head_size=attention.head_size, scale=attention.scale, shift=shift
+            )
+            interval = node_interval(self.draft, Node(node.name, found, node.sources), self.intervals)
+            assert interval is not None
+            mantissa = max(thresholds, default=0.0) / attention.scale * 2**shift
+            if interval.largest <= ACTIVATION_MAX and mantissa <= THRESHOLD_MAX:
+                return found
+            if shift == 0:
+                raise ChipLimitError(
+                    f"{node.name}: sums over {self.max_tokens} tokens reach {interval.largest}, and the threshold "
+                    f"behind is {mantissa:.0f} of them; the chip holds {ACTIVATION_MAX}: quantize for shorter sentences "
+                    "(max_tokens) or a lower threshold"
+                )
+            shift -= 1
+
+    def _neuron(self, node: Node, neuron: LeakyIntegrateAndFire) -> IntegerLeakyIntegrateAndFire:
+        source = node.sources[0]
+        unit = self.units[source]
+        features = neuron.out_features
+        beta = np.broadcast_to(1 - 1 / neuron.tau if neuron.decay_input else neuron.beta, features).astype(np.float64)
+        decay = DECAY_UNITY - np.rint(beta * DECAY_UNITY).astype(np.int64)
+        if decay.max() > DECAY_MAX:
+            raise ChipLimitError(
+                f"{node.name}: keeps {float(beta.min()):.3g} of its potential from step to step; the chip's 12-bit "
+                f"decay holds nothing between 0 and 1/{DECAY_UNITY}: choose a beta of at least 1/{DECAY_UNITY}"
+            )
+        threshold = np.rint(_charged_threshold(neuron) / unit)
+        if threshold.max() > THRESHOLD_MAX:
+            raise ChipLimitError(
+                f"{node.name}: its threshold would be {int(threshold.max())} of what {source} sends; the chip holds "
+                f"{THRESHOLD_MAX}: lower the threshold, or scale up the weights before it"
+            )
+        bias = self.neuron_biases.get(source)
+        whole_bias = np.zeros(features) if bias is None else bias / unit * (1 << ACTIVATION_SHIFT)
+        mantissa, exponent = _mantissa_and_exponent(whole_bias)
+        return IntegerLeakyIntegrateAndFire(
+            threshold=threshold.astype(np.int64),
+            decay=decay,
+            bias_mantissa=mantissa,
+            bias_exponent=exponent,
+            reset=neuron.reset,
+            fire_on_equal=neuron.fire_on_equal,
+            unit=unit / neuron.tau if neuron.decay_input else unit,
+        )
+
+    def _readout(self) -> Readout:
+        source = self.network.output_source
+        unit = self.units[source]
+        if np.any(unit != unit[0]):
+            raise UnsupportedOperatorError(f"{source}: is the output, and must have one scale")
+        bias = self.readout_bias if self.readout_bias is not None else np.zeros(len(unit), np.int64)
+        return Readout(float(unit[0]), bias)
+
+    # --- calibration ---
+
+    def _calibrate(self, node: Node) -> None:
+        """Run the calibration through a node, and repair it where its layer fell silent or saturated."""
+        operator, integer = node.operator, self.operators[node.name]
+        if node.sources[0] == self.network.input_name and self.hot is not None:
+            assert isinstance(operator, Affine)
+            assert isinstance(integer, IntegerAffine)
+            shown = self.time_steps
+            floats = np.broadcast_to(
+                operator.cast(np.float32).gather(self.hot), (shown, *self.mask.shape, operator.out_features)
+            )
+            whole = integer.cast(np.int64).gather(self.hot)
+            whole = np.broadcast_to(whole, (shown, *whole.shape))
+            self.streams[node.name] = _Streams(floats, whole, whole)
+            return
+        read = [self.streams[source] for source in node.sources]
+        if isinstance(operator, Total):
+            left, right = read
+            self.streams[node.name] = _Streams(
+                left.floats + right.floats, left.integers + right.integers, left.forced + right.forced
+            )
+            return
+        floats = self._steps(operator, read[0].floats)
+        forced = self._steps(integer, read[0].forced)
+        same = read[0].integers is read[0].forced
+        integers = forced if same else self._steps(integer, read[0].integers)
+        if operator.spikes:
+            agreement = float((forced == floats)[:, self.mask].mean())
+            found, factor = self._verdict(floats, integers), 1.0
+            if found is not None and self.options.repair and isinstance(integer, IntegerLeakyIntegrateAndFire):
+                integer, factor = self._rescaled(integer, read[0].integers, floats)
+                self.operators[node.name] = integer
+                integers = self._steps(integer, read[0].integers)
+                agreement = float((self._steps(integer, read[0].forced) == floats)[:, self.mask].mean())
+            rates = [stream[:, self.mask].mean((0, 1)) for stream in (floats, integers)]
+            self.report.layers.append(
+                LayerReport(
+                    node=node.name,
+                    float_rate=float(rates[0].mean()),
+                    integer_rate=float(rates[1].mean()),
+                    agreement=agreement,
+                    silent_features=int(np.count_nonzero((rates[0] > 0) & (rates[1] == 0))),
+                    saturated_features=int(np.count_nonzero((rates[0] < 1) & (rates[1] == 1))),
+                    found=found,
+                    threshold_factor=factor,
+                )
+            )
+            forced = floats.astype(np.int64)
+        self.streams[node.name] = _Streams(floats, integers, forced)
+
+    def _steps(self, operator: Operator, x: np.ndarray) -> np.ndarray:
+        """Run an operator over ``(T, B, N, D)``; spikes of padding are zeroed."""
+        kind = np.int64 if operator.integer or x.dtype == np.int64 else np.float32
+        runnable = operator.cast(kind)
+        state = runnable.initial_state(x.shape[1:], kind)
+        masked = not self.mask.all()
+        outputs = [
+            runnable.step(step.astype(kind, copy=False), state, self.token_mask if masked else None) for step in x
+        ]
+        stacked = np.stack(outputs)
+        return stacked * self.token_mask if operator.spikes and masked else stacked
+
+    def _verdict(self, floats: np.ndarray, integers: np.ndarray) -> str | None:
+        expected, found = (float(stream[:, self.mask].mean()) for stream in (floats, integers))
+        if found < SILENT_RATE * expected:
+            return "silent"
+        if found > SATURATED_RATE * expected or found > FULL_RATE > expected:
+            return "saturated"
+        return None
+
+    def _rescaled(
+        self, neuron: IntegerLeakyIntegrateAndFire, x: np.ndarray, floats: np.ndarray
+    ) -> tuple[IntegerLeakyIntegrateAndFire, float]:
+        """Return the neuron with thresholds scaled such that it fires as often as in float, and the factor."""
+        wanted = float(floats[:, self.mask].mean())
+        low, high = 1 / RESCALING_RANGE, RESCALING_RANGE
+
+        def scaled(factor: float) -> IntegerLeakyIntegrateAndFire:
+            return replace(
+                neuron, threshold=np.clip(np.rint(neuron.threshold * factor), 0, THRESHOLD_MAX).astype(np.int64)
+            )
+
+        best = (np.inf, 1.0)
+        for _ in range(RESCALING_STEPS):
+            factor = float(np.sqrt(low * high))
+            rate = float(self._steps(scaled(factor), x)[:, self.mask].mean())
+            best = min(best, (abs(rate - wanted), factor))
+            low, high = (factor, high) if rate > wanted else (low, factor)
+        return scaled(best[1]), best[1]
+
+
+def _charged_threshold(neuron: LeakyIntegrateAndFire) -> np.ndarray:
+    """Return the threshold as what enters has to reach it: tau times higher where the leak takes from the input."""
+    threshold = np.asarray(neuron.threshold, np.float64)
+    return threshold * neuron.tau if neuron.decay_input else threshold
+
+
+def _mantissa_and_exponent(bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mantissas and smallest exponents with ``mantissa 2^exponent`` nearest to `bias`."""
+    exponent = np.zeros(bias.shape, np.int64)
+    for _ in range(BIAS_EXPONENT_MAX):
+        exponent += np.abs(np.rint(bias / 2.0**exponent)) > BIAS_MANTISSA_MAX
+    return np.rint(bias / 2.0**exponent).astype(np.int64), exponent
+
+
+def _pooled(network: Network) -> set[str]:
+    """Return the nodes that read, directly or not, a mean over tokens."""
+    pooled: set[str] = set()
+    means = {node.name for node in network.nodes if isinstance(node.operator, TokenMean)}
+    for node in network.nodes:
+        if any(source in means or source in pooled for source in node.sources):
+            pooled.add(node.name)
+    return pooled
