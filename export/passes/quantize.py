@@ -643,8 +643,8 @@ class _Quantizer:
             if shift == 0:
                 raise ChipLimitError(
                     f"{node.name}: sums over {self.max_tokens} tokens reach {interval.largest}, and the threshold "
-                    f"behind is {mantissa:.0f} of them; the chip holds {ACTIVATION_MAX}: quantize for shorter sentences "
-                    "(max_tokens) or a lower threshold"
+                    f"behind is {mantissa:.0f} of them; the chip holds {ACTIVATION_MAX}: quantize for shorter "
+                    "sentences (max_tokens) or a lower threshold"
                 )
             shift -= 1
 

@@ -1,4 +1,4 @@
-"""The runners: one graph, the same spikes from torch, the NumPy reference and Lava."""
+"""The runners: one graph, the same spikes from torch, the NumPy reference, the integer simulator and Lava."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hardware.errors import RunnerError
 from hardware.runners.runner import Runner
 from hardware.trace import Trace
 
-RUNNERS = ("torch", "reference", "lava")
+RUNNERS = ("torch", "reference", "integer", "lava")
 
 
 def open_runner(model: Any, runner: str = "reference", precision: str = "float64", **options: Any) -> Runner:
@@ -21,11 +21,12 @@ def open_runner(model: Any, runner: str = "reference", precision: str = "float64
     ----------
     model : nir.NIRGraph, Network or nn.Module
         A graph; for ``runner="torch"`` the model itself.
-    runner : {"torch", "reference", "lava"}
-    precision : {"float64", "float32"}
+    runner : {"torch", "reference", "integer", "lava"}
+    precision : {"float64", "float32", "integer"}
+        ``"integer"`` for integer graphs, and for them only.
     options
-        ``record_membrane_potentials`` for all; ``time_steps`` for graphs; ``granularity``, ``tokens`` and ``timeout``
-        for Lava.
+        ``record_membrane_potentials`` for all; ``time_steps`` for graphs; ``record_spikes``, ``device`` and
+        ``compiled`` for the integer runner; ``granularity``, ``tokens`` and ``timeout`` for Lava.
 
     Raises
     ------
@@ -52,6 +53,10 @@ def open_runner(model: Any, runner: str = "reference", precision: str = "float64
         from hardware.runners.lava.lava_runner import LavaRunner
 
         return LavaRunner(network, precision, **options)
+    if runner == "integer":
+        from hardware.runners.integer import IntegerRunner
+
+        return IntegerRunner(network, precision, **options)
     from hardware.runners.reference import ReferenceRunner
 
     return ReferenceRunner(network, precision, **options)

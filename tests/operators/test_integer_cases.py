@@ -6,6 +6,7 @@ to the last bit, with those equations written here in plain Python integers, whi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import isqrt
 from pathlib import Path
@@ -28,14 +29,18 @@ from export.operators.layer_norm import integer_inverse_square_root, integer_lay
 from hardware import open_runner
 
 CASES = all_integer_cases()
-RUNNERS = ["reference"]
+RUNNERS = [("reference", False), ("integer", False), ("integer", True)]
+"""Each runner with nothing known of its inputs; the integer one also with their size known, which it may rely on."""
 
 
-def _graph(case: Case, tmp_path: Path):
+def _graph(case: Case, tmp_path: Path, proven: bool = False):
     builder = NetworkBuilder("input", case.operator.in_features)
     builder.add("node", case.operator, "input")
     readout = Readout(1.0, np.zeros(case.operator.out_features, np.int64))
     network = builder.network("output", "node", readout=readout)
+    if proven:
+        limits = {"input_limit": max(1, int(np.abs(case.inputs).max())), "max_tokens": case.inputs.shape[2]}
+        network = replace(network, **limits)
     return read_nir(write_nir(tmp_path / "case.nir", build_graph(network)))
 
 
@@ -134,10 +139,10 @@ def _one_neuron(neuron: IntegerLeakyIntegrateAndFire, feature: int, activations:
     return spikes, tested
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize(("runner", "proven"), RUNNERS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
-def test_every_runner_computes_the_equations(case: Case, runner: str, tmp_path: Path) -> None:
-    with open_runner(_graph(case, tmp_path), runner, "integer", record_membrane_potentials=True) as opened:
+def test_every_runner_computes_the_equations(case: Case, runner: str, proven: bool, tmp_path: Path) -> None:
+    with open_runner(_graph(case, tmp_path, proven), runner, "integer", record_membrane_potentials=True) as opened:
         trace = opened.run(case.inputs, case.token_mask)
     outputs, potentials = _expected(case)
     real = np.ones(outputs.shape[1:3], bool)
