@@ -57,6 +57,8 @@ class SpikeBertOutput(ModelOutput):
         Residual stream behind the last block, small integers ``(T, B, N, D)``.
     hidden_states : tuple of Tensor, optional
         Residual stream behind the embedding and behind each block, M + 1 of ``(T, B, N, D)``.
+    embeddings : Tensor, optional
+        What the embedding neuron is given, ``(B, N, D)``; kept with `hidden_states`.
     spikes, membrane_potentials : dict of str to Tensor, optional
         By node name, ``(T, B, N, D)``.
     """
@@ -64,6 +66,7 @@ class SpikeBertOutput(ModelOutput):
     pooled_output: Tensor | None = None
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    embeddings: Tensor | None = None
     spikes: dict[str, Tensor] | None = None
     membrane_potentials: dict[str, Tensor] | None = None
 
@@ -80,7 +83,7 @@ class SpikeBertClassifierOutput(ModelOutput):
         ``(B, C)``, the mean of `step_logits` over time.
     step_logits : Tensor
         ``(T, B, C)``, what the classifier says at each time step.
-    hidden_states, spikes, membrane_potentials
+    hidden_states, embeddings, spikes, membrane_potentials
         As in `SpikeBertOutput`.
     """
 
@@ -88,6 +91,7 @@ class SpikeBertClassifierOutput(ModelOutput):
     logits: Tensor | None = None
     step_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    embeddings: Tensor | None = None
     spikes: dict[str, Tensor] | None = None
     membrane_potentials: dict[str, Tensor] | None = None
 
@@ -225,14 +229,15 @@ class SpikeBertEmbeddings(nn.Module):
             neuron = _common_neuron(config)
         self.neuron = NamedNeuron(f"{EMBEDDING}_neuron", neuron)
 
-    def forward(self, input_ids: Tensor, token_mask: Tensor | None, recording: Recording) -> Tensor:
-        """Turn token ids ``(B, N)`` into spikes ``(T, B, N, D)``."""
+    def forward(self, input_ids: Tensor, token_mask: Tensor | None, recording: Recording) -> tuple[Tensor, Tensor]:
+        """Turn token ids ``(B, N)`` into embeddings ``(B, N, D)`` and their spikes ``(T, B, N, D)``."""
         embedded = self.word_embeddings(input_ids)
         if self.position_embeddings is not None:
             embedded = embedded + self.position_embeddings(torch.arange(input_ids.shape[1], device=input_ids.device))
         if self.norm is not None:
             embedded = self.norm(embedded)
-        return self.neuron(embedded.expand(self.time_steps, *embedded.shape), token_mask, recording)
+        current = embedded.expand(self.time_steps, *embedded.shape)
+        return embedded, self.neuron(current, token_mask, recording)
 
 
 class SpikeBertPreTrainedModel(PreTrainedModel):
@@ -301,7 +306,7 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
         mask = self._checked_mask(input_ids, attention_mask)
         token_mask = None if mask is None else mask.unsqueeze(-1).to(self.final_norm.weight.dtype)
         recording = Recording({} if output_spikes else None, {} if output_membrane_potentials else None)
-        x = self.embeddings(input_ids, token_mask, recording)
+        embedded, x = self.embeddings(input_ids, token_mask, recording)
         hidden_states = [x] if output_hidden_states else None
         for block in self.blocks:
             x = block(x, token_mask, recording)
@@ -313,6 +318,7 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
             pooled_output=pooled,
             last_hidden_state=x,
             hidden_states=None if hidden_states is None else tuple(hidden_states),
+            embeddings=embedded if output_hidden_states else None,
             spikes=recording.spikes,
             membrane_potentials=recording.membrane_potentials,
         )
@@ -398,6 +404,7 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
             logits=logits,
             step_logits=step_logits,
             hidden_states=encoded.hidden_states,
+            embeddings=encoded.embeddings,
             spikes=encoded.spikes,
             membrane_potentials=encoded.membrane_potentials,
         )

@@ -22,9 +22,12 @@ def model_card(record: dict[str, Any], config: SpikeBertConfig) -> str:
     """
     settings, examples, versions = record["settings"], record["examples"], record["versions"]
     neuron = config.neuron_parameters()
-    teacher = Path(record["teacher"]).name
+    teacher = Path(record["teacher"]["name"]).name
     licence = TEACHER_LICENCES.get(teacher)
     start = f"the checkpoint `{record['student']}`" if record["student"] else f"the embeddings of `{teacher}`"
+    further = {name: number for name, number in examples.items() if name not in ("train", "dev")}
+    losses = {name: record["losses"][name] for name in ("features", "embedding", "logits", "label")}
+    score = record["teacher"].get("dev")
     rows = "\n".join(
         f"| `{node}` | {values['rate']:.3f} | {values['silent']:.1%} |"
         for node, values in record["firing_rates"].items()
@@ -48,7 +51,12 @@ attention; embeddings through `{config.embedding_neuron}`, positions `{config.po
 | dev {record["metric"]} | **{record["dev"]:.4f}** on {examples["dev"]:,} sentences, of the weights as stored |
 | sha256 of `model.safetensors` | `{record["checkpoint_sha256"]}` |
 | trained on | {record["task"]} `{record["train_file"]}`, {examples["train"]:,} sentences, \
-{settings["epochs"]} epoch{"s" if settings["epochs"] > 1 else ""}; epoch {record["best_epoch"]} was the best on dev |
+{settings["epochs"]} epoch{"s" if settings["epochs"] > 1 else ""}; \
+best on dev in epoch {record["best_epoch"]}, after step {record["best_step"]:,} of {record["steps"]:,} |
+| and on text without labels | \
+{", ".join(f"{number:,} {name}" for name, number in further.items()) or "none"} |
+| learnt from | {", ".join(f"{name} {weight:g}" for name, weight in losses.items() if weight)} (weights of the losses) |
+| teacher | `{teacher}`{"" if score is None else f", itself {score:.4f} on dev"} |
 | started from | {start} |
 | took | {record["minutes"]:.0f} minutes, {record["cpu_minutes"]:.0f} CPU-minutes on {record["device"]} \
 ({record["threads"]} thread(s)) |
@@ -69,7 +77,7 @@ version of torch rounds differently, and the same command then gives other weigh
 
 ## Limits
 
-The score is a dev score, and the best of {settings["epochs"]} epochs was chosen on it: expect a little less on unseen
+The score is a dev score, and the best of {len(record["evaluations"])} was chosen on it: expect a little less on unseen
 text. The model learnt from one task's training set; it knows nothing of other languages, other tasks or other kinds of
 text, and repeats whatever bias its training text and its teacher's have. Weights are stored in half precision and
 loaded as float32; the rounded values are the model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from spikebert.configuration import SpikeBertConfig
 from spikebert.data import Task
 from spikebert.errors import ConfigurationError
 from spikebert.modeling import SpikeBertForSequenceClassification
-from spikebert.vocabulary import prune_vocabulary
+from spikebert.vocabulary import cut_vocabulary, prune_vocabulary
 
 BLOCKS = 2
 FEATURES_PER_HEAD = 64  # as in every BERT
@@ -24,6 +25,7 @@ def build_student(
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     prune: bool = True,
+    vocabulary: tuple[Sequence[str], int] | None = None,
     **configuration: Any,
 ) -> tuple[SpikeBertForSequenceClassification, PreTrainedTokenizerBase]:
     """Make an untrained student for a task.
@@ -38,6 +40,8 @@ def build_student(
         Gives the labels.
     prune : bool
         Whether to drop tokens outside the Latin script, see `prune_vocabulary`.
+    vocabulary : (texts, size), optional
+        Keep the `size` tokens that the texts use most instead, see `cut_vocabulary`.
     **configuration
         Further fields of `SpikeBertConfig`; without them 2 blocks, a head per 64 features, an MLP 4 times as wide.
 
@@ -47,7 +51,9 @@ def build_student(
         The student in training mode, and its tokenizer.
     """
     kept = torch.arange(teacher.config.vocab_size)
-    if prune:
+    if vocabulary is not None:
+        tokenizer, kept = cut_vocabulary(tokenizer, *vocabulary)
+    elif prune:
         tokenizer, kept = prune_vocabulary(tokenizer)
     hidden_size = teacher.config.hidden_size
     configuration.setdefault("num_hidden_layers", BLOCKS)
