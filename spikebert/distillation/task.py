@@ -11,9 +11,11 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -31,22 +33,29 @@ from spikebert.distillation.augmentation import AugmentationSettings, augment, r
 from spikebert.distillation.fine_tuning import TEACHER_SETTINGS, fine_tuned_teacher
 from spikebert.distillation.logs import LOG_FILE, TrainingLog, log_beside, state_beside
 from spikebert.distillation.losses import FeatureTransforms, LossWeights, aligned_layers
-from spikebert.distillation.model_card import model_card
+from spikebert.distillation.model_card import CARD_FILE, RECORD_FILE, model_card
 from spikebert.distillation.part_of_speech import ENGLISH, find_tagger, guess_language
-from spikebert.distillation.student import build_student
+from spikebert.distillation.student import build_student, calibrate_attention_threshold, change_student, load_student
 from spikebert.distillation.task_trainer import TaskTrainer, TeacherSignals, rows_with_equal_tokens
 from spikebert.distillation.teacher import load_teacher
 from spikebert.distillation.teacher_outputs import TeacherOutputs, teacher_outputs, texts_sha256
-from spikebert.distillation.training import Record, Report, StateFile, TrainingSettings, make_accelerator
+from spikebert.distillation.training import (
+    CALIBRATION_BATCH_SIZE,
+    CALIBRATION_BATCHES,
+    Keeping,
+    Record,
+    Reports,
+    StateFile,
+    TrainingSettings,
+    make_accelerator,
+)
 from spikebert.errors import ConfigurationError
 from spikebert.evaluation import evaluate, firing_rates
 from spikebert.modeling import SpikeBertForSequenceClassification
+from spikebert.norms import LAYER, calibrate_norms
 from spikebert.provenance import run_record, seed_everything
 
-RECORD_FILE = "training.json"
-CARD_FILE = "README.md"
 SEEDS_FILE = "seeds.json"
-SAVE_EVERY_STEPS = 500
 MASK_TOKEN = "[MASK]"  # every BERT's
 
 
@@ -97,46 +106,6 @@ class TeacherUse:
     largest_features: float = 8e9
 
 
-@dataclass(frozen=True)
-class Keeping:
-    """How a killed training can go on, and what else is written while it runs.
-
-    Parameters
-    ----------
-    resume : bool
-        Go on where a killed training with the same settings stood.
-    save_every : int
-        Steps between two writings of the state.
-    tensorboard : Path, optional
-        Folder for TensorBoard.
-    """
-
-    resume: bool = False
-    save_every: int = SAVE_EVERY_STEPS
-    tensorboard: Path | None = None
-
-
-@dataclass(frozen=True)
-class Reports:
-    """Who is told how it goes.
-
-    Parameters
-    ----------
-    on_step, on_evaluation : callable, optional
-        Of the student's training, see `Trainer.train`.
-    on_teacher_step, on_teacher_evaluation : callable, optional
-        Of the teacher's.
-    on_labelling : callable, optional
-        Told how many texts the teacher has read, and of how many.
-    """
-
-    on_step: Report | None = None
-    on_evaluation: Report | None = None
-    on_teacher_step: Report | None = None
-    on_teacher_evaluation: Report | None = None
-    on_labelling: Callable[[int, int], None] | None = None
-
-
 def distill_task(
     teacher: str,
     task: Task,
@@ -171,7 +140,7 @@ def distill_task(
     student : str or Path, optional
         Checkpoint to start from; without one, a student is made from the teacher.
     student_configuration : dict, optional
-        Fields of `SpikeBertConfig` for a student made from the teacher.
+        Fields of `SpikeBertConfig` for a student made from the teacher; of a given student, those of `CHANGEABLE`.
     prune : bool
         Whether such a student drops tokens outside the Latin script, where the training text is not Chinese.
     vocabulary_size : int, optional
@@ -216,6 +185,7 @@ def distill_task(
         if vocabulary_size is not None:
             counted = (*train_set, *parts.get("unlabelled", ()))
             vocabulary = ([text for example in counted for text in example.texts], vocabulary_size)
+        model: Any
         model, tokenizer = build_student(
             source,
             source_tokenizer,
@@ -226,11 +196,16 @@ def distill_task(
             **(student_configuration or {}),
         )
     else:
-        loaded = load_model(student)
-        if not isinstance(loaded, SpikeBertForSequenceClassification):
-            raise ConfigurationError(f"the student {student} is a {type(loaded).__name__}; a SpikeBERT is needed")
-        model, tokenizer = loaded, load_tokenizer(student)
+        model, tokenizer = load_student(student, task), load_tokenizer(student)
     train = TokenizedExamples([e for part in parts.values() for e in part], task, tokenizer, settings.max_length)
+    shuffled = train.batches(CALIBRATION_BATCH_SIZE, np.random.default_rng(settings.seed))
+    first_batches = [batch.inputs for batch in islice(shuffled, CALIBRATION_BATCHES)]
+    if student is not None:
+        model = change_student(model, student_configuration or {}, first_batches)
+    elif model.config.norm != LAYER:
+        calibrate_norms(model, first_batches)
+        if "attention_threshold" not in (student_configuration or {}):
+            calibrate_attention_threshold(model, first_batches)
     dev = TokenizedExamples(dev_set, task, tokenizer, settings.max_length)
     signals, transforms = None, None
     if guide:

@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from spikebert.data import Batch
 from spikebert.errors import CheckpointError, ConfigurationError, MissingDependencyError
 from spikebert.files import written_whole
 from spikebert.neuron import SpikingNeuron
 
 PRECISIONS = ("float32", "bfloat16")
+SAVE_EVERY_STEPS = 500
+CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 8, 64  # what the first statistics of norms are taken from
 
 Record = dict[str, Any]
 Report = Callable[[Record], None]
@@ -154,6 +155,46 @@ class StateFile:
     identity: Record = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """How a killed training can go on, and what else is written while it runs.
+
+    Parameters
+    ----------
+    resume : bool
+        Go on where a killed training with the same settings stood.
+    save_every : int
+        Steps between two writings of the state.
+    tensorboard : Path, optional
+        Folder for TensorBoard.
+    """
+
+    resume: bool = False
+    save_every: int = SAVE_EVERY_STEPS
+    tensorboard: Path | None = None
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Who is told how it goes.
+
+    Parameters
+    ----------
+    on_step, on_evaluation : callable, optional
+        Of the student's training, see `Trainer.train`.
+    on_teacher_step, on_teacher_evaluation : callable, optional
+        Of the teacher's.
+    on_labelling : callable, optional
+        Told how many texts the teacher has read, and of how many.
+    """
+
+    on_step: Report | None = None
+    on_evaluation: Report | None = None
+    on_teacher_step: Report | None = None
+    on_teacher_evaluation: Report | None = None
+    on_labelling: Callable[[int, int], None] | None = None
+
+
 def make_accelerator() -> Any:
     """Return accelerate's ``Accelerator``: the device and processes this run has, autocasting left to the trainer.
 
@@ -219,11 +260,11 @@ class Trainer:
         """Yield what each batch of an epoch (from 1) will be made of; cheap, and the same whenever it is called."""
         raise NotImplementedError
 
-    def collate(self, planned: Any) -> Batch:
-        """Make the batch."""
+    def collate(self, planned: Any) -> Any:
+        """Make the batch: anything that has ``indices``, one for each sentence, and ``to(device)``."""
         raise NotImplementedError
 
-    def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
+    def loss_terms(self, batch: Any) -> dict[str, Tensor]:
         """Return the terms of the loss by name, weighted; their sum is what is minimised."""
         raise NotImplementedError
 
@@ -470,7 +511,7 @@ class _Forward(nn.Module):
         self.model, self.transforms = trainer.model, trainer.transforms
         self.loss_terms = lambda batch: trainer.loss_terms(batch)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Any) -> dict[str, Tensor]:
         return self.loss_terms(batch)
 
 
