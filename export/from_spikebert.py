@@ -22,7 +22,6 @@ from spikebert.modeling import (
     EMBEDDING,
     FINAL_NORM,
     TOKEN_MEAN,
-    GroupedLayerNorm,
     NamedNeuron,
     SpikeBertBlock,
     SpikeBertEmbeddings,
@@ -31,6 +30,7 @@ from spikebert.modeling import (
     block_prefix,
 )
 from spikebert.neuron import Heaviside as HeavisideModule
+from spikebert.norms import GroupedLayerNorm, Norm
 
 PRECISIONS = ("float32", "float64")
 
@@ -77,7 +77,7 @@ def to_nir(
     builder = NetworkBuilder("input", encoding.width)
     last = builder.add(EMBEDDING, Affine(table), "input")
     if embeddings.norm is not None:
-        last = builder.add(f"{EMBEDDING}_norm", _layer_norm(embeddings.norm), last)
+        last = builder.add(f"{EMBEDDING}_norm", _layer_norm(f"{EMBEDDING}_norm", embeddings.norm), last)
     stream = [_add_neuron(builder, embeddings.neuron, config.hidden_size, last)]
     for index, block in enumerate(encoder.blocks):
         assert isinstance(block, SpikeBertBlock)
@@ -94,8 +94,9 @@ def to_nir(
         stream = [*stream, _add_projection(builder, f"{prefix}projection", attention.projection, [attended])]
         hidden = _add_projection(builder, f"{prefix}intermediate", block.intermediate, stream)
         stream = [*stream, _add_projection(builder, f"{prefix}output", block.output, [hidden])]
-    last = builder.add(FINAL_NORM, _layer_norm(encoder.final_norm), stream)
-    last = builder.add(TOKEN_MEAN, TokenMean(config.hidden_size), last)
+    if encoder.final_norm is not None:
+        stream = [builder.add(FINAL_NORM, _layer_norm(FINAL_NORM, encoder.final_norm), stream)]
+    last = builder.add(TOKEN_MEAN, TokenMean(config.hidden_size), stream)
     last = builder.add(CLASSIFIER, _affine(model.classifier), last)
     network = builder.network(
         "output",
@@ -124,7 +125,13 @@ def _affine(linear: nn.Linear) -> Affine:
     return Affine(_array(linear.weight), None if linear.bias is None else _array(linear.bias))
 
 
-def _layer_norm(norm: GroupedLayerNorm) -> LayerNorm:
+def _layer_norm(name: str, norm: Norm) -> LayerNorm:
+    if not isinstance(norm, GroupedLayerNorm):
+        # its fixed scale and shift belong into the weights; folded here, the graph would round unlike the model
+        raise UnsupportedOperatorError(
+            f"{name} is a {type(norm).__name__}, which NIR has no node for; fold it into the weights first: "
+            "spikebert fold CHECKPOINT -o FOLDED, or spikebert.norms.fold_norms(model)"
+        )
     return LayerNorm(_array(norm.weight), _array(norm.bias), float(norm.eps), norm.groups)
 
 
@@ -137,9 +144,10 @@ def _embedding_table(embeddings: SpikeBertEmbeddings) -> tuple[TokenEncoding, np
 
 
 def _add_projection(builder: NetworkBuilder, name: str, projection: SpikingProjection, sources: list[str]) -> str:
-    affine = builder.add(f"{name}_affine", _affine(projection.affine), sources)
-    norm = builder.add(f"{name}_norm", _layer_norm(projection.norm), affine)
-    return _add_neuron(builder, projection.neuron, projection.affine.out_features, norm)
+    last = builder.add(f"{name}_affine", _affine(projection.affine), sources)
+    if projection.norm is not None:
+        last = builder.add(f"{name}_norm", _layer_norm(f"{name}_norm", projection.norm), last)
+    return _add_neuron(builder, projection.neuron, projection.affine.out_features, last)
 
 
 def _add_neuron(builder: NetworkBuilder, named: NamedNeuron, features: int, source: str) -> str:

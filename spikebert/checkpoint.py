@@ -146,8 +146,9 @@ def write_checkpoint_files(
 ) -> None:
     """Write the files of `save_checkpoint` into a folder that exists, e.g. one of `writing_directory`."""
     weights = {}
+    learnt = {name for name, _ in model.named_parameters()}  # running statistics stay as they are: they are few
     for name, value in model.state_dict().items():
-        stored = value.detach().to("cpu", storage_dtype if value.is_floating_point() else value.dtype).contiguous()
+        stored = value.detach().to("cpu", storage_dtype if name in learnt else value.dtype).contiguous()
         if not bool(torch.isfinite(stored).all()):
             raise CheckpointError(f"{name} holds values that are not finite in {storage_dtype}; store it as float32")
         weights[name] = stored

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 
 from spikebert.errors import ConfigurationError
 from spikebert.neuron import NeuronParameters, is_finite, neuron_preset
+from spikebert.norms import BATCH, LAYER, NONE, NORMS, POWER
 from spikebert.surrogate import surrogate_gradient
 
 SIZES = (
@@ -19,6 +20,8 @@ SIZES = (
     "max_position_embeddings",
     "time_steps",
 )
+PAPER_ATTENTION_THRESHOLD = 0.25  # section 4.2
+STATISTICS_ATTENTION_THRESHOLD = 2.0  # with norms by statistics nearly every attention neuron would fire at 0.25
 EMBEDDING_NEURONS = ("heaviside", "lif")
 POSITION_EMBEDDING_TYPES = ("none", "absolute")
 
@@ -36,21 +39,25 @@ class SpikeBertConfig(PreTrainedConfig):
         Longest sentence in tokens, where there are positions; without them a sentence may have any length.
     position_embedding_type : {"none", "absolute"}
         The paper has no positions; "absolute" adds a learned table to the word embeddings.
+    norm : {"layer", "batch", "power", "none"}
+        What stands between every affine layer and its neuron, and before the token mean: the paper's layer norm, or one
+        that folds into weights, see ``spikebert.norms``; "none" is what folding leaves.
     layer_norm_eps : float
-        Added to the variance in every layer norm.
+        Added to the variance (or mean square) in every norm.
     time_steps : int
         T, the number of steps a sentence is shown for.
     neuron : {"paper", "snntorch", "published", "loihi"}
         Preset of every neuron; `beta` (or `tau`, in steps), `threshold`, `reset`, `decay_input`, `fire_on_equal`
         and `initial_membrane_potential` override it where given.
-    attention_threshold : float
-        Threshold of the neuron behind the attention product.
+    attention_threshold : float, optional
+        Threshold of the neuron behind the attention product; by default the paper's 0.25 with layer norm and without
+        any, and 2 with batch or power norm, whose queries, keys and values all fire now and then.
     attention_scale : float
         tau of Eq. 5, which multiplies Q K^T V.
     embedding_neuron : {"heaviside", "lif"}
         How embeddings become spikes: a bare step at 0 (published code), or the common neuron.
     embedding_norm : bool
-        Whether a layer norm stands between the embeddings and their neuron.
+        Whether a norm stands between the embeddings and their neuron.
     surrogate, surrogate_alpha : str, float
         Surrogate gradient and its sharpness (Eq. 4).
     attend_to_padding : bool
@@ -74,6 +81,7 @@ class SpikeBertConfig(PreTrainedConfig):
         intermediate_size: int = 3072,
         max_position_embeddings: int = 512,
         position_embedding_type: str = "none",
+        norm: str = LAYER,
         layer_norm_eps: float = 1e-5,
         initializer_range: float = 0.02,
         time_steps: int = 4,
@@ -85,7 +93,7 @@ class SpikeBertConfig(PreTrainedConfig):
         decay_input: bool | None = None,
         fire_on_equal: bool | None = None,
         initial_membrane_potential: float | None = None,
-        attention_threshold: float = 0.25,
+        attention_threshold: float | None = None,
         attention_scale: float = 0.125,
         embedding_neuron: str = "heaviside",
         embedding_norm: bool = False,
@@ -102,6 +110,7 @@ class SpikeBertConfig(PreTrainedConfig):
         self.intermediate_size = intermediate_size
         self.max_position_embeddings = max_position_embeddings
         self.position_embedding_type = position_embedding_type
+        self.norm = norm
         self.layer_norm_eps = layer_norm_eps
         self.initializer_range = initializer_range
         self.time_steps = time_steps
@@ -113,6 +122,10 @@ class SpikeBertConfig(PreTrainedConfig):
         self.decay_input = decay_input
         self.fire_on_equal = fire_on_equal
         self.initial_membrane_potential = initial_membrane_potential
+        if attention_threshold is None:
+            attention_threshold = (
+                STATISTICS_ATTENTION_THRESHOLD if norm in (BATCH, POWER) else PAPER_ATTENTION_THRESHOLD
+            )
         self.attention_threshold = attention_threshold
         self.attention_scale = attention_scale
         self.embedding_neuron = embedding_neuron
@@ -149,6 +162,10 @@ class SpikeBertConfig(PreTrainedConfig):
             raise ConfigurationError(
                 f"embedding_neuron is {self.embedding_neuron!r}; choose one of {EMBEDDING_NEURONS}"
             )
+        if self.norm not in NORMS:
+            raise ConfigurationError(f"norm is {self.norm!r}; choose one of {NORMS}")
+        if self.norm == NONE and self.embedding_norm:
+            raise ConfigurationError("embedding_norm is True and norm is 'none'; leave one of them out")
         for key in ("attention_threshold", "attention_scale", "layer_norm_eps"):
             value = getattr(self, key)
             if not (is_finite(value) and value > 0):

@@ -24,10 +24,10 @@ BATCHES_PER_BUCKET = 50  # sentences of this many batches are sorted by length t
 
 
 class Example(NamedTuple):
-    """One labelled text, or pair of texts."""
+    """One text, or pair of texts."""
 
     texts: tuple[str, ...]
-    label: float  # a class index as a whole number, or a value where the task is a regression
+    label: float | None  # a class index as a whole number, or a value of a regression; None where nobody gave one
 
 
 @dataclass(frozen=True)
@@ -232,16 +232,7 @@ def read_tsv(path: Path, task: Task) -> list[Example]:
     """
     columns = (*task.text_columns, LABEL_COLUMN)
     expected = "a tab between each of: " + ", ".join(columns)
-    try:
-        # not splitlines(), which would also break at the rarer separators that text may contain
-        lines = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n").split("\n")
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}); --data-dir (or SPIKEBERT_DATA) must name the folder that holds "
-            f"{task.name}/{path.name}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 (byte {error.start}); convert it, e.g. with iconv -t utf-8") from error
+    lines = _lines(path, f"--data-dir (or SPIKEBERT_DATA) must name the folder that holds {task.name}/{path.name}")
     if tuple(lines[0].split("\t")) != columns:
         raise DataError(f"{path}, line 1: the header is {lines[0]!r}; {task.name} needs {expected}")
     examples = []
@@ -253,6 +244,46 @@ def read_tsv(path: Path, task: Task) -> list[Example]:
     if not examples:
         raise DataError(f"{path} has a header and no examples")
     return examples
+
+
+def read_unlabelled(path: Path, task: Task, limit: int | None = None) -> list[Example]:
+    """Read text without labels: UTF-8, one text a line; for a task of pairs, a tab between the two.
+
+    Lines without text are left out. With a `limit`, only so many lines are read, spread evenly over the file.
+
+    Raises
+    ------
+    DataError
+        The file is missing, not UTF-8 or has no text, or a line has another number of texts than the task; the message
+        has the line's number.
+    """
+    examples = []
+    for number, line in enumerate(_lines(path, "--unlabelled needs text files"), start=1):
+        texts = tuple(text.strip() for text in line.split("\t"))
+        if not any(texts):
+            continue
+        if len(texts) != len(task.text_columns):
+            raise DataError(
+                f"{path}, line {number}: found {len(texts)} texts, {line[:60]!r}; {task.name} needs "
+                f"{len(task.text_columns)} a line, a tab between them"
+            )
+        examples.append(Example(texts, None))
+    if not examples:
+        raise DataError(f"{path} has no text")
+    if limit is not None and limit < len(examples):
+        examples = [examples[i] for i in np.linspace(0, len(examples) - 1, limit).round().astype(int)]
+    return examples
+
+
+def _lines(path: Path, hint: str) -> list[str]:
+    """Return the lines of a UTF-8 file."""
+    try:
+        # not splitlines(), which would also break at the rarer separators that text may contain
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); {hint}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}); convert it, e.g. with iconv -t utf-8") from error
 
 
 def _checked_label(value: str | float, task: Task, where: str) -> float:
@@ -308,13 +339,37 @@ class Batch:
     input_ids, attention_mask : Tensor
         ``(B, N)``.
     labels : Tensor
-        ``(B,)``, whole numbers for classes, floating point for a regression.
+        ``(B,)``, whole numbers for classes, floating point for a regression; 0 where there is none.
+    labelled : Tensor
+        ``(B,)`` bool, whether there is one.
+    token_type_ids : Tensor, optional
+        ``(B, N)``, which text of a pair a token is of, where the tokenizer says so (BERT's does, a student's not).
     """
 
     indices: Tensor
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
+    labelled: Tensor
+    token_type_ids: Tensor | None = None
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What a model is called with."""
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return inputs if self.token_type_ids is None else {**inputs, "token_type_ids": self.token_type_ids}
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device, `indices` left where they are."""
+        types = self.token_type_ids
+        return Batch(
+            self.indices,
+            self.input_ids.to(device),
+            self.attention_mask.to(device),
+            self.labels.to(device),
+            self.labelled.to(device),
+            None if types is None else types.to(device),
+        )
 
 
 class TokenizedExamples:
@@ -341,11 +396,12 @@ class TokenizedExamples:
     ) -> None:
         self.tokenizer = tokenizer
         columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
-        self.input_ids: list[list[int]] = tokenizer(
-            *columns, truncation=max_length is not None, max_length=max_length, padding=False
-        )["input_ids"]
+        encoded = tokenizer(*columns, truncation=max_length is not None, max_length=max_length, padding=False)
+        self.input_ids: list[list[int]] = encoded["input_ids"]
+        self.token_type_ids: list[list[int]] | None = encoded.get("token_type_ids")
         self.lengths = np.array([len(ids) for ids in self.input_ids])
-        self.labels = torch.tensor([example.label for example in examples])
+        self.labelled = torch.tensor([example.label is not None for example in examples])
+        self.labels = torch.tensor([float(example.label or 0) for example in examples])
         if task.labels:
             self.labels = self.labels.long()
 
@@ -355,9 +411,19 @@ class TokenizedExamples:
 
     def batch(self, indices: np.ndarray) -> Batch:
         """Return the examples at `indices` ``(B,)``, padded by the tokenizer."""
-        padded = self.tokenizer.pad({"input_ids": [self.input_ids[i] for i in indices]}, return_tensors="pt")
+        chosen = {"input_ids": [self.input_ids[i] for i in indices]}
+        if self.token_type_ids is not None:
+            chosen["token_type_ids"] = [self.token_type_ids[i] for i in indices]
+        padded = self.tokenizer.pad(chosen, return_tensors="pt")
         rows = torch.from_numpy(indices)
-        return Batch(rows, padded["input_ids"], padded["attention_mask"], self.labels[rows])
+        return Batch(
+            rows,
+            padded["input_ids"],
+            padded["attention_mask"],
+            self.labels[rows],
+            self.labelled[rows],
+            padded.get("token_type_ids"),
+        )
 
     def batches(self, batch_size: int, generator: np.random.Generator | None = None) -> Iterator[Batch]:
         """Yield every example once, in batches of similar length: shuffled by `generator`, by length without one."""

@@ -45,7 +45,7 @@ def predict(
     model.eval()
     logits = np.empty((len(examples), model.config.num_labels or 1), np.float64)
     for batch in examples.batches(batch_size):
-        output = model(batch.input_ids.to(model.device), attention_mask=batch.attention_mask.to(model.device))
+        output = model(**batch.to(model.device).inputs)
         logits[batch.indices.numpy()] = output.logits.double().cpu().numpy()
         if on_batch is not None:
             on_batch(len(batch.indices))
@@ -86,7 +86,7 @@ def firing_rates(
     spikes: dict[str, torch.Tensor] = {}
     opportunities = 0
     for batch in examples.batches(batch_size):
-        output = model(batch.input_ids, attention_mask=batch.attention_mask, output_spikes=True)
+        output = model(**batch.to(model.device).inputs, output_spikes=True)
         opportunities += int(batch.attention_mask.sum()) * model.config.time_steps
         for node, fired in output.spikes.items():
             spikes[node] = spikes.get(node, 0) + fired.sum((0, 1, 2), dtype=torch.float64)

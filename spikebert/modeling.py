@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 from spikebert.configuration import SpikeBertConfig
 from spikebert.errors import ConfigurationError
 from spikebert.neuron import Heaviside, SpikingNeuron
+from spikebert.norms import Norm, make_norm
 
 FINAL_NORM = "final_norm"
 TOKEN_MEAN = "token_mean"
@@ -57,6 +58,8 @@ class SpikeBertOutput(ModelOutput):
         Residual stream behind the last block, small integers ``(T, B, N, D)``.
     hidden_states : tuple of Tensor, optional
         Residual stream behind the embedding and behind each block, M + 1 of ``(T, B, N, D)``.
+    embeddings : Tensor, optional
+        What the embedding neuron is given, ``(B, N, D)``; kept with `hidden_states`.
     spikes, membrane_potentials : dict of str to Tensor, optional
         By node name, ``(T, B, N, D)``.
     """
@@ -64,6 +67,7 @@ class SpikeBertOutput(ModelOutput):
     pooled_output: Tensor | None = None
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    embeddings: Tensor | None = None
     spikes: dict[str, Tensor] | None = None
     membrane_potentials: dict[str, Tensor] | None = None
 
@@ -80,7 +84,7 @@ class SpikeBertClassifierOutput(ModelOutput):
         ``(B, C)``, the mean of `step_logits` over time.
     step_logits : Tensor
         ``(T, B, C)``, what the classifier says at each time step.
-    hidden_states, spikes, membrane_potentials
+    hidden_states, embeddings, spikes, membrane_potentials
         As in `SpikeBertOutput`.
     """
 
@@ -88,29 +92,9 @@ class SpikeBertClassifierOutput(ModelOutput):
     logits: Tensor | None = None
     step_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    embeddings: Tensor | None = None
     spikes: dict[str, Tensor] | None = None
     membrane_potentials: dict[str, Tensor] | None = None
-
-
-class GroupedLayerNorm(nn.Module):
-    """Layer norm over each of `groups` equal parts of the features, with a weight and bias of its own for each.
-
-    Query, key and value share one matrix product, yet each has its own norm; one group is an ordinary layer norm.
-    """
-
-    def __init__(self, features: int, groups: int, eps: float) -> None:
-        super().__init__()
-        self.groups = groups
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Norm ``(..., features)``."""
-        if self.groups == 1:
-            return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
-        parts = x.unflatten(-1, (self.groups, -1))
-        return F.layer_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight + self.bias
 
 
 class NamedNeuron(nn.Module):
@@ -139,19 +123,22 @@ class NamedNeuron(nn.Module):
 
 
 class SpikingProjection(nn.Module):
-    """Linear -> layer norm -> spiking neuron, the unit everything in a block is made of."""
+    """Linear -> norm, where there is one -> spiking neuron, the unit everything in a block is made of."""
 
     def __init__(
         self, name: str, in_features: int, out_features: int, config: SpikeBertConfig, groups: int = 1
     ) -> None:
         super().__init__()
         self.affine = nn.Linear(in_features, out_features)
-        self.norm = GroupedLayerNorm(out_features, groups, config.layer_norm_eps)
+        self.norm = make_norm(config.norm, out_features, groups, config.layer_norm_eps)
         self.neuron = NamedNeuron(f"{name}_neuron", _common_neuron(config))
 
     def forward(self, x: Tensor, token_mask: Tensor | None, recording: Recording) -> Tensor:
         """Turn ``(T, B, N, in_features)`` into spikes ``(T, B, N, out_features)``."""
-        return self.neuron(self.norm(self.affine(x)), token_mask, recording)
+        current = self.affine(x)
+        if self.norm is not None:
+            current = self.norm(current, token_mask)
+        return self.neuron(current, token_mask, recording)
 
 
 class SpikingSelfAttention(nn.Module):
@@ -216,7 +203,9 @@ class SpikeBertEmbeddings(nn.Module):
             if config.position_embedding_type == "absolute"
             else None
         )
-        self.norm = GroupedLayerNorm(config.hidden_size, 1, config.layer_norm_eps) if config.embedding_norm else None
+        self.norm = None
+        if config.embedding_norm:
+            self.norm = make_norm(config.norm, config.hidden_size, 1, config.layer_norm_eps)
         parameters = config.neuron_parameters()
         neuron: SpikingNeuron | Heaviside
         if config.embedding_neuron == "heaviside":
@@ -225,14 +214,15 @@ class SpikeBertEmbeddings(nn.Module):
             neuron = _common_neuron(config)
         self.neuron = NamedNeuron(f"{EMBEDDING}_neuron", neuron)
 
-    def forward(self, input_ids: Tensor, token_mask: Tensor | None, recording: Recording) -> Tensor:
-        """Turn token ids ``(B, N)`` into spikes ``(T, B, N, D)``."""
+    def forward(self, input_ids: Tensor, token_mask: Tensor | None, recording: Recording) -> tuple[Tensor, Tensor]:
+        """Turn token ids ``(B, N)`` into embeddings ``(B, N, D)`` and their spikes ``(T, B, N, D)``."""
         embedded = self.word_embeddings(input_ids)
         if self.position_embeddings is not None:
             embedded = embedded + self.position_embeddings(torch.arange(input_ids.shape[1], device=input_ids.device))
         if self.norm is not None:
-            embedded = self.norm(embedded)
-        return self.neuron(embedded.expand(self.time_steps, *embedded.shape), token_mask, recording)
+            embedded = self.norm(embedded, token_mask)
+        current = embedded.expand(self.time_steps, *embedded.shape)
+        return embedded, self.neuron(current, token_mask, recording)
 
 
 class SpikeBertPreTrainedModel(PreTrainedModel):
@@ -258,19 +248,21 @@ class SpikeBertPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=self.config.initializer_range)
             if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
                 init.zeros_(module.weight[module.padding_idx])
-        elif isinstance(module, GroupedLayerNorm):
+        elif isinstance(module, Norm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+            for name, statistic in module.named_buffers():  # those of a standard normal distribution
+                (init.zeros_ if name == "running_mean" else init.ones_)(statistic)
 
 
 class SpikeBertModel(SpikeBertPreTrainedModel):
-    """The encoder: embeddings to spikes, M blocks, last layer norm and token mean."""
+    """The encoder: embeddings to spikes, M blocks, last norm and token mean."""
 
     def __init__(self, config: SpikeBertConfig) -> None:
         super().__init__(config)
         self.embeddings = SpikeBertEmbeddings(config)
         self.blocks = nn.ModuleList(SpikeBertBlock(index, config) for index in range(config.num_hidden_layers))
-        self.final_norm = GroupedLayerNorm(config.hidden_size, 1, config.layer_norm_eps)
+        self.final_norm = make_norm(config.norm, config.hidden_size, 1, config.layer_norm_eps)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -299,20 +291,21 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
             Ids or mask have a wrong shape, an id is outside the vocabulary, or the sentence is too long.
         """
         mask = self._checked_mask(input_ids, attention_mask)
-        token_mask = None if mask is None else mask.unsqueeze(-1).to(self.final_norm.weight.dtype)
+        token_mask = None if mask is None else mask.unsqueeze(-1).to(self.dtype)
         recording = Recording({} if output_spikes else None, {} if output_membrane_potentials else None)
-        x = self.embeddings(input_ids, token_mask, recording)
+        embedded, x = self.embeddings(input_ids, token_mask, recording)
         hidden_states = [x] if output_hidden_states else None
         for block in self.blocks:
             x = block(x, token_mask, recording)
             if hidden_states is not None:
                 hidden_states.append(x)
-        normed = self.final_norm(x)
+        normed = x if self.final_norm is None else self.final_norm(x, token_mask)
         pooled = normed.mean(-2) if token_mask is None else (normed * token_mask).sum(-2) / token_mask.sum(-2)
         return SpikeBertOutput(
             pooled_output=pooled,
             last_hidden_state=x,
             hidden_states=None if hidden_states is None else tuple(hidden_states),
+            embeddings=embedded if output_hidden_states else None,
             spikes=recording.spikes,
             membrane_potentials=recording.membrane_potentials,
         )
@@ -398,6 +391,7 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
             logits=logits,
             step_logits=step_logits,
             hidden_states=encoded.hidden_states,
+            embeddings=encoded.embeddings,
             spikes=encoded.spikes,
             membrane_potentials=encoded.membrane_potentials,
         )

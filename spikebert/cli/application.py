@@ -157,6 +157,7 @@ def data_directory(given: Path | None) -> Path | None:
     lazy_commands={
         "demo": "spikebert.cli.demo:demo",
         "distill": "spikebert.cli.distill:distill",
+        "fold": "spikebert.cli.fold:fold",
         "evaluate": "spikebert.cli.evaluate:evaluate",
         "export": "spikebert.cli.export:export",
         "simulate": "spikebert.cli.simulate:simulate",

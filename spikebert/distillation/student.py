@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from spikebert.checkpoint import resolve_checkpoint
 from spikebert.configuration import SpikeBertConfig
 from spikebert.data import Task
-from spikebert.errors import ConfigurationError
+from spikebert.errors import CheckpointError, ConfigurationError
 from spikebert.modeling import SpikeBertForSequenceClassification
-from spikebert.vocabulary import prune_vocabulary
+from spikebert.neuron import SpikingNeuron
+from spikebert.norms import GroupedLayerNorm, change_norms
+from spikebert.vocabulary import cut_vocabulary, prune_vocabulary
 
 BLOCKS = 2
 FEATURES_PER_HEAD = 64  # as in every BERT
 MLP_EXPANSION = 4  # section 3.2 of arXiv 2308.15122
+ATTENTION_RATE = 0.2  # spikes per neuron and step to begin with, about what the other neurons of a block do
+CHANGEABLE = ("norm", "neuron", "attention_threshold")  # what no weight's shape depends on
 
 
 def build_student(
     teacher: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: Task,
+    task: Task | None,
     prune: bool = True,
+    vocabulary: tuple[Sequence[str], int] | None = None,
     **configuration: Any,
 ) -> tuple[SpikeBertForSequenceClassification, PreTrainedTokenizerBase]:
     """Make an untrained student for a task.
@@ -34,10 +45,12 @@ def build_student(
         A BERT; the student has its hidden size and its embeddings.
     tokenizer : PreTrainedTokenizerBase
         The teacher's.
-    task : Task
-        Gives the labels.
+    task : Task, optional
+        Gives the labels; without one the head is transformers' default, to be thrown away.
     prune : bool
         Whether to drop tokens outside the Latin script, see `prune_vocabulary`.
+    vocabulary : (texts, size), optional
+        Keep the `size` tokens that the texts use most instead, see `cut_vocabulary`.
     **configuration
         Further fields of `SpikeBertConfig`; without them 2 blocks, a head per 64 features, an MLP 4 times as wide.
 
@@ -47,22 +60,56 @@ def build_student(
         The student in training mode, and its tokenizer.
     """
     kept = torch.arange(teacher.config.vocab_size)
-    if prune:
+    if vocabulary is not None:
+        tokenizer, kept = cut_vocabulary(tokenizer, *vocabulary)
+    elif prune:
         tokenizer, kept = prune_vocabulary(tokenizer)
     hidden_size = teacher.config.hidden_size
     configuration.setdefault("num_hidden_layers", BLOCKS)
     configuration.setdefault("num_attention_heads", max(1, hidden_size // FEATURES_PER_HEAD))
     configuration.setdefault("intermediate_size", MLP_EXPANSION * hidden_size)
+    if task is not None:
+        configuration["id2label"] = label_names(task)
     config = SpikeBertConfig(
-        vocab_size=len(kept),
-        hidden_size=hidden_size,
-        pad_token_id=tokenizer.pad_token_id,
-        id2label=dict(enumerate(task.labels or ("value",))),
-        **configuration,
+        vocab_size=len(kept), hidden_size=hidden_size, pad_token_id=tokenizer.pad_token_id, **configuration
     )
     model = SpikeBertForSequenceClassification(config).train()
     copy_embeddings(teacher, model, kept)
     return model, tokenizer
+
+
+def label_names(task: Task) -> dict[int, str]:
+    """Return the names of a task's outputs by their index."""
+    return dict(enumerate(task.labels or ("value",)))
+
+
+def load_student(checkpoint: str | Path, task: Task) -> SpikeBertForSequenceClassification:
+    """Load a student to train further; one without a head, or with another task's, is given a new one.
+
+    Raises
+    ------
+    CheckpointError, ConfigurationError
+        It cannot be read, or is no SpikeBERT.
+    """
+    source = resolve_checkpoint(checkpoint)
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            id2label=label_names(task),
+            label2id={label: index for index, label in label_names(task).items()},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"the student {checkpoint} cannot be loaded: {error}") from error
+    if not isinstance(model, SpikeBertForSequenceClassification):
+        raise ConfigurationError(f"the student {checkpoint} is a {type(model).__name__}; a SpikeBERT is needed")
+    unfit = [str(key) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in report[kind]]
+    unfit = [key for key in unfit if "classifier." not in key]
+    if unfit:
+        raise CheckpointError(f"the weights of {checkpoint} do not fit its config.json: {', '.join(unfit[:3])}")
+    return model
 
 
 @torch.no_grad()
@@ -98,6 +145,104 @@ def copy_embeddings(teacher: PreTrainedModel, student: SpikeBertForSequenceClass
         if positions > available:
             raise ConfigurationError(f"the student has {positions} positions and the teacher {available}; take fewer")
         target.position_embeddings.weight.copy_(source.position_embeddings.weight[:positions] + first_segment)
-    if target.norm is not None:
+    if isinstance(target.norm, GroupedLayerNorm):
         target.norm.weight.copy_(source.LayerNorm.weight)
         target.norm.bias.copy_(source.LayerNorm.bias)
+
+
+def change_student(
+    model: SpikeBertForSequenceClassification, changes: dict[str, Any], batches: Iterable[dict[str, Tensor]]
+) -> SpikeBertForSequenceClassification:
+    """Return a student with the same weights and other norms or neurons, see `CHANGEABLE`.
+
+    Parameters
+    ----------
+    model : SpikeBertForSequenceClassification
+        Not changed.
+    changes : dict
+        Fields of its configuration.
+    batches : iterable of dict
+        What statistics of new norms are taken from.
+
+    Raises
+    ------
+    ConfigurationError
+        A field would change the shape of a weight, or a value is not allowed.
+    """
+    unchangeable = sorted(set(changes) - set(CHANGEABLE))
+    if unchangeable:
+        raise ConfigurationError(
+            f"a student that is there can change its {', '.join(CHANGEABLE)}, not its {', '.join(unchangeable)}"
+        )
+    changes = dict(changes)
+    norm = changes.pop("norm", model.config.norm)
+    if norm != model.config.norm:
+        model = change_norms(model, norm, batches)
+    if changes:
+        config = copy.deepcopy(model.config)
+        config.update(changes)
+        changed = SpikeBertForSequenceClassification(config)
+        changed.load_state_dict(model.state_dict())
+        model = changed
+    return model
+
+
+@torch.no_grad()
+def calibrate_attention_threshold(
+    model: SpikeBertForSequenceClassification, batches: Iterable[dict[str, Tensor]], rate: float = ATTENTION_RATE
+) -> float:
+    """Set the attention threshold so that the first block's attention neurons neither fall silent nor saturate.
+
+    Without a softmax, what attention says grows with the sentence and with the size of a head; a threshold that suits
+    one task leaves another with neurons that never rest. Of all multiples of the attention scale (the product is one of
+    them), the one is taken with which the neurons fire closest to `rate`.
+
+    Parameters
+    ----------
+    model : SpikeBertForSequenceClassification
+        Changed in place, configuration included; left in the mode it was in.
+    batches : iterable of dict
+        What the model is called with.
+    rate : float
+        Spikes per neuron, real token and step.
+
+    Returns
+    -------
+    float
+        The threshold.
+    """
+    currents: list[tuple[Tensor, Tensor | None]] = []
+    neuron = model.spikebert.blocks[0].attention.neuron
+    hook = neuron.register_forward_pre_hook(lambda _, given: currents.append(given[:2]))
+    was_training = model.training
+    model.train()
+    try:
+        for batch in batches:
+            model(**batch)
+    finally:
+        hook.remove()
+        model.train(was_training)
+
+    def rate_at(multiple: int) -> float:
+        parameters = replace(model.config.attention_neuron_parameters(), threshold=multiple * scale)
+        tried = SpikingNeuron(parameters)
+        fired = opportunities = 0.0
+        for current, token_mask in currents:
+            spikes = tried(current) if token_mask is None else tried(current) * token_mask
+            fired += float(spikes.sum())
+            tokens = current.shape[1:-1].numel() if token_mask is None else float(token_mask.sum())
+            opportunities += tokens * current.shape[0] * current.shape[-1]
+        return fired / opportunities
+
+    scale = model.config.attention_scale
+    low, high = 1, 2
+    while rate_at(high) > rate:
+        low, high = high, 2 * high
+    while high - low > 1:  # the rate falls as the threshold rises
+        middle = (low + high) // 2
+        low, high = (middle, high) if rate_at(middle) > rate else (low, middle)
+    threshold = scale * min((low, high), key=lambda multiple: abs(rate_at(multiple) - rate))
+    model.config.attention_threshold = threshold
+    for block in model.spikebert.blocks:
+        block.attention.neuron.neuron.parameters_of_neuron = model.config.attention_neuron_parameters()
+    return threshold

@@ -1,24 +1,23 @@
-"""Stage 2: a student learns a task, the best epoch is chosen on dev, and everything needed to repeat it is kept.
+"""Stage 2: a student learns a task from its labels and from a teacher that knows it (section 3.3.2, arXiv 2308.15122).
 
-`TaskTrainer` is the loop; a stage with more losses overrides `TaskTrainer.loss_terms` and adds its terms there.
-`distill_task` is the whole road from a teacher's name to a checkpoint with its record and model card.
+`distill_task` is the whole road from a teacher's name to a checkpoint with its record and model card; `distill_seeds`
+goes it several times. The loop is in ``training.py``, the losses in ``losses.py``.
 """
 
 from __future__ import annotations
 
-import copy
 import json
-import math
+import statistics
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from spikebert.checkpoint import (
     checkpoint_sha256,
@@ -29,220 +28,82 @@ from spikebert.checkpoint import (
     writing_directory,
 )
 from spikebert.configuration import SpikeBertConfig
-from spikebert.data import Batch, Task, TokenizedExamples, load_examples
-from spikebert.distillation.model_card import model_card
-from spikebert.distillation.student import build_student
+from spikebert.data import Example, Task, TokenizedExamples, load_examples, read_unlabelled
+from spikebert.distillation.augmentation import AugmentationSettings, augment, random_spans
+from spikebert.distillation.fine_tuning import TEACHER_SETTINGS, fine_tuned_teacher
+from spikebert.distillation.logs import LOG_FILE, TrainingLog, log_beside, state_beside
+from spikebert.distillation.losses import FeatureTransforms, LossWeights, aligned_layers
+from spikebert.distillation.model_card import CARD_FILE, RECORD_FILE, model_card
+from spikebert.distillation.part_of_speech import ENGLISH, find_tagger, guess_language
+from spikebert.distillation.student import build_student, calibrate_attention_threshold, change_student, load_student
+from spikebert.distillation.task_trainer import TaskTrainer, TeacherSignals, rows_with_equal_tokens
 from spikebert.distillation.teacher import load_teacher
+from spikebert.distillation.teacher_outputs import TeacherOutputs, teacher_outputs, texts_sha256
+from spikebert.distillation.training import (
+    CALIBRATION_BATCH_SIZE,
+    CALIBRATION_BATCHES,
+    Keeping,
+    Record,
+    Reports,
+    StateFile,
+    TrainingSettings,
+    make_accelerator,
+)
 from spikebert.errors import ConfigurationError
-from spikebert.evaluation import check_task_fits, evaluate, firing_rates
+from spikebert.evaluation import evaluate, firing_rates
 from spikebert.modeling import SpikeBertForSequenceClassification
-from spikebert.neuron import SpikingNeuron
+from spikebert.norms import LAYER, calibrate_norms
 from spikebert.provenance import run_record, seed_everything
 
-PRECISIONS = ("float32", "bfloat16")
-LOG_FILE = "training.jsonl"
-LOG_EVERY_STEPS = 10
-RECORD_FILE = "training.json"
-CARD_FILE = "README.md"
-
-Record = dict[str, Any]
-Report = Callable[[Record], None]
+SEEDS_FILE = "seeds.json"
+MASK_TOKEN = "[MASK]"  # every BERT's
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """How to train.
+class Texts:
+    """What a student learns from beside the task's own training set; the teacher says what it means.
 
     Parameters
     ----------
-    epochs, batch_size : int
-        Passes over the training set, and sentences a step.
-    learning_rate : float
-        Peak, reached after `warmup_share` of all steps, falling linearly to 0 at the last.
-    weight_decay : float
-        Of matrices; norms, biases and embeddings have none.
-    max_gradient_norm : float
-        Gradients of everything but the word embeddings are clipped to it together.
-    max_length : int
-        Longest sentence in tokens while training.
-    precision : {"float32", "bfloat16"}
-        Of matrix products while training; membrane potentials and dev scores are always float32.
-    compile_neurons : bool
-        Compile the neurons' loop over time: half the time a step, after seconds of compiling; needs a C++ compiler.
-    seed : int
-        Of initial weights and of the order of sentences.
-
-    Raises
-    ------
-    ConfigurationError
-        A value is not allowed.
+    unlabelled : sequence of Path
+        Files with a text a line.
+    unlabelled_limit : int, optional
+        Lines read of each, spread evenly over it.
+    spans : int
+        Pieces cut from each training text.
+    augmentation : AugmentationSettings
+        Changed copies of each training text; none by default.
+    tagger : str, optional
+        Part-of-speech tagger; the best there is by default.
     """
 
-    epochs: int = 3
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.01
-    warmup_share: float = 0.1
-    max_gradient_norm: float = 1.0
-    max_length: int = 128
-    precision: str = "bfloat16"
-    compile_neurons: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for name in ("epochs", "batch_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("learning_rate", "max_gradient_norm"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be a positive number")
-        if not 0 <= self.warmup_share < 1:
-            raise ConfigurationError(f"warmup_share is {self.warmup_share}; it must lie in [0, 1)")
-        if not self.weight_decay >= 0:
-            raise ConfigurationError(f"weight_decay is {self.weight_decay}; it must not be negative")
-        if self.precision not in PRECISIONS:
-            raise ConfigurationError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+    unlabelled: Sequence[Path] = ()
+    unlabelled_limit: int | None = None
+    spans: int = 0
+    augmentation: AugmentationSettings = field(default_factory=lambda: AugmentationSettings(copies=0))
+    tagger: str | None = None
 
 
-@dataclass
-class TrainingResult:
-    """What a training came to.
-
-    Attributes
-    ----------
-    best_epoch : int
-        Counted from 1; the model holds the weights it ended with.
-    dev_values : list of float
-        The task's metric on dev after each epoch.
-    losses : list of float
-        Mean loss of each epoch.
-    """
-
-    best_epoch: int = 0
-    dev_values: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-
-
-class TaskTrainer:
-    """Trains a classifier on a task.
+@dataclass(frozen=True)
+class TeacherUse:
+    """How the teacher is made ready and asked.
 
     Parameters
     ----------
-    model : SpikeBertForSequenceClassification
-        Changed in place.
-    task : Task
-        Gives the metric.
-    train, dev : TokenizedExamples
-        What it learns from, and what the best epoch is chosen on.
     settings : TrainingSettings
-        How.
+        Of its fine-tuning, where it needs one.
+    folder : Path, optional
+        Where a teacher fine-tuned here is kept, and looked for; ``OUTPUT.teacher`` by default.
+    cache : Path, optional
+        Where its outputs are kept, see `teacher_outputs`.
+    largest_features : float
+        Bytes that its features may take there.
     """
 
-    def __init__(
-        self,
-        model: SpikeBertForSequenceClassification,
-        task: Task,
-        train: TokenizedExamples,
-        dev: TokenizedExamples,
-        settings: TrainingSettings,
-    ) -> None:
-        check_task_fits(model, task)
-        self.model = model
-        self.task = task
-        self.train_examples = train
-        self.dev_examples = dev
-        self.settings = settings
-        self.word_embeddings = model.spikebert.embeddings.word_embeddings
-        self.steps = settings.epochs * math.ceil(len(train) / settings.batch_size)
-        if settings.compile_neurons:
-            for module in model.modules():
-                if isinstance(module, SpikingNeuron):
-                    module.compile_recurrence()
-        self.optimizers = self._optimizers()
-        self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, self._rate_at) for o in self.optimizers]
-
-    def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms of the loss by name, weighted; their sum is what is minimised."""
-        output = self.model(batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels)
-        return {"task": output.loss}
-
-    def train(self, on_step: Report | None = None, on_epoch: Report | None = None) -> TrainingResult:
-        """Train, and leave the weights of the best epoch on dev in the model.
-
-        Parameters
-        ----------
-        on_step, on_epoch : callable, optional
-            Receive a record after every step (``step``, ``steps``, ``epoch``, ``loss``, one ``loss_NAME`` for each term
-            where there are several, ``learning_rate``, ``sentences_per_second``) and every epoch (``epoch``, ``loss``,
-            ``dev``).
-        """
-        generator = np.random.default_rng(self.settings.seed)
-        result = TrainingResult()
-        best_weights: dict[str, Tensor] = {}
-        step = 0
-        for epoch in range(1, self.settings.epochs + 1):
-            self.model.train()
-            losses = []
-            for batch in self.train_examples.batches(self.settings.batch_size, generator):
-                began = time.perf_counter()
-                terms = self._step(batch)
-                losses.append(math.fsum(terms.values()))
-                step += 1
-                if on_step is not None:
-                    record: Record = {"step": step, "steps": self.steps, "epoch": epoch, "loss": losses[-1]}
-                    if len(terms) > 1:
-                        record.update({f"loss_{name}": value for name, value in terms.items()})
-                    record["learning_rate"] = self.schedules[0].get_last_lr()[0]
-                    record["sentences_per_second"] = len(batch.indices) / (time.perf_counter() - began)
-                    on_step(record)
-            result.losses.append(float(np.mean(losses)))
-            with torch.compiler.set_stance("force_eager"):  # what is chosen on dev is what users will run
-                result.dev_values.append(evaluate(self.model, self.task, self.dev_examples))
-            if max(result.dev_values) > max(result.dev_values[:-1], default=-math.inf):
-                result.best_epoch = epoch
-                best_weights = copy.deepcopy(self.model.state_dict())
-            if on_epoch is not None:
-                on_epoch({"epoch": epoch, "loss": result.losses[-1], "dev": result.dev_values[-1]})
-        self.model.load_state_dict(best_weights)
-        self.model.eval()
-        return result
-
-    def _step(self, batch: Batch) -> dict[str, float]:
-        half = self.settings.precision == "bfloat16"
-        with torch.autocast(self.model.device.type, torch.bfloat16) if half else nullcontext():
-            terms = self.loss_terms(batch)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
-        nn.utils.clip_grad_norm_(
-            [p for group in self.optimizers[0].param_groups for p in group["params"]], self.settings.max_gradient_norm
-        )
-        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-        return {name: float(term.detach()) for name, term in terms.items()}
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        # A batch uses some hundred of the 30,000 words: sparse gradients leave the other rows, and most of the
-        # optimizer's time, alone.
-        self.word_embeddings.sparse = True
-        dense = [p for p in self.model.parameters() if p is not self.word_embeddings.weight]
-        rate = self.settings.learning_rate
-        return [
-            torch.optim.AdamW(
-                [
-                    {"params": [p for p in dense if p.ndim > 1], "weight_decay": self.settings.weight_decay},
-                    {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
-                ],
-                lr=rate,
-            ),
-            torch.optim.SparseAdam([self.word_embeddings.weight], lr=rate),
-        ]
-
-    def _rate_at(self, step: int) -> float:
-        warmup = max(1.0, self.settings.warmup_share * self.steps)
-        return min(1.0, (step + 1) / warmup) * (self.steps - step) / self.steps
+    settings: TrainingSettings = TEACHER_SETTINGS
+    folder: Path | None = None
+    cache: Path | None = None
+    largest_features: float = 8e9
 
 
 def distill_task(
@@ -255,73 +116,128 @@ def distill_task(
     student_configuration: dict[str, Any] | None = None,
     train_file: str | None = None,
     prune: bool = True,
-    on_step: Report | None = None,
-    on_epoch: Report | None = None,
+    vocabulary_size: int | None = None,
+    weights: LossWeights | None = None,
+    texts: Texts | None = None,
+    teacher_use: TeacherUse | None = None,
+    keeping: Keeping | None = None,
+    reports: Reports | None = None,
 ) -> Record:
     """Train a student on a task and write its checkpoint, record, log and model card.
 
     Parameters
     ----------
     teacher : str
-        Folder, hub name or package of a BERT.
+        Folder, hub name or package of a BERT, or a SpikeBERT checkpoint; fine-tuned first where it does not know the
+        task and a loss looks at it.
     task, data_directory, train_file
         See `spikebert.data.load_examples`.
     output : Path
-        The checkpoint's folder. While training, the log lies beside it as ``OUTPUT.training.jsonl``.
+        The checkpoint's folder. While training, log and state lie beside it as ``OUTPUT.training.jsonl`` and
+        ``OUTPUT.state.pt``.
     settings : TrainingSettings
         How to train.
     student : str or Path, optional
         Checkpoint to start from; without one, a student is made from the teacher.
     student_configuration : dict, optional
-        Fields of `SpikeBertConfig` for a student made from the teacher.
+        Fields of `SpikeBertConfig` for a student made from the teacher; of a given student, those of `CHANGEABLE`.
     prune : bool
-        Whether such a student drops tokens outside the Latin script.
-    on_step, on_epoch : callable, optional
-        See `TaskTrainer.train`.
+        Whether such a student drops tokens outside the Latin script, where the training text is not Chinese.
+    vocabulary_size : int, optional
+        Keep as many tokens, those that the training and unlabelled texts use most.
+    weights : LossWeights, optional
+        Of the losses; Eq. 8's by default.
+    texts, teacher_use, keeping, reports : optional
+        See their classes.
 
     Returns
     -------
     dict
-        What is written to ``training.json``.
+        What is written to ``training.json``; with several processes, in the main one, and empty elsewhere.
     """
+    weights, texts = weights or LossWeights(), texts or Texts()
+    teacher_use, keeping, reports = teacher_use or TeacherUse(), keeping or Keeping(), reports or Reports()
     began, cpu_began = time.perf_counter(), time.process_time()
     output = Path(output).absolute()
     refuse_foreign_directory(output)  # now, not after an hour of training
+    accelerator = make_accelerator()
     train_set = load_examples(task, "train", data_directory, train_file)
     dev_set = load_examples(task, "dev", data_directory)
+    parts = {"train": train_set, **_further_texts(train_set, task, texts, settings.seed, weights)}
+    guide: tuple[Any, Tokenizer] | None = None
+    teacher_record: Record = {"name": teacher}
+    if weights.needs_teacher:
+        knowing, knowing_tokenizer, teacher_record = fine_tuned_teacher(
+            teacher,
+            task,
+            train_set,
+            dev_set,
+            teacher_use.folder or output.with_name(f"{output.name}.teacher"),
+            teacher_use.settings,
+            reports.on_teacher_step,
+            reports.on_teacher_evaluation,
+        )
+        guide = (knowing, knowing_tokenizer)
     seed_everything(settings.seed)
     if student is None:
+        source, source_tokenizer = (guide[0].base_model, guide[1]) if guide else load_teacher(teacher)
+        vocabulary = None
+        if vocabulary_size is not None:
+            counted = (*train_set, *parts.get("unlabelled", ()))
+            vocabulary = ([text for example in counted for text in example.texts], vocabulary_size)
+        model: Any
         model, tokenizer = build_student(
-            *load_teacher(teacher),
+            source,
+            source_tokenizer,
             task,
-            prune,
+            prune and guess_language([text for example in train_set for text in example.texts]) == ENGLISH,
+            vocabulary,
             max_position_embeddings=settings.max_length,
             **(student_configuration or {}),
         )
     else:
-        loaded = load_model(student)
-        if not isinstance(loaded, SpikeBertForSequenceClassification):
-            raise ConfigurationError(f"the student {student} is a {type(loaded).__name__}; a SpikeBERT is needed")
-        model, tokenizer = loaded, load_tokenizer(student)
-    train = TokenizedExamples(train_set, task, tokenizer, settings.max_length)
+        model, tokenizer = load_student(student, task), load_tokenizer(student)
+    train = TokenizedExamples([e for part in parts.values() for e in part], task, tokenizer, settings.max_length)
+    shuffled = train.batches(CALIBRATION_BATCH_SIZE, np.random.default_rng(settings.seed))
+    first_batches = [batch.inputs for batch in islice(shuffled, CALIBRATION_BATCHES)]
+    if student is not None:
+        model = change_student(model, student_configuration or {}, first_batches)
+    elif model.config.norm != LAYER:
+        calibrate_norms(model, first_batches)
+        if "attention_threshold" not in (student_configuration or {}):
+            calibrate_attention_threshold(model, first_batches)
     dev = TokenizedExamples(dev_set, task, tokenizer, settings.max_length)
-    trainer = TaskTrainer(model, task, train, dev, settings)
-
-    log_path = output.with_name(f"{output.name}.{LOG_FILE}")
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("w", encoding="utf-8", buffering=1) as log:
-
-        def logged(report: Report | None) -> Report:
-            def write(record: Record) -> None:
-                if record.get("step", 0) % LOG_EVERY_STEPS == 0:  # and every epoch
-                    log.write(json.dumps(record) + "\n")
-                if report is not None:
-                    report(record)
-
-            return write
-
-        result = trainer.train(logged(on_step), logged(on_epoch))
-
+    signals, transforms = None, None
+    if guide:
+        with accelerator.main_process_first():
+            signals, transforms = _signals(
+                *guide, model, tokenizer, parts, train, task, settings, weights, teacher_use, reports.on_labelling
+            )
+    trainer = TaskTrainer(model, task, train, dev, settings, weights, signals, transforms, accelerator)
+    state_file = StateFile(
+        state_beside(output),
+        keeping.save_every,
+        keeping.resume,
+        {
+            "task": task.name,
+            "teacher": teacher,
+            "student": None if student is None else str(student),
+            "texts": {name: texts_sha256(part) for name, part in parts.items()},
+            "losses": weights.as_record(),
+            "configuration": model.config.to_json_string(),
+        },
+    )
+    log = TrainingLog(
+        log_beside(output),
+        keeping.tensorboard,
+        keep_until=trainer.step_to_resume_from(state_file),
+        silent=not accelerator.is_main_process,
+    )
+    with log:
+        result = trainer.train(log.before(reports.on_step), log.before(reports.on_evaluation), state_file)
+    if not accelerator.is_main_process:
+        return {}
+    model.to("cpu")
     with writing_directory(output) as folder:
         write_checkpoint_files(model, tokenizer, folder)
         stored = load_model(folder)  # rounded to half precision: these weights, not the trained ones, are the model
@@ -329,25 +245,148 @@ def distill_task(
             "task": task.name,
             "metric": task.metric,
             "dev": evaluate(stored, task, dev),
-            "dev_by_epoch": result.dev_values,
             "best_epoch": result.best_epoch,
-            "loss_by_epoch": result.losses,
-            "examples": {"train": len(train), "dev": len(dev)},
+            "best_step": result.best_step,
+            "steps": trainer.steps,
+            "evaluations": result.evaluations,
+            "examples": {**{name: len(part) for name, part in parts.items()}, "dev": len(dev)},
             "train_file": train_file or "train.tsv",
-            "teacher": teacher,
+            "unlabelled_files": [Path(path).name for path in texts.unlabelled],
+            "teacher": teacher_record,
             "student": None if student is None else str(student),
             "settings": asdict(settings),
+            "losses": weights.as_record(),
             "parameters": sum(p.numel() for p in model.parameters()),
             "firing_rates": firing_rates(stored, dev),
             "minutes": (time.perf_counter() - began) / 60,
             "cpu_minutes": (time.process_time() - cpu_began) / 60,
             "threads": torch.get_num_threads(),
-            "device": str(model.device),
+            "processes": accelerator.num_processes,
+            "device": str(accelerator.device),
             **run_record(settings.seed, checkpoint_sha256(folder)),
         }
-        (folder / LOG_FILE).write_text(log_path.read_text(encoding="utf-8"), encoding="utf-8")
+        (folder / LOG_FILE).write_text(log_beside(output).read_text(encoding="utf-8"), encoding="utf-8")
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         card = model_card(record, SpikeBertConfig.from_pretrained(folder))
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
-    log_path.unlink()
+    log_beside(output).unlink()
+    state_file.path.unlink(missing_ok=True)
     return record
+
+
+def distill_seeds(
+    seeds: Sequence[int], output: Path, train_one: Callable[[int, Path], Record], resume: bool = False
+) -> Record:
+    """Train once for each seed, into ``OUTPUT/seed-N``, and write what they come to as ``OUTPUT/seeds.json``.
+
+    Parameters
+    ----------
+    seeds : sequence of int
+        At least two, all different.
+    output : Path
+        The folder of folders.
+    train_one : callable
+        Trains with a seed into a folder and returns its record.
+    resume : bool
+        Take the record of a seed whose folder is there instead of training it again.
+
+    Returns
+    -------
+    dict
+        ``mean`` and ``deviation`` (of the sample) of the dev score, and ``dev`` of each seed.
+    """
+    if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds):
+        raise ConfigurationError(f"seeds are {list(seeds)}; give two or more, all different")
+    records = {}
+    for seed in seeds:
+        folder = output / f"seed-{seed}"
+        finished = resume and (folder / RECORD_FILE).is_file()
+        records[seed] = json.loads((folder / RECORD_FILE).read_text()) if finished else train_one(seed, folder)
+    if not all(records.values()):
+        return {}  # not the main process
+    values = [record["dev"] for record in records.values()]
+    summary = {
+        "task": records[seeds[0]]["task"],
+        "metric": records[seeds[0]]["metric"],
+        "mean": statistics.fmean(values),
+        "deviation": statistics.stdev(values),
+        "dev": {str(seed): record["dev"] for seed, record in records.items()},
+        "checkpoint_sha256": {str(seed): record["checkpoint_sha256"] for seed, record in records.items()},
+    }
+    (output / SEEDS_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _further_texts(
+    train_set: list[Example], task: Task, texts: Texts, seed: int, weights: LossWeights
+) -> dict[str, list[Example]]:
+    """Return what has no label, by where it comes from; empty ones left out."""
+    parts: dict[str, list[Example]] = {}
+    if texts.spans:
+        parts["spans"] = random_spans(train_set, texts.spans, seed)
+    if texts.augmentation.copies:
+        language = guess_language([text for example in train_set for text in example.texts])
+        _, tagger = find_tagger(language, texts.tagger)
+        parts["augmented"] = augment(train_set, tagger, language, MASK_TOKEN, texts.augmentation, seed)
+    if texts.unlabelled:
+        parts["unlabelled"] = [
+            example
+            for path in texts.unlabelled
+            for example in read_unlabelled(Path(path), task, texts.unlabelled_limit)
+        ]
+    if parts and not weights.needs_teacher:
+        raise ConfigurationError(
+            f"nothing can be learnt from {', '.join(parts)} text without a teacher; give --weight-logits above 0"
+        )
+    return parts
+
+
+def _signals(
+    teacher: Any,
+    teacher_tokenizer: Tokenizer,
+    student: SpikeBertForSequenceClassification,
+    tokenizer: Tokenizer,
+    parts: dict[str, list[Example]],
+    train: TokenizedExamples,
+    task: Task,
+    settings: TrainingSettings,
+    weights: LossWeights,
+    use: TeacherUse,
+    on_labelling: Callable[[int, int], None] | None,
+) -> tuple[TeacherSignals, FeatureTransforms | None]:
+    """Ask the teacher about every part; about its features for all but unlabelled text, whose tokens are too many."""
+    transforms, layers = None, []
+    if weights.needs_features:
+        transforms = FeatureTransforms(
+            student.config.hidden_size,
+            teacher.config.hidden_size,
+            aligned_layers(
+                student.config.num_hidden_layers, teacher.config.num_hidden_layers, weights.ignored_front_blocks
+            ),
+        )
+        layers = transforms.teacher_layers()
+
+    def ask(examples: list[Example], wanted: list[int]) -> TeacherOutputs:
+        return teacher_outputs(
+            teacher,
+            teacher_tokenizer,
+            examples,
+            task,
+            settings.max_length,
+            settings.precision,
+            wanted,
+            use.cache,
+            use.largest_features,
+            on_labelling,
+        )
+
+    near = [example for name, part in parts.items() if name != "unlabelled" for example in part]
+    said = [ask(near, layers)]
+    if "unlabelled" in parts:
+        said.append(ask(parts["unlabelled"], []))
+    aligned = torch.zeros(len(train), dtype=torch.bool)
+    if layers:
+        aligned[: len(near)] = rows_with_equal_tokens(
+            train.input_ids[: len(near)], tokenizer, said[0].token_ids, teacher_tokenizer
+        )
+    return TeacherSignals(torch.cat([each.logits for each in said]), said[0] if layers else None, aligned), transforms

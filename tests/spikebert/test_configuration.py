@@ -120,10 +120,12 @@ SIZES = [
         (key, value)
         for key in ("attention_threshold", "attention_scale", "layer_norm_eps", "surrogate_alpha")
         for value in (0, -1.0, math.nan, math.inf, "1", None)
+        if (key, value) != ("attention_threshold", None)  # that is the default, see below
     ]
     + [("initializer_range", value) for value in (-0.1, math.nan, math.inf, "1", None)]
     + [("position_embedding_type", value) for value in ("relative_key", None, [])]
     + [("embedding_neuron", value) for value in ("if", None, [])]
+    + [("norm", value) for value in ("instance", None, [])]
     + [("surrogate", value) for value in ("gauss", None, [])]
     + [(key, value) for key in ("embedding_norm", "attend_to_padding") for value in (1, "no", None)]
     + [("pad_token_id", value) for value in (-1, 30522, "0")]
@@ -180,3 +182,9 @@ def test_labels_may_be_given_either_way_round_or_by_their_number():
 def test_labels_that_make_no_sense_are_refused(labels):
     with pytest.raises(ConfigurationError, match="label"):
         SpikeBertConfig(**labels)
+
+
+@pytest.mark.parametrize(("norm", "threshold"), [("layer", 0.25), ("batch", 2.0), ("power", 2.0), ("none", 0.25)])
+def test_the_attention_threshold_suits_the_norm_unless_given(norm, threshold):
+    assert SpikeBertConfig(norm=norm).attention_neuron_parameters().threshold == threshold
+    assert SpikeBertConfig(norm=norm, attention_threshold=0.5).attention_threshold == 0.5

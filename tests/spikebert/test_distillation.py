@@ -10,9 +10,12 @@ from safetensors.torch import load_file
 from spikebert.checkpoint import load_model, load_tokenizer
 from spikebert.data import TASKS, TokenizedExamples, load_examples
 from spikebert.distillation import task as stage
+from spikebert.distillation import task_trainer
 from spikebert.distillation.student import build_student
-from spikebert.distillation.task import TaskTrainer, TrainingSettings, distill_task
+from spikebert.distillation.task import distill_task
+from spikebert.distillation.task_trainer import LABEL_ONLY, TaskTrainer
 from spikebert.distillation.teacher import load_teacher, resolve_teacher
+from spikebert.distillation.training import TrainingSettings
 from spikebert.errors import CheckpointError, ConfigurationError, DataError, MissingDependencyError
 from spikebert.evaluation import evaluate, firing_rates
 
@@ -24,7 +27,13 @@ SETTINGS = TrainingSettings(epochs=8, batch_size=8, learning_rate=1e-2, max_leng
 @pytest.fixture
 def distilled(tiny_teacher, tiny_data, tmp_path):
     return distill_task(
-        str(tiny_teacher), SST2, tiny_data, tmp_path / "model", SETTINGS, student_configuration=SHAPE
+        str(tiny_teacher),
+        SST2,
+        tiny_data,
+        tmp_path / "model",
+        SETTINGS,
+        student_configuration=SHAPE,
+        weights=LABEL_ONLY,
     ), tmp_path / "model"
 
 
@@ -41,7 +50,8 @@ def make_trainer(tiny_teacher, tiny_data):
 
 def test_a_student_learns_and_its_record_is_true(distilled, tiny_data):
     record, folder = distilled
-    assert record["loss_by_epoch"][-1] < record["loss_by_epoch"][0] / 2
+    losses = [evaluation["loss"] for evaluation in record["evaluations"]]
+    assert losses[-1] < losses[0] / 2
     assert record["dev"] == 1
     assert record == json.loads((folder / "training.json").read_text())
     model, tokenizer = load_model(folder), load_tokenizer(folder)
@@ -59,8 +69,10 @@ def test_the_log_follows_the_training_and_moves_in(distilled):
     record, folder = distilled
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     lines = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
-    assert [line["dev"] for line in lines if "dev" in line] == record["dev_by_epoch"]
-    assert [line["step"] for line in lines if "step" in line] == [10, 20, 30, 40, 50, 60, 70]  # of 8 x 9
+    assert [line["dev"] for line in lines if "dev" in line] == [
+        evaluation["dev"] for evaluation in record["evaluations"]
+    ]
+    assert [line["step"] for line in lines if "dev" not in line] == [10, 20, 30, 40, 50, 60, 70]  # of 8 x 9
 
 
 def test_a_failed_training_leaves_its_log_and_no_checkpoint(tiny_teacher, tiny_data, tmp_path, monkeypatch):
@@ -69,14 +81,24 @@ def test_a_failed_training_leaves_its_log_and_no_checkpoint(tiny_teacher, tiny_d
 
     monkeypatch.setattr(stage, "firing_rates", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        distill_task(str(tiny_teacher), SST2, tiny_data, tmp_path / "model", SETTINGS, student_configuration=SHAPE)
+        distill_task(
+            str(tiny_teacher),
+            SST2,
+            tiny_data,
+            tmp_path / "model",
+            SETTINGS,
+            student_configuration=SHAPE,
+            weights=LABEL_ONLY,
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["model.training.jsonl"]
 
 
 def test_a_trained_checkpoint_can_be_trained_on(distilled, tiny_teacher, tiny_data, tmp_path):
     _, folder = distilled
     untouched = TrainingSettings(epochs=1, batch_size=8, learning_rate=1e-12, precision="float32")
-    record = distill_task(str(tiny_teacher), SST2, tiny_data, tmp_path / "again", untouched, student=folder)
+    record = distill_task(
+        str(tiny_teacher), SST2, tiny_data, tmp_path / "again", untouched, student=folder, weights=LABEL_ONLY
+    )
     assert record["student"] == str(folder)
     before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "again"))
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -100,7 +122,7 @@ def test_the_best_epoch_on_dev_is_kept(make_trainer, monkeypatch):
         kept.append({name: value.clone() for name, value in model.state_dict().items()})
         return [0.5, 0.9, 0.9, 0.7, 0.8, 0.6, 0.6, 0.6][len(kept) - 1]
 
-    monkeypatch.setattr(stage, "evaluate", scripted)
+    monkeypatch.setattr(task_trainer, "evaluate", scripted)
     trainer = make_trainer()
     result = trainer.train()
     assert result.best_epoch == 2
@@ -131,7 +153,7 @@ def test_a_stage_can_add_its_own_losses(make_trainer):
     steps = []
     trainer = make_trainer(kind=WithPenalty)
     trainer.train(steps.append)
-    assert steps[0]["loss"] == pytest.approx(steps[0]["loss_task"] + steps[0]["loss_penalty"])
+    assert steps[0]["loss"] == pytest.approx(steps[0]["loss_label"] + steps[0]["loss_penalty"])
     assert steps[-1]["loss_penalty"] < steps[0]["loss_penalty"] / 10
 
 

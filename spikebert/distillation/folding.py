@@ -1,0 +1,87 @@
+"""A checkpoint whose norms are folded into its weights: nothing but affine layers and neurons is left for a chip."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from spikebert.checkpoint import (
+    checkpoint_sha256,
+    load_model,
+    load_tokenizer,
+    resolve_checkpoint,
+    write_checkpoint_files,
+    writing_directory,
+)
+from spikebert.configuration import SpikeBertConfig
+from spikebert.data import TokenizedExamples, find_task, load_examples
+from spikebert.distillation.logs import LOG_FILE
+from spikebert.distillation.model_card import CARD_FILE, RECORD_FILE, model_card
+from spikebert.distillation.training import Record
+from spikebert.errors import ConfigurationError
+from spikebert.evaluation import evaluate, firing_rates
+from spikebert.modeling import SpikeBertForSequenceClassification
+from spikebert.norms import fold_norms
+from spikebert.provenance import run_record
+
+
+def fold_checkpoint(checkpoint: str | Path, output: Path, data_directory: Path | None = None) -> Record:
+    """Fold the norms of a checkpoint and write it as another.
+
+    Folding is done in float64; what is stored is rounded to half precision like every checkpoint, and that rounded
+    model is scored on dev where its training record names a task and the data is there.
+
+    Parameters
+    ----------
+    checkpoint : str or Path
+        With batch or power norms.
+    output : Path
+        The folder to write; model card, record and log of the training come along.
+    data_directory : Path, optional
+        Folder with ``TASK/dev.tsv``.
+
+    Returns
+    -------
+    dict
+        The record: that of the training with ``folded_from``, ``norm_before_folding`` and ``fold_command``, and with
+        ``dev_before_folding``, ``dev`` and ``firing_rates`` measured anew where data was given.
+
+    Raises
+    ------
+    ConfigurationError
+        It is no SpikeBERT, or has layer norms.
+    """
+    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
+    if not isinstance(model, SpikeBertForSequenceClassification):
+        raise ConfigurationError(f"{checkpoint} is a {type(model).__name__}; only a SpikeBERT can be folded")
+    source = Path(resolve_checkpoint(checkpoint))
+    before = checkpoint_sha256(checkpoint)
+    norm = model.config.norm
+    folded = fold_norms(model.double()).float()
+    has_record = (source / RECORD_FILE).is_file()
+    record: Record = json.loads((source / RECORD_FILE).read_text(encoding="utf-8")) if has_record else {}
+    with writing_directory(output) as folder:
+        write_checkpoint_files(folded, tokenizer, folder)
+        done = run_record(None, checkpoint_sha256(folder))
+        record = {
+            "command": done["command"],
+            **record,
+            "folded_from": before,
+            "norm_before_folding": norm,
+            "fold_command": done["command"],
+            "checkpoint_sha256": done["checkpoint_sha256"],
+        }
+        if has_record:
+            record["dev_before_folding"] = record["dev"]
+            if data_directory is not None:
+                task = find_task(record["task"])
+                examples = load_examples(task, "dev", data_directory)
+                dev = TokenizedExamples(examples, task, tokenizer, record["settings"]["max_length"])
+                stored = load_model(folder)
+                record.update(dev=evaluate(stored, task, dev), firing_rates=firing_rates(stored, dev))
+            card = model_card(record, SpikeBertConfig.from_pretrained(folder))
+            (folder / CARD_FILE).write_text(card, encoding="utf-8")
+        if (source / LOG_FILE).is_file():
+            (folder / LOG_FILE).write_text((source / LOG_FILE).read_text(encoding="utf-8"), encoding="utf-8")
+        (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record
