@@ -40,10 +40,13 @@ class Recording:
     ----------
     spikes, membrane_potentials : dict of str to Tensor, or None
         ``(T, B, N, D)`` each; None where not asked for. Potentials are those tested against the threshold.
+    spike_dtype : torch.dtype or None
+        Type spikes are kept in; None for the one they were computed in.
     """
 
     spikes: dict[str, Tensor] | None = None
     membrane_potentials: dict[str, Tensor] | None = None
+    spike_dtype: torch.dtype | None = None
 
 
 @dataclass
@@ -118,7 +121,7 @@ class NamedNeuron(nn.Module):
         if token_mask is not None:
             spikes = spikes * token_mask.to(spikes.dtype)  # half-precision training stays in half
         if recording.spikes is not None:
-            recording.spikes[self.name] = spikes.detach()
+            recording.spikes[self.name] = spikes.detach().to(recording.spike_dtype or spikes.dtype)
         return spikes
 
 
@@ -281,9 +284,13 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
         output_hidden_states: bool = False,
         output_spikes: bool = False,
         output_membrane_potentials: bool = False,
+        spike_dtype: torch.dtype | None = None,
         **unused: Any,
     ) -> SpikeBertOutput:
         """Encode token ids ``(B, N)``; `attention_mask` ``(B, N)`` is 1 at tokens and 0 at padding.
+
+        Spikes are kept in `spike_dtype`, as they were computed by default. A type of one byte lets go of the others
+        while the model still runs, which is what recording them costs.
 
         Raises
         ------
@@ -292,7 +299,7 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
         """
         mask = self._checked_mask(input_ids, attention_mask)
         token_mask = None if mask is None else mask.unsqueeze(-1).to(self.dtype)
-        recording = Recording({} if output_spikes else None, {} if output_membrane_potentials else None)
+        recording = Recording({} if output_spikes else None, {} if output_membrane_potentials else None, spike_dtype)
         embedded, x = self.embeddings(input_ids, token_mask, recording)
         hidden_states = [x] if output_hidden_states else None
         for block in self.blocks:
@@ -359,6 +366,7 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
         output_hidden_states: bool = False,
         output_spikes: bool = False,
         output_membrane_potentials: bool = False,
+        spike_dtype: torch.dtype | None = None,
         **unused: Any,
     ) -> SpikeBertClassifierOutput:
         """Classify token ids ``(B, N)``.
@@ -371,6 +379,8 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
             ``(B,)``, class indices, or values where the model has one label.
         output_hidden_states, output_spikes, output_membrane_potentials : bool
             What to keep, see `SpikeBertOutput`.
+        spike_dtype : torch.dtype, optional
+            Type to keep spikes in, see `SpikeBertModel.forward`.
 
         Raises
         ------
@@ -383,6 +393,7 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
             output_hidden_states=output_hidden_states,
             output_spikes=output_spikes,
             output_membrane_potentials=output_membrane_potentials,
+            spike_dtype=spike_dtype,
         )
         step_logits = self.classifier(encoded.pooled_output)
         logits = step_logits.mean(0)

@@ -307,9 +307,11 @@ def estimate_energy(
     if timing is not None:
         by_kind["static"] = timing.static_mj
     alternatives = {name: _energy(variant, counts) for name, variant in chosen.variants().items()}
+    counted = {
+        order for node in counts.nodes.values() if "attention_add" in chosen.priced(node) for order in node.orders
+    }
     for order in ATTENTION_ORDERS:
-        charged = any(node.orders and "attention_add" in chosen.priced(node) for node in counts.nodes.values())
-        if charged and order != counts.attention_order:
+        if order in counted and order != counts.attention_order:
             alternatives[f"attention_{order}"] = _energy(chosen, counts.with_attention_order(order))
     return EnergyEstimate(
         model=chosen.name,

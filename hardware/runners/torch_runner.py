@@ -1,12 +1,15 @@
 """Runner ``torch``: the trained model itself, in eager PyTorch.
 
 It takes any module that answers ``model(input_ids, attention_mask, output_spikes=True,
-output_membrane_potentials=True)`` with ``spikes`` and ``membrane_potentials`` keyed by node name.
+output_membrane_potentials=True)`` with ``spikes`` and ``membrane_potentials`` keyed by node name. One whose ``forward``
+has a parameter ``spike_dtype`` is asked to keep its spikes in a byte each: recording then costs little more than writing
+them, where a float of every spike until the end of the run costs up to a fifth of it.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import numpy as np
@@ -36,6 +39,8 @@ class TorchRunner(Runner):
         self.precision = precision
         self.record_membrane_potentials = record_membrane_potentials
         self.model = copy.deepcopy(model).to(getattr(torch, precision)).eval()
+        keeps_bytes = "spike_dtype" in inspect.signature(model.forward).parameters
+        self._options: dict[str, Any] = {"spike_dtype": torch.int8} if keeps_bytes else {}
 
     @torch.no_grad()
     def run(self, inputs: Any, token_mask: Any = None) -> Trace:
@@ -46,7 +51,13 @@ class TorchRunner(Runner):
             mask = torch.as_tensor(as_array(token_mask, "token_mask") != 0).long()
             if mask.shape != ids.shape:
                 raise RunnerError(f"token_mask has shape {tuple(mask.shape)}; the inputs need {tuple(ids.shape)}")
-        output = self.model(ids, mask, output_spikes=True, output_membrane_potentials=self.record_membrane_potentials)
+        output = self.model(
+            ids,
+            mask,
+            output_spikes=True,
+            output_membrane_potentials=self.record_membrane_potentials,
+            **self._options,
+        )
         spikes = getattr(output, "spikes", None)
         if not spikes:
             raise RunnerError(f"{type(self.model).__name__} returned no spikes; it must honour output_spikes=True")
@@ -54,7 +65,7 @@ class TorchRunner(Runner):
         step_logits = getattr(output, "step_logits", None)
         counts_padding = getattr(getattr(self.model, "config", None), "attend_to_padding", False)
         return Trace(
-            spikes={name: value.to(torch.uint8).numpy() for name, value in spikes.items()},
+            spikes={name: _as_bytes(value, name) for name, value in spikes.items()},
             logits=output.logits.numpy(),
             mask=np.ones(ids.shape, bool) if counts_padding else mask.numpy() != 0,
             outputs=None if step_logits is None else step_logits.numpy(),
@@ -66,3 +77,19 @@ class TorchRunner(Runner):
                 "time_steps": int(next(iter(spikes.values())).shape[0]),
             },
         )
+
+
+def _as_bytes(spikes: torch.Tensor, name: str) -> np.ndarray:
+    """Return spikes as uint8.
+
+    Raises
+    ------
+    RunnerError
+        A spike is no whole number from 0 to 127: int8, which is several times as quick to make as uint8, ends there.
+    """
+    narrow = spikes.to(torch.int8)
+    if narrow is not spikes and not torch.equal(narrow.to(spikes.dtype), spikes):
+        raise RunnerError(f"{name}: its spikes are not all whole numbers up to 127; a trace holds them in a byte each")
+    if narrow.numel() and int(narrow.min()) < 0:
+        raise RunnerError(f"{name}: a spike is {int(narrow.min())}; spikes are 0 or positive")
+    return narrow.numpy().view(np.uint8)

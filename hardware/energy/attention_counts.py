@@ -1,0 +1,129 @@
+"""Counts of the two attention products of binary spikes, in both orders, on words of bits.
+
+Sums over tokens and features give ANDs and coincidences. Only which entries of the two maps are not zero needs a pass
+over the maps, and for that a bit per spike is enough: a row of Q and a row of K meet where the AND of their words is
+not zero, and a feature of K meets those features of V that are set in the OR of the V rows it fires with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+ENTRIES_AT_A_TIME = 1 << 15
+"""Map entries worked on at once, of at least one sentence and step: a quarter of a megabyte of words stays in the cache."""
+
+Words = NDArray[np.uint64]
+
+
+def count_spike_products(
+    spikes: np.ndarray, num_heads: int, head_size: int, tokens: np.ndarray, orders: Collection[str]
+) -> dict[str, dict[str, int]]:
+    """Count what Q, K and V spikes cause in each order of the product, among the `tokens` of each sentence.
+
+    Parameters
+    ----------
+    spikes : ndarray
+        ``(T, B, N, 3 D)``, 0 and 1: query, key and value after one another, each heads x head size.
+    num_heads, head_size : int
+        ``D = num_heads x head_size``.
+    tokens : ndarray
+        ``(B, N)`` bool; spikes of other tokens are left out.
+    orders : collection of str
+        ``qk_first``, ``kv_first`` or both; each has a map of its own.
+
+    Returns
+    -------
+    dict of str to dict of str to int
+        For each order: attention_and, attention_count, attention_add.
+    """
+    spikes = spikes.astype(np.uint8, copy=False)
+    if not tokens.all() and spikes[:, ~tokens].any():
+        spikes = spikes * tokens[..., None].astype(np.uint8)
+    steps, sentences, length, _ = spikes.shape
+    pairs = steps * sentences  # of a step and a sentence
+    parts = np.ascontiguousarray(spikes).reshape(pairs, length, 3, num_heads, head_size)
+    words = np.moveaxis(_words(parts), -1, 0)  # (W, pairs, N, 3, H)
+    of_feature = parts[:, :, :2].sum(1, dtype=np.min_scalar_type(length)).astype(np.int64)  # (pairs, 2, H, head size)
+    of_token = np.sum([_ones(word[:, :, 1:]) for word in words], 0)  # (pairs, N, 2, H)
+    query_of_feature, key_of_feature = of_feature[:, 0], of_feature[:, 1]
+    key_of_token, value_of_token = of_token[:, :, 0], of_token[:, :, 1]
+    counted = {}
+    if "qk_first" in orders:
+        meets_key = _tokens_met(words[..., 0, :], words[..., 1, :])
+        counted["qk_first"] = {
+            "attention_and": int(query_of_feature.sum((1, 2)) @ np.tile(tokens.sum(-1), steps)),
+            "attention_count": int((query_of_feature * key_of_feature).sum()),
+            "attention_add": int((meets_key * value_of_token).sum()),
+        }
+    if "kv_first" in orders:
+        meets_value = _features_met(parts[:, :, 1], words[..., 2, :])
+        counted["kv_first"] = {
+            "attention_and": int(key_of_feature.sum()) * head_size,
+            "attention_count": int((key_of_token * value_of_token).sum()),
+            "attention_add": int((meets_value * query_of_feature).sum()),
+        }
+    return counted
+
+
+def _tokens_met(query: Words, key: Words) -> NDArray[np.int64]:
+    """Return how many queries of its sentence meet each key, ``(pairs, N, H)``, from words ``(W, pairs, N, H)``."""
+    _, pairs, length, heads = query.shape
+    query, key = (np.ascontiguousarray(np.swapaxes(x, -1, -2)) for x in (query, key))  # (W, pairs, H, N)
+    met = np.empty((pairs, heads, length), np.int64)
+    for some in _chunks(pairs, heads * length * length):
+        entries = np.zeros((), bool)
+        for of_query, of_key in zip(query[:, some], key[:, some], strict=True):
+            entries = entries | ((of_query[..., None] & of_key[..., None, :]) != 0)
+        met[some] = entries.view(np.uint8).sum(-2, dtype=np.min_scalar_type(length))
+    return np.swapaxes(met, -1, -2)
+
+
+def _features_met(key: np.ndarray, value: Words) -> NDArray[np.int64]:
+    """Return how many value features meet each key feature, ``(pairs, H, head size)``.
+
+    `key` are spikes ``(pairs, N, H, head size)``, `value` words ``(W, pairs, N, H)``.
+    """
+    pairs, length, heads, head_size = key.shape
+    met = np.empty((pairs, heads, head_size), np.int64)
+    buffer = np.empty((2, _at_a_time(length * heads * head_size), *key.shape[1:]), value.dtype)
+    for some in _chunks(pairs, length * heads * head_size):
+        all_or_none, kept = buffer[:, : len(key[some])]
+        np.copyto(all_or_none, key[some])
+        np.negative(all_or_none, out=all_or_none)  # 1 becomes a word of ones
+        met[some] = 0
+        for word in value:
+            np.bitwise_and(all_or_none, word[some][..., None], out=kept)
+            met[some] += _ones(np.bitwise_or.reduce(kept, axis=1))
+    return met
+
+
+def _at_a_time(entries_of_a_pair: int) -> int:
+    return max(1, ENTRIES_AT_A_TIME // entries_of_a_pair)
+
+
+def _chunks(pairs: int, entries_of_a_pair: int) -> Iterator[slice]:
+    at_a_time = _at_a_time(entries_of_a_pair)
+    return (slice(start, start + at_a_time) for start in range(0, pairs, at_a_time))
+
+
+def _words(spikes: np.ndarray) -> Words:
+    """Pack the last axis, 0 and 1, into words of 64 bits; bits beyond it are 0."""
+    missing = -spikes.shape[-1] % 64
+    if missing:
+        spikes = np.pad(spikes, [(0, 0)] * (spikes.ndim - 1) + [(0, missing)])
+    return np.packbits(spikes.reshape(-1)).view(np.uint64).reshape(*spikes.shape[:-1], spikes.shape[-1] // 64)
+
+
+def _ones(words: Words) -> NDArray[np.int64]:
+    """Count the ones of each word: sums of neighbouring bits, of pairs, of fours, then of bytes."""
+    shift = [np.uint64(bits) for bits in (1, 2, 4, 56)]
+    pairs, fours, bytes_, each_byte = (
+        np.uint64(mask) for mask in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F, 0x0101010101010101)
+    )
+    words = words - ((words >> shift[0]) & pairs)
+    words = (words & fours) + ((words >> shift[1]) & fours)
+    words = (words + (words >> shift[2])) & bytes_
+    return ((words * each_byte) >> shift[3]).astype(np.int64)
