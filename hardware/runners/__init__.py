@@ -24,8 +24,8 @@ def open_runner(model: Any, runner: str = "reference", precision: str = "float64
     runner : {"torch", "reference", "lava"}
     precision : {"float64", "float32"}
     options
-        ``record_membrane_potentials`` for all; ``time_steps`` for graphs; ``granularity``, ``tokens`` and ``timeout``
-        for Lava.
+        ``record_membrane_potentials`` for all; ``time_steps`` for graphs; ``granularity``, ``tokens``, ``timeout`` and
+        ``jobs`` for Lava.
 
     Raises
     ------

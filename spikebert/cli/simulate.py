@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -32,6 +33,11 @@ from spikebert.errors import ConfigurationError
 )
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Lava only: seconds without progress.")
 @click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Lava only: parallel networks at most [default: one a processor, where memory allows].",
+)
+@click.option(
     "--tokenizer",
     "tokenizer_name",
     default="default",
@@ -52,6 +58,7 @@ def simulate(
     precision: str,
     granularity: str | None,
     timeout: float | None,
+    jobs: int | None,
     tokenizer_name: str,
     ids_file: Path | None,
     membrane_potentials: bool,
@@ -75,9 +82,12 @@ def simulate(
     from hardware.runners import open_runner
     from spikebert.provenance import file_sha256, run_record, seed_everything
 
-    options = {k: v for k, v in {"granularity": granularity, "timeout": timeout}.items() if v is not None}
+    given = {"granularity": granularity, "timeout": timeout, "jobs": jobs}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if options and runner != "lava":
         raise ConfigurationError(f"--{next(iter(options))} is for --runner lava only")
+    if runner == "lava":
+        options["jobs"] = jobs
     if output is not None:
         refuse_overwrite(output, force)
     seed_everything(seed)

@@ -151,7 +151,7 @@ def test_no_sentence_remembers_the_one_before(
     ids, mask = _sentences([4, 6, 2, 5])
     alone = [run(model, ids[[i], : mask[i].sum()], runner="torch") for i in range(4)]
     # longer than the board, so that the order crosses from one part to the next
-    monkeypatch.setattr("hardware.runners.lava.lava_runner.BOARD_BYTES", 2500)
+    monkeypatch.setattr("hardware.runners.lava.worker.BOARD_BYTES", 2500)
     with open_runner(to_nir(model), "lava", granularity=granularity, tokens=6) as runner:
         for order in ([0, 1, 0, 2, 3], [3, 0], [1, 1, 1], [0]):
             trace = runner.run(ids[order], mask[order])
@@ -161,7 +161,7 @@ def test_no_sentence_remembers_the_one_before(
                     np.testing.assert_array_equal(trace.spikes[name][:, [row], :tokens], spikes, err_msg=name)
                     assert not trace.spikes[name][:, row, tokens:].any()
                 np.testing.assert_allclose(trace.logits[row], alone[sentence].logits[0], rtol=0, atol=LOGIT_TOLERANCE)
-        assert runner._board.samples < 3
+        assert runner._workers[0].board.samples < 3
 
 
 @lava
@@ -170,11 +170,11 @@ def test_more_sentences_than_the_board_holds(fitting: int, tiny_model: Any, monk
     batch = _sentences([6, 1, 4, 3, 6])
     neurons = 8 + (24 + 8 + 8 + 16 + 8)  # embedding and block
     bytes_of_a_sentence = 4 * 6 * neurons * (1 + 8)  # steps, tokens; a spike and a float64
-    monkeypatch.setattr("hardware.runners.lava.lava_runner.BOARD_BYTES", fitting * bytes_of_a_sentence)
+    monkeypatch.setattr("hardware.runners.lava.worker.BOARD_BYTES", fitting * bytes_of_a_sentence)
     expected = run(tiny_model, *batch, runner="torch", record_membrane_potentials=True)
     with open_runner(to_nir(tiny_model), "lava", granularity="network", record_membrane_potentials=True) as runner:
         _assert_same(runner.run(*batch), expected)
-        assert runner._board.samples == fitting
+        assert runner._workers[0].board.samples == fitting
         assert runner.builds == 1
 
 
@@ -406,11 +406,12 @@ def test_a_process_that_fails_is_named_and_the_runner_goes_on(granularity: str, 
         with pytest.raises(LavaRunError) as caught:
             runner.run(bad)
         assert caught.value.process_name == culprit
-        for said in (f"process '{culprit}'", "ArithmeticError: thirteen came in", "in time step 15"):
+        for said in (f"process '{culprit}'", "ArithmeticError: thirteen came in", "in time step 7"):
             assert said in str(caught.value)
         assert multiprocessing.active_children() == []
         assert runner.run(good).outputs.all()
-        assert runner.builds == 2
+        assert runner.builds == 3  # what failed was tried twice
+        assert ["in time step 15" in fault.message for fault in runner.faults] == [True, False]
 
 
 @lava

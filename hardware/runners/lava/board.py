@@ -58,6 +58,11 @@ class Board:
         """How many samples fit on the board."""
         return self.mask.shape[0]
 
+    @property
+    def built_for(self) -> tuple[int, int]:
+        """Tokens and time steps of a sample."""
+        return self.mask.shape[1], self.time_steps
+
     def position(self, finished_steps: int) -> tuple[int, int]:
         """Return sample and time step for a process that has finished that many steps."""
         return divmod(finished_steps - int(self.first_step[0]), self.time_steps)
