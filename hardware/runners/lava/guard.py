@@ -121,6 +121,9 @@ class GuardedNetwork:
         process finishes its time step.
     compile_config : mapping, optional
         Lava's compiler options, such as `{"pypy_channel_size": 2}`.
+    probes : mapping of AbstractProcess to callable, optional
+        Each is called once with the model of its process, where that runs and before its first step, to record what it
+        computes.
 
     Examples
     --------
@@ -137,6 +140,7 @@ class GuardedNetwork:
         timeout: float = 30.0,
         progress: Callable[[], int] | None = None,
         compile_config: Mapping[str, Any] | None = None,
+        probes: Mapping[AbstractProcess, Callable[[Any], None]] | None = None,
     ) -> None:
         if not timeout > 0:
             raise ConfigurationError(f"timeout must be above 0 seconds, not {timeout}")
@@ -147,6 +151,7 @@ class GuardedNetwork:
         self._timeout = timeout
         self._progress = progress
         self._compile_config = dict(compile_config or {})
+        self._probes = dict(probes or {})
         self._actors: _Actors | None = None
 
     def __enter__(self) -> GuardedNetwork:
@@ -180,7 +185,7 @@ class GuardedNetwork:
             executable = self._process.compile(self._run_config, self._compile_config)
         except Exception as error:
             raise _compile_error(self._process, error) from error
-        self._actors = _Actors(executable, self._timeout, self._progress)
+        self._actors = _Actors(executable, self._timeout, self._progress, self._probes)
         # multiprocessing waits for all children when Python ends; its finalizers come before that, and also run when
         # this object is collected. They must not hold on to it, so they hold the actors.
         multiprocessing.util.Finalize(self, self._actors.destroy, exitpriority=10)
@@ -293,8 +298,15 @@ class _Actor:
 class _Actors:
     """All actors of one network, alive from `start` to `destroy`; every failure destroys them before it is raised."""
 
-    def __init__(self, executable: Executable, timeout: float, progress: Callable[[], int] | None) -> None:
+    def __init__(
+        self,
+        executable: Executable,
+        timeout: float,
+        progress: Callable[[], int] | None,
+        probes: Mapping[AbstractProcess, Callable[[Any], None]],
+    ) -> None:
         self.destroyed = False
+        self._probes = probes
         self._executable = executable
         self._timeout = timeout
         self._progress = progress
@@ -457,7 +469,14 @@ class _Actors:
         slot = len(self._actors)
         os_process = multiprocessing.get_context("fork").Process(
             target=_actor_main,
-            args=(builder, self._finished_steps[slot : slot + 1], last_words, self._wake_writer, tied_to),
+            args=(
+                builder,
+                None if process is None else self._probes.get(process),
+                self._finished_steps[slot : slot + 1],
+                last_words,
+                self._wake_writer,
+                tied_to,
+            ),
             name=model_name if process is None else _full_name(process),
         )
         # Entered before it starts, so that an interrupt in between finds it.
@@ -671,7 +690,12 @@ def _compile_error(process: AbstractProcess, error: Exception) -> LavaRunError:
 
 
 def _actor_main(
-    builder: Any, finished_steps: np.ndarray, last_words: IO[bytes], wake_writer: int, tied_to: int | None
+    builder: Any,
+    probe: Callable[[Any], None] | None,
+    finished_steps: np.ndarray,
+    last_words: IO[bytes],
+    wake_writer: int,
+    tied_to: int | None,
 ) -> None:
     """Build the model (or Lava's service) and run it to Lava's stop command; leave word if that fails."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us in good order
@@ -683,6 +707,8 @@ def _actor_main(
     model: Any = None
     try:
         model = builder.build()
+        if probe is not None:
+            probe(model)
         _count_steps(model, finished_steps)
         os.write(wake_writer, b".")
         model.start()

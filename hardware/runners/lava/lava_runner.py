@@ -23,9 +23,10 @@ from hardware.runners.lava.compatibility import import_lava
 from hardware.runners.lava.compiler import partition
 from hardware.runners.lava.guard import LOOK_UP_EVERY, LavaRunError
 from hardware.runners.lava.memory import UNKNOWN, available_bytes, processor_count
+from hardware.runners.lava.timing import HARDWARE, ZERO_LATENCY
 from hardware.runners.lava.worker import Fault, Part, Worker, WorkerPlan
 from hardware.runners.reference import read_outputs, thresholds
-from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, float_type
+from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
 
 DEFAULT_TIMEOUT = 60.0
@@ -40,20 +41,23 @@ log = logging.getLogger(__name__)
 
 
 class LavaRunner(Runner):
-    """Runs a network on Lava in float64 or float32.
+    """Runs a network on Lava in float64 or float32, an integer network in fixed point.
 
     Parameters
     ----------
     network : Network
-    precision : {"float64", "float32"}
-    granularity : {"operator", "block", "network"}
-        How much goes into one process, see ``hardware.runners.lava.compiler``.
+    precision : {"float64", "float32", "integer"}
+    granularity : {"operator", "block", "network"}, optional
+        How much goes into one process, see ``hardware.runners.lava.compiler``; blocks by default, with hardware timing
+        operators.
+    timing : {"zero-latency", "hardware"}
+        See ``hardware.runners.lava.timing``; the trace is the same.
     tokens : int, optional
         Longest sentence to come; without it a network is built for its first batch, and again for a longer one.
     time_steps : int, optional
         In place of the graph's own.
     record_membrane_potentials : bool
-        Keep potentials as they were tested; stock neurons do not show theirs.
+        Keep potentials as they were tested.
     timeout : float
         Seconds without progress after which a run counts as stuck.
     jobs : int or None, default 1
@@ -76,7 +80,8 @@ class LavaRunner(Runner):
         self,
         network: Network,
         precision: str = "float64",
-        granularity: str = "block",
+        granularity: str | None = None,
+        timing: str = ZERO_LATENCY,
         tokens: int | None = None,
         time_steps: int | None = None,
         record_membrane_potentials: bool = False,
@@ -86,15 +91,14 @@ class LavaRunner(Runner):
         import_lava()
         self.network = network
         self.precision = precision
-        self.granularity = granularity
+        self.granularity = granularity or ("operator" if timing == HARDWARE else "block")
         self.tokens = self._checked_tokens(tokens)
         self.time_steps = check_time_steps(time_steps)
-        dtype = float_type(precision)
+        dtype = number_type(network, precision)
         # cast here and not in the processes, which then share it: they are forked
         cast = replace(network, nodes=tuple(Node(n.name, n.operator.cast(dtype), n.sources) for n in network.nodes))
-        self._plan = WorkerPlan(
-            cast, partition(cast, granularity, precision), precision, dtype, record_membrane_potentials, timeout
-        )
+        plans = partition(cast, self.granularity, precision, timing)
+        self._plan = WorkerPlan(cast, plans, precision, timing, dtype, record_membrane_potentials, timeout)
         self._workers = [Worker(number, self._plan) for number in range(_checked_jobs(jobs))]
         self._streaming = False
         self._bytes_of_a_worker: int | None = None
@@ -256,7 +260,9 @@ class LavaRunner(Runner):
                 "precision": self.precision,
                 "time_steps": batch.time_steps,
                 "granularity": self.granularity,
-                "processes": len(self._plan.plans) + len(self.stock_nodes),
+                "timing": self._plan.timing,
+                "latency": {name: self._plan.arrivals[name] for name in (*spiking, self.network.output_source)},
+                "processes": len(self._plan.plans),
                 "stock_nodes": self.stock_nodes,
                 "workers": sum(worker.built_for is not None for worker in self._workers),
                 "faults": [asdict(fault) for part in parts for fault in part.faults],

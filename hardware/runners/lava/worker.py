@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from export.network import Network
 from hardware.runners.lava.board import Board, shared_array
 from hardware.runners.lava.compiler import ProcessPlan, build_processes, port_shapes
 from hardware.runners.lava.memory import private_bytes
+from hardware.runners.lava.timing import arrivals, running_steps
 from hardware.runners.runner import Batch
 
 BOARD_BYTES = 256 << 20
@@ -30,7 +32,7 @@ class WorkerPlan:
     network : Network
         Its parameters in the runner's type already, so that forked processes share them.
     plans : list of ProcessPlan
-    precision : str
+    precision, timing : str
     dtype : type
     record_membrane_potentials : bool
     timeout : float
@@ -39,9 +41,19 @@ class WorkerPlan:
     network: Network
     plans: list[ProcessPlan]
     precision: str
+    timing: str
     dtype: Any
     record_membrane_potentials: bool
     timeout: float
+
+    @cached_property
+    def arrivals(self) -> dict[str, int]:
+        """By how many steps what each node sends lies behind the input."""
+        return arrivals(self.network, self.timing)
+
+    def steps(self, samples: int, time_steps: int) -> int:
+        """Return the steps in which so many samples pass through the network."""
+        return running_steps(samples, time_steps, max(self.arrivals.values()))
 
     @property
     def stock_nodes(self) -> list[str]:
@@ -163,7 +175,8 @@ class Worker:
         assert board is not None
         _show(part, board)
         board.first_step[0] = self._finished_steps
-        self._guarded.begin(part.samples * board.time_steps)
+        board.shown[0] = part.samples
+        self._guarded.begin(self.plan.steps(part.samples, board.time_steps))
 
     def finished(self) -> bool:
         """Look whether the part is done, never waiting; then its result is taken off the board.
@@ -178,7 +191,7 @@ class Worker:
         part, board = self.part, self.board
         assert part is not None
         assert board is not None
-        self._finished_steps += part.samples * board.time_steps
+        self._finished_steps += self.plan.steps(part.samples, board.time_steps)
         part.result = _taken(part, board)
         self.part = None
         return True
@@ -214,19 +227,20 @@ class Worker:
         if self.built_for is not None and self.built_for[0] >= part.tokens and self.built_for[1] == steps:
             return
         from hardware.runners.lava.guard import GuardedNetwork
-        from hardware.runners.lava.run_config import FloatRunConfig
+        from hardware.runners.lava.run_config import PrecisionRunConfig
 
         guarded, self._guarded, self.built_for = self._guarded, None, None
         if guarded is not None:
             guarded.stop()
         if self.board is None or self.board.built_for != (part.tokens, steps):
             self.board = self._make_board(part.batch, part.tokens)
-        processes = build_processes(self.plan.network, self.plan.plans, self.board, part.tokens)
+        built = build_processes(self.plan.network, self.plan.plans, self.board, part.tokens, self.plan.timing)
         self._guarded = GuardedNetwork(
-            processes[0],
-            FloatRunConfig(self.plan.precision),
+            built.processes[0],
+            PrecisionRunConfig(self.plan.precision),
             timeout=self.plan.timeout,
             compile_config={"pypy_channel_size": CHANNEL_SIZE},
+            probes=built.probes,
         )
         self.builds += 1
         self._guarded.start()
@@ -238,18 +252,19 @@ class Worker:
         shapes = port_shapes(network, tokens)
         samples = self.plan.samples_that_fit(tokens, steps)
         spiking = network.spiking_nodes
-        stock = set(self.plan.stock_nodes)  # they do not show their potentials
-        shown = [node for node in spiking if node.name not in stock] if self.plan.record_membrane_potentials else []
+        shown = spiking if self.plan.record_membrane_potentials else ()
+        input_type = np.int64 if network.is_integer else np.float64
         return Board(
             time_steps=steps,
             first_step=shared_array((1,), np.int64),
+            shown=shared_array((1,), np.int64),
             mask=shared_array((samples, tokens, 1), bool),
             outputs=shared_array((samples, steps, *shapes[network.output_source]), dtype),
             input_ids=None if batch.input_ids is None else shared_array((samples, tokens), np.int64),
             values=(
                 None
                 if batch.values is None
-                else shared_array((samples, steps, tokens, network.input_features), np.float64)
+                else shared_array((samples, steps, tokens, network.input_features), input_type)
             ),
             spikes={node.name: shared_array((samples, steps, *shapes[node.name]), np.uint8) for node in spiking},
             membrane_potentials={
