@@ -15,16 +15,9 @@ from scipy.sparse import block_diag
 
 from export.loihi_numbers import CURRENT_DECAY_NONE, WEIGHT_LIMITS
 from export.network import INTEGER, Network, Node
-from export.operators import (
-    IntegerAffine,
-    IntegerLeakyIntegrateAndFire,
-    IntegerSpikeAttention,
-    LeakyIntegrateAndFire,
-    TokenMean,
-    TokenSum,
-    Total,
-)
+from export.operators import IntegerAffine, IntegerLeakyIntegrateAndFire, LeakyIntegrateAndFire, TokenMean
 from export.operators.leaky_integrate_and_fire import firing_threshold
+from export.passes.intervals import affine_interval, value_intervals
 from hardware.errors import RunnerError
 from hardware.runners.lava.board import MAX_PORTS, Board, GroupPlan, Received, Sent
 from hardware.runners.lava.probes import NeuronProbe, SynapseProbe
@@ -39,7 +32,7 @@ LARGEST_DENSE = 1 << 18
 GRADED_BITS = 24
 """Lava's ``num_message_bits`` for messages that are more than spikes; 0 would make them spikes."""
 DENSE_SUM_MAX = (1 << 31) - 1
-"""Stock Dense and Sparse send int32."""
+"""Stock Dense and Sparse hold and send int32; a sum of mixed signs stands doubled in it."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,7 @@ def stock_nodes(network: Network, precision: str, timing: str) -> set[str]:
     }
     if timing != HARDWARE:
         return stock
-    largest = largest_values(network)
+    intervals = value_intervals(network)
     without_bias: set[str] = set()
     for node in network.nodes:
         affine = node.operator
@@ -141,7 +134,8 @@ def stock_nodes(network: Network, precision: str, timing: str) -> set[str]:
         if (
             (affine.bias is None or not readers & stock)
             and not without_bias.intersection(node.sources)
-            and 2 * _largest_sum(affine.weight, largest[node.sources[0]]) <= DENSE_SUM_MAX
+            and node.sources[0] in intervals
+            and 2 * affine_interval(affine.weight, None, intervals[node.sources[0]]).largest <= DENSE_SUM_MAX
             and affine.weight.min(initial=0) >= low
             and affine.weight.max(initial=0) <= high
         ):
@@ -170,35 +164,6 @@ def is_stock_neuron(node: Node, precision: str) -> bool:
         and bool(np.all(beta == beta[0]) and np.all(neuron.threshold == neuron.threshold[0]))
         and 1 - (1 - float(beta[0])) == float(beta[0])
     )
-
-
-def largest_values(network: Network) -> dict[str, float]:
-    """Return a bound on the magnitude of what each node of an integer network sends; infinity where none is known."""
-    encoding = network.token_encoding
-    tokens = network.max_tokens or (encoding.positions if encoding is not None else 0) or np.inf
-    # token ids become a few ones: for the word, and for the position
-    largest: dict[str, float] = {network.input_name: np.inf if encoding is None else 1}
-    for node in network.nodes:
-        operator, incoming = node.operator, [largest[source] for source in node.sources]
-        bound = np.inf
-        if operator.spikes:
-            bound = 1
-        elif isinstance(operator, Total):
-            bound = sum(incoming)
-        elif isinstance(operator, IntegerAffine):
-            bias = 0 if operator.bias is None else int(np.abs(operator.bias).max(initial=0))
-            bound = _largest_sum(operator.weight, incoming[0]) + bias
-        elif isinstance(operator, IntegerSpikeAttention):
-            bound = incoming[0] ** 3 * operator.head_size * tokens * (1 << operator.shift)
-        elif isinstance(operator, TokenSum):
-            bound = incoming[0] * tokens
-        largest[node.name] = bound
-    return largest
-
-
-def _largest_sum(weight: np.ndarray, largest_input: float) -> float:
-    rows = np.abs(weight, dtype=np.float64).sum(1).max(initial=0)
-    return rows * largest_input if rows else 0.0
 
 
 def build_processes(

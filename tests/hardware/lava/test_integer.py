@@ -31,7 +31,7 @@ from export.operators import (
 )
 from hardware import Trace, compare, open_runner
 from hardware.errors import RunnerError
-from hardware.runners.lava.compiler import LARGEST_DENSE, largest_values, stock_nodes
+from hardware.runners.lava.compiler import LARGEST_DENSE, stock_nodes
 from hardware.runners.lava.timing import arrivals, running_steps
 from hardware.stock_share import stock_share
 
@@ -278,10 +278,7 @@ def _lif(**changes: Any) -> IntegerLeakyIntegrateAndFire:
 
 def test_synapses_are_stock_only_where_32_bits_hold_their_sums() -> None:
     network = _chain(_square(1), _lif(), *[_square(127)] * 6)
-    bound = largest_values(network)
-    assert bound["node0"] == np.inf
-    assert [bound[f"node{index}"] for index in range(1, 8)] == [254**power for power in range(7)]
-    # twice the sum is what Dense holds before the exponent halves it
+    # twice the sum is what Dense holds before the exponent halves it; 2 * 127 is the most that a spike becomes
     fitting = {f"node{index}" for index in range(2, 8) if 2 * 254 ** (index - 1) < 2**31}
     assert fitting == {"node2", "node3", "node4"}
     assert stock_nodes(network, "integer", "hardware") == {"node1", *fitting}
