@@ -26,7 +26,7 @@ def open_runner(model: Any, runner: str = "reference", precision: str = "float64
         ``"integer"`` for integer graphs, and for them only.
     options
         ``record_membrane_potentials`` for all; ``time_steps`` for graphs; ``record_spikes``, ``device`` and
-        ``compiled`` for the integer runner; ``granularity``, ``tokens`` and ``timeout`` for Lava.
+        ``compiled`` for the integer runner; ``granularity``, ``tokens``, ``timeout``, ``jobs`` and ``timing`` for Lava.
 
     Raises
     ------

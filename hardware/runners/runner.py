@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,22 @@ class Runner(ABC):
         token_mask : array, optional
             ``(B, N)``, nonzero at tokens and 0 at padding; every token counts by default.
         """
+
+    def run_stream(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[Trace]:
+        """Run batch after batch, keeping only what is being run in memory.
+
+        Parameters
+        ----------
+        batches : iterable of (inputs, token_mask)
+            As `run` takes them; read a few ahead of what is yielded where a runner works on several at once.
+
+        Yields
+        ------
+        Trace
+            One for each batch, in their order.
+        """
+        for inputs, token_mask in batches:
+            yield self.run(inputs, token_mask)
 
     def close(self) -> None:  # noqa: B027  most runners hold nothing
         """Give back what the runner holds; a second call does nothing."""

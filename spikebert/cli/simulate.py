@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -24,13 +25,23 @@ from spikebert.errors import ConfigurationError
 @click.option(
     "--runner", type=click.Choice(["reference", "lava"]), default="reference", show_default=True, help="What simulates."
 )
-@click.option("--precision", type=click.Choice(["float64", "float32"]), default="float64", show_default=True)
+@click.option("--precision", type=click.Choice(["float64", "float32", "integer"]), default="float64", show_default=True)
 @click.option(
     "--granularity",
     type=click.Choice(["operator", "block", "network"]),
     help="Lava only: how much runs in one process [default: block].",
 )
+@click.option(
+    "--timing",
+    type=click.Choice(["zero-latency", "hardware"]),
+    help="Lava only: every process at once, or each synaptic hop one step later [default: zero-latency].",
+)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Lava only: seconds without progress.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Lava only: parallel networks at most [default: one a processor, where memory allows].",
+)
 @click.option(
     "--tokenizer",
     "tokenizer_name",
@@ -51,7 +62,9 @@ def simulate(
     runner: str,
     precision: str,
     granularity: str | None,
+    timing: str | None,
     timeout: float | None,
+    jobs: int | None,
     tokenizer_name: str,
     ids_file: Path | None,
     membrane_potentials: bool,
@@ -75,9 +88,12 @@ def simulate(
     from hardware.runners import open_runner
     from spikebert.provenance import file_sha256, run_record, seed_everything
 
-    options = {k: v for k, v in {"granularity": granularity, "timeout": timeout}.items() if v is not None}
+    given = {"granularity": granularity, "timing": timing, "timeout": timeout, "jobs": jobs}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if options and runner != "lava":
         raise ConfigurationError(f"--{next(iter(options))} is for --runner lava only")
+    if runner == "lava":
+        options["jobs"] = jobs
     if output is not None:
         refuse_overwrite(output, force)
     seed_everything(seed)

@@ -32,6 +32,8 @@ class Board:
     ----------
     first_step : ndarray
         ``(1,)``, steps every process had finished when the samples now on the board were put there.
+    shown : ndarray
+        ``(1,)``, how many samples are on the board now.
     input_ids : ndarray or None
         ``(S, N)`` token ids.
     values : ndarray or None
@@ -46,6 +48,7 @@ class Board:
 
     time_steps: int
     first_step: np.ndarray
+    shown: np.ndarray
     mask: np.ndarray
     outputs: np.ndarray
     input_ids: np.ndarray | None = None
@@ -58,9 +61,59 @@ class Board:
         """How many samples fit on the board."""
         return self.mask.shape[0]
 
-    def position(self, finished_steps: int) -> tuple[int, int]:
-        """Return sample and time step for a process that has finished that many steps."""
-        return divmod(finished_steps - int(self.first_step[0]), self.time_steps)
+    @property
+    def built_for(self) -> tuple[int, int]:
+        """Tokens and time steps of a sample."""
+        return self.mask.shape[1], self.time_steps
+
+    def position(self, finished_steps: int) -> tuple[int, int] | None:
+        """Return sample and time step for a process that has finished that many steps of its own.
+
+        None where it has nothing to do: with latency, before the first sample arrives and behind the last one.
+        """
+        sample, step = divmod(finished_steps - int(self.first_step[0]), self.time_steps)
+        return (sample, step) if 0 <= sample < self.shown[0] else None
+
+
+@dataclass(frozen=True)
+class Received:
+    """A value that comes into one of our processes.
+
+    Attributes
+    ----------
+    node : str
+        Where it comes from.
+    tokens, features : int
+    delay : int
+        Steps it waits here for what it meets.
+    bias : ndarray or None
+        ``(features,)``, added: stock synapses have none.
+    """
+
+    node: str
+    tokens: int
+    features: int
+    delay: int = 0
+    bias: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A value that goes out of one of our processes.
+
+    Attributes
+    ----------
+    node : str
+        The node it comes from.
+    tokens, features : int
+    latency : int
+        Steps after which it goes out.
+    """
+
+    node: str
+    tokens: int
+    features: int
+    latency: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,13 +123,13 @@ class GroupPlan:
     Attributes
     ----------
     nodes : tuple of Node
-        What it computes, in order; empty for a process that only records what a stock process sends.
-    receives : tuple of (str, int, int)
-        Nodes whose output comes in, with tokens and features, one port each.
-    sends : tuple of (str, int, int)
-        Nodes whose output goes out, likewise.
-    taps : tuple of str
-        Received spikes to record, because the process they come from cannot.
+        What it computes, in order.
+    receives : tuple of Received
+        One port each.
+    sends : tuple of Sent
+        One port each.
+    starts_at : int
+        Steps by which what it computes on lies behind the network's input.
     reads_input : bool
         Whether it takes the network's input from the board.
     input_name : str
@@ -87,9 +140,9 @@ class GroupPlan:
     """
 
     nodes: tuple[Any, ...]
-    receives: tuple[tuple[str, int, int], ...]
-    sends: tuple[tuple[str, int, int], ...]
-    taps: tuple[str, ...] = ()
+    receives: tuple[Received, ...]
+    sends: tuple[Sent, ...]
+    starts_at: int = 0
     reads_input: bool = False
     input_name: str = "input"
     token_encoding: Any = None

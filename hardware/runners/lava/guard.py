@@ -8,7 +8,8 @@ ended by this file:
 
 * Every actor has a file for its last words, without a name on disk: an exception, or its stack when asked by a signal.
 * Every actor counts its finished time steps in shared memory; a count that stands still is what "no progress" means.
-* The parent sleeps until an answer of Lava's, the end of an actor, or the time limit wakes it.
+* The parent sleeps until an answer of Lava's, the end of an actor, or the time limit wakes it; it can watch several
+  networks at once, each by its file descriptor.
 * Channels lie in anonymous shared memory: no file in /dev/shm and no manager process that could outlive anything.
 """
 
@@ -77,15 +78,24 @@ class LavaRunError(SpikeBertError):
     cause_traceback : str
         Traceback of the exception in the process, or its stack where it hung or died; for a deadlock the stacks of
         all that wait.
+    from_outside : bool
+        Whether the process was killed, which nothing that it computes can bring about; running it again may go well.
     """
 
     def __init__(
-        self, message: str, *, process_name: str = "", process_class: str = "", cause_traceback: str = ""
+        self,
+        message: str,
+        *,
+        process_name: str = "",
+        process_class: str = "",
+        cause_traceback: str = "",
+        from_outside: bool = False,
     ) -> None:
         super().__init__(message)
         self.process_name = process_name
         self.process_class = process_class
         self.cause_traceback = cause_traceback
+        self.from_outside = from_outside
 
 
 class GuardedNetwork:
@@ -111,6 +121,9 @@ class GuardedNetwork:
         process finishes its time step.
     compile_config : mapping, optional
         Lava's compiler options, such as `{"pypy_channel_size": 2}`.
+    probes : mapping of AbstractProcess to callable, optional
+        Each is called once with the model of its process, where that runs and before its first step, to record what it
+        computes.
 
     Examples
     --------
@@ -127,6 +140,7 @@ class GuardedNetwork:
         timeout: float = 30.0,
         progress: Callable[[], int] | None = None,
         compile_config: Mapping[str, Any] | None = None,
+        probes: Mapping[AbstractProcess, Callable[[Any], None]] | None = None,
     ) -> None:
         if not timeout > 0:
             raise ConfigurationError(f"timeout must be above 0 seconds, not {timeout}")
@@ -137,6 +151,7 @@ class GuardedNetwork:
         self._timeout = timeout
         self._progress = progress
         self._compile_config = dict(compile_config or {})
+        self._probes = dict(probes or {})
         self._actors: _Actors | None = None
 
     def __enter__(self) -> GuardedNetwork:
@@ -148,8 +163,8 @@ class GuardedNetwork:
         """Stop the network, or kill it where the body of the `with` statement failed."""
         if error_type is None:
             self.stop()
-        elif self._actors is not None:
-            self._actors.destroy()
+        else:
+            self.kill()
 
     def start(self) -> None:
         """Compile the network, start its actors and wait until every process model is built.
@@ -170,7 +185,7 @@ class GuardedNetwork:
             executable = self._process.compile(self._run_config, self._compile_config)
         except Exception as error:
             raise _compile_error(self._process, error) from error
-        self._actors = _Actors(executable, self._timeout, self._progress)
+        self._actors = _Actors(executable, self._timeout, self._progress, self._probes)
         # multiprocessing waits for all children when Python ends; its finalizers come before that, and also run when
         # this object is collected. They must not hold on to it, so they hold the actors.
         multiprocessing.util.Finalize(self, self._actors.destroy, exitpriority=10)
@@ -186,11 +201,51 @@ class GuardedNetwork:
         ConfigurationError
             `steps` is below 1, or the network is not running.
         """
+        self.begin(steps)
+        self._running_actors().wait()
+
+    def begin(self, steps: int) -> None:
+        """Have the network run for so many time steps and return at once; `finished` tells when it is there.
+
+        Raises
+        ------
+        LavaRunError, ConfigurationError
+            As `run`.
+        """
         if steps < 1:
             raise ConfigurationError(f"a Lava network runs for 1 step or more, not {steps}")
+        self._running_actors().begin(steps)
+
+    def finished(self) -> bool:
+        """Look whether all steps that were begun are done; never waits.
+
+        Ask again whenever `fileno` is readable, and at least every `LOOK_UP_EVERY` seconds, for the time limit to be
+        kept.
+
+        Raises
+        ------
+        LavaRunError
+            A process failed, or nothing moved for `timeout` seconds. The network is gone then.
+        """
+        return self._running_actors().finished()
+
+    def fileno(self) -> int:
+        """Return a descriptor to wait on, as ``selectors`` do: readable when there is something to look at."""
+        return self._running_actors().fileno()
+
+    def process_ids(self) -> list[int]:
+        """Return the ids of the operating system processes that run this network; none if it is not running."""
+        return [] if self._actors is None else self._actors.process_ids()
+
+    def kill(self) -> None:
+        """End the network whatever it is doing, and wait until nothing of it is left."""
+        if self._actors is not None:
+            self._actors.destroy()
+
+    def _running_actors(self) -> _Actors:
         if self._actors is None or self._actors.destroyed:
             raise ConfigurationError(f"the network of process {self._process.name!r} is not running")
-        self._actors.run(steps)
+        return self._actors
 
     def stop(self) -> None:
         """End the network and wait until nothing of it is left; does nothing if it is not running.
@@ -243,14 +298,24 @@ class _Actor:
 class _Actors:
     """All actors of one network, alive from `start` to `destroy`; every failure destroys them before it is raised."""
 
-    def __init__(self, executable: Executable, timeout: float, progress: Callable[[], int] | None) -> None:
+    def __init__(
+        self,
+        executable: Executable,
+        timeout: float,
+        progress: Callable[[], int] | None,
+        probes: Mapping[AbstractProcess, Callable[[Any], None]],
+    ) -> None:
         self.destroyed = False
+        self._probes = probes
         self._executable = executable
         self._timeout = timeout
         self._progress = progress
         self._actors: list[_Actor] = []
         self._ended = 0
         self._stopping = False
+        self._unanswered: list[Any] = []
+        self._counter_before = (0, 0, 0)
+        self._deadline = 0.0
         self._runtime: Any = None
         self._messaging = _Messaging()
         self._threaded_ports: list[Any] = []
@@ -272,19 +337,44 @@ class _Actors:
                 ) from error
             self._wait_until(lambda: bool((self._finished_steps > NOT_BUILT).all()))
 
-    def run(self, steps: int) -> None:
-        from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal, enum_to_np
+    def begin(self, steps: int) -> None:
+        from lava.magma.runtime.mgmt_token_enums import enum_to_np
 
         with self._destroyed_on_error():
             self._raise_if_actor_failed()
             for port in self._runtime.runtime_to_service:
                 port.send(enum_to_np(steps))
-            for port in self._runtime.service_to_runtime:
-                answer = port.recv()
-                if enum_equal(answer, MGMT_RESPONSE.ERROR):
-                    self._raise_failure()
-                if not enum_equal(answer, MGMT_RESPONSE.DONE):
-                    raise LavaRunError(f"a process asked Lava to pause or stop the run (answer {int(answer[0])})")
+            self._unanswered = list(self._runtime.service_to_runtime)
+            self._start_clock()
+
+    def finished(self) -> bool:
+        with self._destroyed_on_error():
+            self._look_up(0, self._answered)
+            return self._answered()
+
+    def wait(self) -> None:
+        with self._destroyed_on_error():
+            self._wait_until(self._answered)
+
+    def _answered(self) -> bool:
+        """Take the answers that have come to the last command; tell whether that were all."""
+        from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
+
+        while self._unanswered and self._unanswered[0].probe():
+            answer = self._unanswered.pop(0).recv()
+            if enum_equal(answer, MGMT_RESPONSE.ERROR):
+                self._raise_failure()
+            if not enum_equal(answer, MGMT_RESPONSE.DONE):
+                raise LavaRunError(f"a process asked Lava to pause or stop the run (answer {int(answer[0])})")
+        return not self._unanswered
+
+    def fileno(self) -> int:
+        selector: Any = self._selector
+        return selector.fileno()  # epoll and kqueue have one
+
+    def process_ids(self) -> list[int]:
+        pids = (actor.os_process.pid for actor in self._actors)
+        return [pid for pid in pids if pid is not None]
 
     def stop(self) -> None:
         from lava.magma.runtime.mgmt_token_enums import MGMT_COMMAND
@@ -379,7 +469,14 @@ class _Actors:
         slot = len(self._actors)
         os_process = multiprocessing.get_context("fork").Process(
             target=_actor_main,
-            args=(builder, self._finished_steps[slot : slot + 1], last_words, self._wake_writer, tied_to),
+            args=(
+                builder,
+                None if process is None else self._probes.get(process),
+                self._finished_steps[slot : slot + 1],
+                last_words,
+                self._wake_writer,
+                tied_to,
+            ),
             name=model_name if process is None else _full_name(process),
         )
         # Entered before it starts, so that an interrupt in between finds it.
@@ -416,18 +513,24 @@ class _Actors:
 
     def _wait_until(self, done: Callable[[], bool]) -> None:
         """Sleep until `done()`, unless an actor fails or nothing moves for the time limit."""
-        counter = self._count_progress()
-        deadline = time.monotonic() + self._timeout
+        self._start_clock()
         while not done():
-            for key, _ in self._selector.select(LOOK_UP_EVERY):
-                if key.fd == self._wake_reader:
-                    os.read(self._wake_reader, mmap.PAGESIZE)
-            self._raise_if_actor_failed()
-            counter_before, counter = counter, self._count_progress()
-            if counter != counter_before:
-                deadline = time.monotonic() + self._timeout
-            elif time.monotonic() > deadline and not done():
-                self._raise_stuck()
+            self._look_up(LOOK_UP_EVERY, done)
+
+    def _start_clock(self) -> None:
+        self._counter_before = self._count_progress()
+        self._deadline = time.monotonic() + self._timeout
+
+    def _look_up(self, seconds: float, done: Callable[[], bool]) -> None:
+        """Wait so long for something to happen; raise what failed, or that the time limit passed without progress."""
+        for key, _ in self._selector.select(seconds):
+            if key.fd == self._wake_reader:
+                os.read(self._wake_reader, mmap.PAGESIZE)
+        self._raise_if_actor_failed()
+        if self._count_progress() != self._counter_before:
+            self._start_clock()
+        elif time.monotonic() > self._deadline and not done():
+            self._raise_stuck()
 
     def _count_progress(self) -> tuple[int, int, int]:
         return int(self._finished_steps.sum()), self._ended, self._progress() if self._progress else 0
@@ -466,6 +569,7 @@ class _Actors:
             process_name=first.name,
             process_class=first.class_name,
             cause_traceback=cause_traceback,
+            from_outside=first.os_process.exitcode in (-signal.SIGKILL, -signal.SIGTERM),
         )
 
     def _raise_stuck(self) -> NoReturn:
@@ -586,7 +690,12 @@ def _compile_error(process: AbstractProcess, error: Exception) -> LavaRunError:
 
 
 def _actor_main(
-    builder: Any, finished_steps: np.ndarray, last_words: IO[bytes], wake_writer: int, tied_to: int | None
+    builder: Any,
+    probe: Callable[[Any], None] | None,
+    finished_steps: np.ndarray,
+    last_words: IO[bytes],
+    wake_writer: int,
+    tied_to: int | None,
 ) -> None:
     """Build the model (or Lava's service) and run it to Lava's stop command; leave word if that fails."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us in good order
@@ -598,6 +707,8 @@ def _actor_main(
     model: Any = None
     try:
         model = builder.build()
+        if probe is not None:
+            probe(model)
         _count_steps(model, finished_steps)
         os.write(wake_writer, b".")
         model.start()

@@ -1,48 +1,72 @@
-"""Runner ``lava``: a network on Lava processes, under guard.
+"""Runner ``lava``: a network on Lava processes, under guard, in as many workers as memory and processors allow.
 
-The network is built once for sentences of up to N tokens; new samples are put on the board without rebuilding, and
-every process clears its state at a sample's first step.
+Each worker is a Lava network of its own, built once for sentences of up to N tokens; new samples are put on its board
+without rebuilding, and every process clears its state at a sample's first step. A worker that fails is built again and
+what it was running is run again, so that a process killed from outside costs time and nothing else.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
 
-from export.network import Network
+from export.network import Network, Node
 from hardware.errors import RunnerError
-from hardware.runners.lava.board import Board, shared_array
 from hardware.runners.lava.compatibility import import_lava
-from hardware.runners.lava.compiler import build_processes, partition, port_shapes
+from hardware.runners.lava.compiler import partition
+from hardware.runners.lava.guard import LOOK_UP_EVERY, LavaRunError
+from hardware.runners.lava.memory import UNKNOWN, available_bytes, processor_count
+from hardware.runners.lava.timing import HARDWARE, ZERO_LATENCY
+from hardware.runners.lava.worker import Fault, Part, Worker, WorkerPlan
 from hardware.runners.reference import read_outputs, thresholds
-from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, float_type
+from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
 
-BOARD_BYTES = 256 << 20
-"""How much one board may hold; longer batches go through it in parts."""
-CHANNEL_SIZE = 2
-"""Messages a Lava channel can hold; 2 takes a third of the memory of Lava's default and costs no time here."""
 DEFAULT_TIMEOUT = 60.0
+MAX_FAILURES = 2
+"""How often the processes may raise, end or hang on the same samples; twice is no accident."""
+MAX_KILLS = 4
+"""How often they may be killed there, which says nothing of the samples, but must end too."""
+MEMORY_TO_SPARE = 1.5
+"""Another worker starts where so many times the memory of the first is available."""
+
+log = logging.getLogger(__name__)
 
 
 class LavaRunner(Runner):
-    """Runs a network on Lava in float64 or float32.
+    """Runs a network on Lava in float64 or float32, an integer network in fixed point.
 
     Parameters
     ----------
     network : Network
-    precision : {"float64", "float32"}
-    granularity : {"operator", "block", "network"}
-        How much goes into one process, see ``hardware.runners.lava.compiler``.
+    precision : {"float64", "float32", "integer"}
+    granularity : {"operator", "block", "network"}, optional
+        How much goes into one process, see ``hardware.runners.lava.compiler``; blocks by default, with hardware timing
+        operators.
+    timing : {"zero-latency", "hardware"}
+        See ``hardware.runners.lava.timing``; the trace is the same.
     tokens : int, optional
-        Longest sentence to come; without it the network is built for the first batch, and again for a longer one.
+        Longest sentence to come; without it a network is built for its first batch, and again for a longer one.
     time_steps : int, optional
         In place of the graph's own.
     record_membrane_potentials : bool
-        Keep potentials as they were tested; stock neurons do not show theirs.
+        Keep potentials as they were tested.
     timeout : float
         Seconds without progress after which a run counts as stuck.
+    jobs : int or None, default 1
+        Workers at most; None for one a processor. They start when there is work for them and memory to spare.
+
+    Attributes
+    ----------
+    faults : list of Fault
+        All that went wrong and was mended, over all runs.
 
     Raises
     ------
@@ -56,48 +80,169 @@ class LavaRunner(Runner):
         self,
         network: Network,
         precision: str = "float64",
-        granularity: str = "block",
+        granularity: str | None = None,
+        timing: str = ZERO_LATENCY,
         tokens: int | None = None,
         time_steps: int | None = None,
         record_membrane_potentials: bool = False,
         timeout: float = DEFAULT_TIMEOUT,
+        jobs: int | None = 1,
     ) -> None:
         import_lava()
         self.network = network
         self.precision = precision
-        self.dtype = float_type(precision)
-        self.granularity = granularity
-        self.plans = partition(network, granularity, precision)
+        self.granularity = granularity or ("operator" if timing == HARDWARE else "block")
         self.tokens = self._checked_tokens(tokens)
         self.time_steps = check_time_steps(time_steps)
-        self.record_membrane_potentials = record_membrane_potentials
-        self.timeout = timeout
-        self.built_for: tuple[int, int] | None = None  # tokens, time steps
-        self.builds = 0
-        self._guarded: Any = None
-        self._board: Board | None = None
-        self._finished_steps = 0
+        dtype = number_type(network, precision)
+        # cast here and not in the processes, which then share it: they are forked
+        cast = replace(network, nodes=tuple(Node(n.name, n.operator.cast(dtype), n.sources) for n in network.nodes))
+        plans = partition(cast, self.granularity, precision, timing)
+        self._plan = WorkerPlan(cast, plans, precision, timing, dtype, record_membrane_potentials, timeout)
+        self._workers = [Worker(number, self._plan) for number in range(_checked_jobs(jobs))]
+        self._streaming = False
+        self._bytes_of_a_worker: int | None = None
+        self.faults: list[Fault] = []
 
     @property
     def stock_nodes(self) -> list[str]:
         """Names of the nodes that run in stock Lava processes."""
-        return [plan.nodes[0].name for plan in self.plans if plan.stock]
+        return self._plan.stock_nodes
+
+    @property
+    def builds(self) -> int:
+        """How many networks were built so far."""
+        return sum(worker.builds for worker in self._workers)
+
+    def process_ids(self) -> list[int]:
+        """Return the ids of all operating system processes that run networks now."""
+        return [pid for worker in self._workers for pid in worker.process_ids()]
 
     def run(self, inputs: Any, token_mask: Any = None) -> Trace:
-        """Run one batch, sample by sample; see `Runner.run`.
+        """Run one batch, its samples spread over the workers; see `Runner.run`.
 
         Raises
         ------
         LavaRunError
-            A process failed; the message names it and the cause. Nothing of the network is left.
+            A process failed and did so again; the message names it and the cause. Nothing of its network is left.
         """
-        batch = check_batch(self.network, inputs, token_mask, self.time_steps)
-        self._build_if_needed(batch)
-        assert self._board is not None
-        parts = []
-        for start in range(0, len(batch.mask), self._board.samples):
-            parts.append(self._run_part(batch, start, min(start + self._board.samples, len(batch.mask))))
-        joined: dict[str, np.ndarray] = {key: np.concatenate([part[key] for part in parts], axis=1) for key in parts[0]}
+        (trace,) = self.run_stream([(inputs, token_mask)])
+        return trace
+
+    def run_stream(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[Trace]:
+        """Run batch after batch, several at a time; see `Runner.run_stream`.
+
+        A trace's metadata list under ``faults`` what went wrong on the way and was mended.
+
+        Raises
+        ------
+        LavaRunError
+            As `run`. The batches that are still running are given up.
+        RunnerError
+            The stream before this one is neither at its end nor closed.
+        """
+        if self._streaming:
+            raise RunnerError("another stream of this runner is open; read it to its end, or close it")
+        self._streaming = True
+        try:
+            yield from self._traces(iter(batches))
+        finally:
+            for worker in self._workers:
+                if worker.part is not None:
+                    worker.abandon()
+            self._streaming = False
+
+    def close(self) -> None:
+        """Stop all networks."""
+        with ExitStack() as stack:  # what one of them raises must not keep the others
+            for worker in self._workers:
+                stack.callback(worker.close)
+
+    def _traces(self, batches: Iterator[tuple[Any, Any]]) -> Iterator[Trace]:
+        started: deque[tuple[Batch, list[Part]]] = deque()
+        waiting: deque[Part] = deque()
+        more = True
+        while more or started:
+            # no further ahead than keeps the workers busy, so that a long stream takes little memory
+            while more and len(waiting) < len(self._workers):
+                inputs = next(batches, None)
+                more = inputs is not None
+                if inputs is not None:
+                    batch = check_batch(self.network, *inputs, self.time_steps)
+                    parts = self._split(batch)
+                    waiting.extend(parts)
+                    started.append((batch, parts))
+            self._give_out(waiting)
+            while started and all(part.result is not None for part in started[0][1]):
+                yield self._trace(*started.popleft())
+            self._look_after(waiting)
+
+    def _split(self, batch: Batch) -> list[Part]:
+        """Cut a batch into parts that fit on a board, two for each worker where there are enough samples."""
+        count, width = batch.mask.shape
+        tokens = max(width, self.tokens or 0)
+        largest = max([tokens, *(worker.built_for[0] for worker in self._workers if worker.built_for is not None)])
+        fitting = self._plan.samples_that_fit(largest, batch.time_steps)
+        wanted = 2 * len(self._workers) if len(self._workers) > 1 else 1
+        size = min(fitting, -(-count // wanted))
+        return [Part(batch, start, min(start + size, count), tokens) for start in range(0, count, size)]
+
+    def _give_out(self, waiting: deque[Part]) -> None:
+        """Give idle workers something to do; those whose network stands come first."""
+        for worker in sorted(self._workers, key=lambda worker: worker.built_for is None):
+            if waiting and worker.part is None and self._may_start(worker):
+                part = waiting.popleft()
+                try:
+                    worker.begin(part)
+                except LavaRunError as error:
+                    self._mend(worker, error, waiting)
+
+    def _may_start(self, worker: Worker) -> bool:
+        """Tell whether a worker stands, is the only one, or would fit into memory beside the others."""
+        others = [other for other in self._workers if other is not worker and other.built_for is not None]
+        if worker.built_for is not None or not others:
+            return True
+        if self._bytes_of_a_worker is None:  # what one takes is known once it has run something
+            return False
+        available = available_bytes()
+        return available == UNKNOWN or available > MEMORY_TO_SPARE * self._bytes_of_a_worker
+
+    def _look_after(self, waiting: deque[Part]) -> None:
+        """Wait for something to happen to the busy workers; mend what failed."""
+        busy = [worker for worker in self._workers if worker.part is not None]
+        if not busy:
+            return
+        wait([worker.fileno() for worker in busy], LOOK_UP_EVERY)
+        for worker in busy:
+            try:
+                finished = worker.finished()
+            except LavaRunError as error:
+                self._mend(worker, error, waiting)
+                continue
+            if finished and self._bytes_of_a_worker is None and len(self._workers) > 1:
+                self._bytes_of_a_worker = worker.private_bytes()
+
+    def _mend(self, worker: Worker, error: LavaRunError, waiting: deque[Part]) -> None:
+        """Have what a failed worker was running run again, or raise `error` where that was tried often enough."""
+        part = worker.part
+        assert part is not None
+        worker.abandon()
+        fault = Fault(
+            worker.number, error.process_name, list(range(part.start, part.stop)), len(part.faults) + 1, str(error)
+        )
+        self.faults.append(fault)
+        part.faults.append(fault)
+        if error.from_outside:
+            part.kills += 1
+        tries_left = MAX_KILLS - part.kills if error.from_outside else MAX_FAILURES - (len(part.faults) - part.kills)
+        log.warning("%s", fault.report(runs_again=tries_left > 0))
+        if tries_left <= 0:
+            raise error
+        waiting.appendleft(part)
+
+    def _trace(self, batch: Batch, parts: list[Part]) -> Trace:
+        results = [part.result for part in parts if part.result is not None]
+        joined = {key: np.concatenate([result[key] for result in results], axis=1) for key in results[0]}
         logits, outputs = read_outputs(self.network, joined.pop(""), batch.mask)
         spiking = [node.name for node in self.network.spiking_nodes]
         return Trace(
@@ -115,16 +260,14 @@ class LavaRunner(Runner):
                 "precision": self.precision,
                 "time_steps": batch.time_steps,
                 "granularity": self.granularity,
-                "processes": len(self.plans) + len(self.stock_nodes),
+                "timing": self._plan.timing,
+                "latency": {name: self._plan.arrivals[name] for name in (*spiking, self.network.output_source)},
+                "processes": len(self._plan.plans),
                 "stock_nodes": self.stock_nodes,
+                "workers": sum(worker.built_for is not None for worker in self._workers),
+                "faults": [asdict(fault) for part in parts for fault in part.faults],
             },
         )
-
-    def close(self) -> None:
-        """Stop the network."""
-        guarded, self._guarded, self.built_for = self._guarded, None, None
-        if guarded is not None:
-            guarded.stop()
 
     def _checked_tokens(self, tokens: int | None) -> int | None:
         if tokens is None:
@@ -136,83 +279,10 @@ class LavaRunner(Runner):
             raise RunnerError(f"tokens is {tokens}; the graph has only {encoding.positions} positions")
         return tokens
 
-    def _build_if_needed(self, batch: Batch) -> None:
-        tokens = max(batch.mask.shape[1], self.tokens or 0)
-        if self.built_for is not None and self.built_for[0] >= tokens and self.built_for[1] == batch.time_steps:
-            return
-        self.close()
-        from hardware.runners.lava.guard import GuardedNetwork
-        from hardware.runners.lava.run_config import FloatRunConfig
 
-        self._board = self._make_board(batch, tokens)
-        processes = build_processes(self.network, self.plans, self._board, tokens)
-        self._guarded = GuardedNetwork(
-            processes[0],
-            FloatRunConfig(self.precision),
-            timeout=self.timeout,
-            compile_config={"pypy_channel_size": CHANNEL_SIZE},
-        )
-        self._guarded.start()
-        self._finished_steps = 0
-        self.built_for = (tokens, batch.time_steps)
-        self.builds += 1
-
-    def _make_board(self, batch: Batch, tokens: int) -> Board:
-        shapes = port_shapes(self.network, tokens)
-        steps = batch.time_steps
-        spiking = self.network.spiking_nodes
-        item = 1 + (np.dtype(self.dtype).itemsize if self.record_membrane_potentials else 0)
-        sample_bytes = steps * sum(shapes[node.name][0] * shapes[node.name][1] for node in spiking) * item
-        samples = int(np.clip(BOARD_BYTES // max(1, sample_bytes), 1, len(batch.mask)))
-        stock = set(self.stock_nodes)
-        return Board(
-            time_steps=steps,
-            first_step=shared_array((1,), np.int64),
-            mask=shared_array((samples, tokens, 1), bool),
-            outputs=shared_array((samples, steps, *shapes[self.network.output_source]), self.dtype),
-            input_ids=None if batch.input_ids is None else shared_array((samples, tokens), np.int64),
-            values=(
-                None
-                if batch.values is None
-                else shared_array((samples, steps, tokens, self.network.input_features), np.float64)
-            ),
-            spikes={n.name: shared_array((samples, steps, *shapes[n.name]), np.uint8) for n in spiking},
-            membrane_potentials=(
-                {
-                    n.name: shared_array((samples, steps, *shapes[n.name]), self.dtype)
-                    for n in spiking
-                    if n.name not in stock
-                }
-                if self.record_membrane_potentials
-                else {}
-            ),
-        )
-
-    def _run_part(self, batch: Batch, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Run samples `start` to `stop`; return ``(T, samples, N, D)`` by node, and the outputs under ``""``."""
-        board, count, tokens = self._board, stop - start, batch.mask.shape[1]
-        assert board is not None
-        board.mask[:] = False
-        board.mask[:count, :tokens, 0] = batch.mask[start:stop]
-        if board.input_ids is not None and batch.input_ids is not None:
-            board.input_ids[:] = 0
-            board.input_ids[:count, :tokens] = batch.input_ids[start:stop]
-        if board.values is not None and batch.values is not None:
-            board.values[:] = 0
-            board.values[:count, :, :tokens] = np.moveaxis(batch.values[:, start:stop], 0, 1)
-        board.first_step[0] = self._finished_steps
-        try:
-            self._guarded.run(count * board.time_steps)
-        except BaseException:
-            self._guarded, self.built_for = None, None  # the guard has torn it down; the next run builds anew
-            raise
-        self._finished_steps += count * board.time_steps
-
-        def taken(array: np.ndarray) -> np.ndarray:
-            rows = array[:count, :, : min(tokens, array.shape[2])]
-            return np.moveaxis(rows, 0, 1).copy()
-
-        part = {name: taken(array) for name, array in board.spikes.items()}
-        part.update({f"potential {name}": taken(array) for name, array in board.membrane_potentials.items()})
-        part[""] = taken(board.outputs)
-        return part
+def _checked_jobs(jobs: int | None) -> int:
+    if jobs is None:
+        return processor_count()
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+        raise RunnerError(f"jobs is {jobs!r}; it must be a whole number of at least 1, or None for one a processor")
+    return jobs

@@ -1,11 +1,13 @@
 """A Lava process that runs some nodes of a network: one operator, a block, or all of it.
 
-It receives what other processes send, computes its nodes in the same time step (no latency), records spikes on the
-board and sends on. One process, three granularities; only what is inside differs.
+It receives what other processes send, computes its nodes in the same time step, records spikes on the board and sends
+on: at once, or with hardware timing as many steps later as synapses take. One process, three granularities; only what
+is inside differs.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from hardware.runners.execution import NodeExecution
-from hardware.runners.lava.board import MAX_PORTS, Board, GroupPlan
+from hardware.runners.lava.board import MAX_PORTS, Board, GroupPlan, Received, Sent
 
 UNUSED_SHAPE = (1,)
 
@@ -39,15 +41,15 @@ class NodeGroup(AbstractProcess):
         super().__init__(name=name, plan=plan, board=board)
         # Lava wants every port of the model on the process too; what is not needed stays unconnected.
         for index in range(MAX_PORTS):
-            received, sent = plan.receives[index : index + 1], plan.sends[index : index + 1]
-            setattr(self, f"in_{index}", InPort(received[0][1:] if received else UNUSED_SHAPE))
-            setattr(self, f"out_{index}", OutPort(sent[0][1:] if sent else UNUSED_SHAPE))
+            for prefix, port, values in (("in", InPort, plan.receives), ("out", OutPort, plan.sends)):
+                shape = (values[index].tokens, values[index].features) if index < len(values) else UNUSED_SHAPE
+                setattr(self, f"{prefix}_{index}", port(shape))
 
 
 class _NodeGroupModel(PyLoihiProcessModel):
-    """What both precisions share; Lava wants ports declared on the class, so each declares MAX_PORTS."""
+    """What all precisions share; Lava wants ports declared on the class, so each declares MAX_PORTS."""
 
-    dtype: type[np.floating]
+    dtype: type[np.number]
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
@@ -55,38 +57,61 @@ class _NodeGroupModel(PyLoihiProcessModel):
         self.board: Board = proc_params["board"]
         self.execution = NodeExecution(self.plan.nodes, self.dtype, self._record)
         self.finished_steps = 0
-        self.sample = self.step_of_sample = 0
+        self.place = (0, 0)
+        self._delayed = [_DelayLine(received, received.delay, self.dtype) for received in self.plan.receives]
+        self._late = [_DelayLine(sent, sent.latency, self.dtype) for sent in self.plan.sends]
 
     def run_spk(self) -> None:
         """Receive, compute and send one time step."""
-        plan, board = self.plan, self.board
-        self.sample, self.step_of_sample = board.position(self.finished_steps)
-        if self.step_of_sample == 0:
-            self.execution.reset()
-        mask = board.mask[self.sample]
-        token_mask = None if mask.all() else mask
-        values = {name: getattr(self, f"in_{index}").recv() for index, (name, *_) in enumerate(plan.receives)}
-        for name in plan.taps:
-            board.spikes[name][self.sample, self.step_of_sample] = values[name]
-        hot_inputs = None
-        if plan.reads_input and board.input_ids is not None:
-            hot_inputs = plan.token_encoding.hot_inputs(board.input_ids[self.sample])
-        elif plan.reads_input and board.values is not None:
-            values[plan.input_name] = board.values[self.sample, self.step_of_sample].astype(self.dtype)
-        self.execution.step(values, token_mask, hot_inputs)
-        if plan.output_source is not None:
-            board.outputs[self.sample, self.step_of_sample] = values[plan.output_source]
-        for index, (name, tokens, _) in enumerate(plan.sends):
-            value = values[name]
-            if token_mask is not None and tokens == len(mask):
-                value = value * mask  # a stock neuron knows no mask: without current, padding stays silent
-            getattr(self, f"out_{index}").send(value)
+        plan = self.plan
+        values = {
+            received.node: delayed.pass_on(getattr(self, f"in_{index}").recv())
+            for index, (received, delayed) in enumerate(zip(plan.receives, self._delayed, strict=True))
+        }
+        place = self.board.position(self.finished_steps - plan.starts_at)
+        if place is not None:
+            self.place = place
+            self._compute(values)
+        for index, (sent, late) in enumerate(zip(plan.sends, self._late, strict=True)):
+            value = np.zeros((sent.tokens, sent.features), self.dtype) if place is None else values[sent.node]
+            getattr(self, f"out_{index}").send(late.pass_on(value))
         self.finished_steps += 1
 
+    def _compute(self, values: dict[str, np.ndarray]) -> None:
+        """Add the output of every node of the group to `values`, which holds what was received."""
+        plan, board, (sample, step) = self.plan, self.board, self.place
+        if step == 0:
+            self.execution.reset()
+        for received in plan.receives:
+            if received.bias is not None:
+                values[received.node] = values[received.node] + received.bias
+        mask = board.mask[sample]
+        hot_inputs = None
+        if plan.reads_input and board.input_ids is not None:
+            hot_inputs = plan.token_encoding.hot_inputs(board.input_ids[sample])
+        elif plan.reads_input and board.values is not None:
+            values[plan.input_name] = board.values[sample, step].astype(self.dtype)
+        self.execution.step(values, None if mask.all() else mask, hot_inputs)
+        if plan.output_source is not None:
+            board.outputs[sample, step] = values[plan.output_source]
+
     def _record(self, name: str, spikes: np.ndarray, potential: np.ndarray) -> None:
-        self.board.spikes[name][self.sample, self.step_of_sample] = spikes
+        self.board.spikes[name][self.place] = spikes
         if name in self.board.membrane_potentials:
-            self.board.membrane_potentials[name][self.sample, self.step_of_sample] = potential
+            self.board.membrane_potentials[name][self.place] = potential
+
+
+class _DelayLine:
+    """Gives back, step by step, what came in `steps` steps before; zeros at first."""
+
+    def __init__(self, value: Received | Sent, steps: int, dtype: type[np.number]) -> None:
+        self._waiting = deque(np.zeros((value.tokens, value.features), dtype) for _ in range(steps))
+
+    def pass_on(self, value: np.ndarray) -> np.ndarray:
+        if not self._waiting:
+            return value
+        self._waiting.append(value)
+        return self._waiting.popleft()
 
 
 @implements(proc=NodeGroup, protocol=LoihiProtocol)
@@ -121,3 +146,20 @@ class NodeGroupFloat32(_NodeGroupModel):
     out_1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.float32)
     out_2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.float32)
     out_3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.float32)
+
+
+@implements(proc=NodeGroup, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("integer")
+class NodeGroupInteger(_NodeGroupModel):
+    """The model in whole numbers; no operator's result leaves int64."""
+
+    dtype = np.int64
+    in_0: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int64)
+    in_1: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int64)
+    in_2: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int64)
+    in_3: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int64)
+    out_0: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int64)
+    out_1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int64)
+    out_2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int64)
+    out_3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int64)

@@ -1,0 +1,90 @@
+"""What stock Lava processes computed, read where they compute it.
+
+Stock neurons send their spikes but not the potential they tested, and a potential is gone once it is reset. Lava's own
+Monitor reads it between steps at tens of microseconds an element. A probe is told of the process model once it is
+built, in the operating system process that runs it, and from then on copies what the model holds onto the board. It
+changes nothing of what the model computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hardware.runners.lava.board import Board
+
+
+@dataclass(frozen=True)
+class NeuronProbe:
+    """Records spikes and tested potentials of a stock LIF just before it resets what fired.
+
+    Attributes
+    ----------
+    board : Board
+    node : str
+    starts_at : int
+        Steps by which the node lies behind the network's input.
+    shows_output : bool
+        Whether its spikes are the network's output.
+    """
+
+    board: Board
+    node: str
+    starts_at: int
+    shows_output: bool
+
+    def __call__(self, model: Any) -> None:
+        """Attach to a process model."""
+        reset_voltage = model.reset_voltage
+
+        def reset_recorded_voltage(spike_vector: np.ndarray) -> None:
+            self._record(model.time_step - 1, spike_vector, model.v)
+            reset_voltage(spike_vector=spike_vector)
+
+        model.reset_voltage = reset_recorded_voltage
+
+    def _record(self, finished_steps: int, fired: np.ndarray, potential: np.ndarray) -> None:
+        board = self.board
+        place = board.position(finished_steps - self.starts_at)
+        if place is None:
+            return
+        spikes = fired & board.mask[place[0]]  # a stock neuron knows no mask
+        board.spikes[self.node][place] = spikes
+        if self.node in board.membrane_potentials:
+            board.membrane_potentials[self.node][place] = potential
+        if self.shows_output:
+            board.outputs[place] = spikes
+
+
+@dataclass(frozen=True)
+class SynapseProbe:
+    """Records what a stock Dense or Sparse computed, as the network's output.
+
+    Attributes
+    ----------
+    board : Board
+    starts_at : int
+        Steps by which its input lies behind the network's.
+    bias : ndarray or None
+        ``(C,)``, added: synapses have none.
+    """
+
+    board: Board
+    starts_at: int
+    bias: np.ndarray | None
+
+    def __call__(self, model: Any) -> None:
+        """Attach to a process model."""
+        run_spk = model.run_spk
+
+        def recorded_run_spk() -> None:
+            run_spk()
+            place = self.board.position(model.time_step - 1 - self.starts_at)
+            if place is not None:
+                outputs = self.board.outputs
+                shown = np.asarray(model.a_buff, np.int64).reshape(outputs.shape[2:])
+                outputs[place] = shown if self.bias is None else shown + self.bias
+
+        model.run_spk = recorded_run_spk

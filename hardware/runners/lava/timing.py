@@ -1,0 +1,65 @@
+"""When each node of a network computes: at once, or one step behind each synaptic hop as on the chip.
+
+``zero-latency``: every process computes in the step in which it receives, and the whole network shows step t of a
+sample in its t-th step. ``hardware``: what synapses send (an affine map, spike attention, a sum over tokens) arrives
+one step later, as between the cores of a chip and as stock Lava's ``Dense`` and ``Sparse`` do it. Each layer then works
+on a sample some steps behind the one before, its depth; where two paths meet, the shorter one is delayed to match.
+"""
+
+from __future__ import annotations
+
+from export.errors import ChipLimitError
+from export.loihi_numbers import DELAY_MAX
+from export.network import Network
+from export.operators import Affine, Operator, SpikeAttention, TokenMean, Total
+from hardware.errors import RunnerError
+
+ZERO_LATENCY, HARDWARE = "zero-latency", "hardware"
+TIMINGS = (ZERO_LATENCY, HARDWARE)
+
+
+def check_timing(timing: str) -> str:
+    """Return `timing`.
+
+    Raises
+    ------
+    RunnerError
+        It is not known.
+    """
+    if timing not in TIMINGS:
+        raise RunnerError(f"timing {timing!r} is not one of {', '.join(TIMINGS)}")
+    return timing
+
+
+def latency(operator: Operator, timing: str) -> int:
+    """Return how many steps later than its input an operator's output arrives."""
+    return int(timing == HARDWARE and isinstance(operator, Affine | SpikeAttention | TokenMean))
+
+
+def arrivals(network: Network, timing: str) -> dict[str, int]:
+    """Return by how many steps what each node sends lies behind the network's input: its depth.
+
+    Raises
+    ------
+    ChipLimitError
+        Two paths that meet differ by more steps than the chip can delay a spike.
+    """
+    arrives = {network.input_name: 0}
+    for node in network.nodes:
+        sent = [arrives[source] for source in node.sources]
+        if isinstance(node.operator, Total) and max(sent) - min(sent) > DELAY_MAX:
+            raise ChipLimitError(
+                f"{node.name}: {node.sources[sent.index(min(sent))]} would have to be delayed by "
+                f"{max(sent) - min(sent)} steps to meet {node.sources[sent.index(max(sent))]}; the chip delays by "
+                f"{DELAY_MAX} at most. Relay it over neurons, or use timing {ZERO_LATENCY!r}"
+            )
+        arrives[node.name] = max(sent) + latency(node.operator, timing)
+    return arrives
+
+
+def running_steps(samples: int, time_steps: int, depth: int) -> int:
+    """Return the steps in which so many samples pass through a network of `depth`.
+
+    A multiple of `time_steps`, since stock neurons clear their state at fixed intervals.
+    """
+    return (samples + -(-depth // time_steps)) * time_steps
