@@ -52,6 +52,14 @@ def graph_differences(expected: Network, found: Network) -> list[GraphDifference
     return differences
 
 
+def source_differences(found: Network, checkpoint_sha256: str) -> list[GraphDifference]:
+    """Return how an integer graph says that it was not made from a checkpoint; its weights no longer show it."""
+    said = found.metadata.get("checkpoint_sha256")
+    if said == checkpoint_sha256:
+        return []
+    return [GraphDifference("graph", "checkpoint_sha256", f"{said or 'none'}, expected {checkpoint_sha256}")]
+
+
 def _node_differences(expected: Node, found: Node) -> list[GraphDifference]:
     differences = []
     if expected.sources != found.sources:

@@ -160,6 +160,7 @@ def data_directory(given: Path | None) -> Path | None:
         "fold": "spikebert.cli.fold:fold",
         "evaluate": "spikebert.cli.evaluate:evaluate",
         "export": "spikebert.cli.export:export",
+        "quantize": "spikebert.cli.quantize:quantize",
         "simulate": "spikebert.cli.simulate:simulate",
         "verify": "spikebert.cli.verify:verify",
         "compare": "spikebert.cli.compare:compare",

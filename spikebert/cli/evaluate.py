@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 from rich.progress import Progress
 
 from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
 from spikebert.cli.application import common_options, data_directory, messages, print_json, results
 from spikebert.data import SPLITS, TASKS, TokenizedExamples, find_task, load_examples
-from spikebert.evaluation import check_task_fits, predict
+from spikebert.errors import ConfigurationError
+from spikebert.evaluation import EVALUATION_BATCH_SIZE, check_task_fits, predict
 from spikebert.provenance import run_record, seed_everything
+
+if TYPE_CHECKING:
+    from hardware.runners.runner import Runner
 
 
 @click.command()
@@ -24,6 +31,12 @@ from spikebert.provenance import run_record, seed_everything
 )
 @click.option("--split", type=click.Choice(SPLITS), default="dev", show_default=True, help="Which part of it.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N examples.")
+@click.option(
+    "--integer",
+    is_flag=True,
+    help="Score the integer graph on the integer simulator, quantized on sentences of the task's training split.",
+)
+@click.option("--graph", "graph_file", type=click.Path(path_type=Path), help="With --integer: score this integer file.")
 @common_options
 def evaluate(
     checkpoint: str,
@@ -31,15 +44,20 @@ def evaluate(
     data_dir: Path | None,
     split: str,
     limit: int | None,
+    integer: bool,
+    graph_file: Path | None,
     seed: int,
     as_json: bool,
 ) -> None:
     """Score CHECKPOINT (a folder, the word default, or a hub name) on a task.
 
     \b
-    Example:
+    Examples:
       spikebert evaluate default --task sst2 --data-dir DATA
+      spikebert evaluate default --task sst2 --data-dir DATA --integer
     """
+    if graph_file is not None and not integer:
+        raise ConfigurationError("--graph is for --integer only")
     seed_everything(seed)
     task = find_task(task_name)
     model = load_model(checkpoint)
@@ -52,7 +70,11 @@ def evaluate(
     )
     with Progress(console=messages) as progress:
         bar = progress.add_task(f"{task.name} {split}", total=len(examples))
-        logits = predict(model, examples, on_batch=lambda sentences: progress.advance(bar, sentences))
+        advance = lambda sentences: progress.advance(bar, sentences)  # noqa: E731
+        if integer:
+            logits = _predict_in_integers(checkpoint, examples, task_name, data_dir, graph_file, advance)
+        else:
+            logits = predict(model, examples, on_batch=advance)
     value = task.score(logits, examples.labels.numpy())
     if as_json:
         print_json(
@@ -62,8 +84,42 @@ def evaluate(
                 "metric": task.metric,
                 "value": value,
                 "examples": len(examples),
+                "precision": "integer" if integer else str(model.dtype).removeprefix("torch."),
                 **run_record(seed, checkpoint_sha256(checkpoint)),
             }
         )
         return
-    results.print(f"{checkpoint} on {task.name} {split}: {task.metric} {value:.4f} over {len(examples)} examples")
+    how = " in integers" if integer else ""
+    results.print(f"{checkpoint}{how} on {task.name} {split}: {task.metric} {value:.4f} over {len(examples)} examples")
+
+
+def _predict_in_integers(
+    checkpoint: str,
+    examples: TokenizedExamples,
+    task: str,
+    data_dir: Path | None,
+    graph_file: Path | None,
+    on_batch: Callable[[int], None],
+) -> np.ndarray:
+    """Return the logits ``(n, C)`` of the integer simulator in the order of `examples`."""
+    from export import read_nir
+    from hardware.runners import open_runner
+    from spikebert.cli.quantization import CALIBRATION_SENTENCES, quantize_checkpoint, read_calibration
+
+    if graph_file is not None:
+        graph = read_nir(graph_file)
+    else:
+        longest = load_model(checkpoint).config.max_position_embeddings
+        ids = read_calibration(task, load_tokenizer(checkpoint), data_dir, CALIBRATION_SENTENCES, longest)
+        graph, _ = quantize_checkpoint(checkpoint, ids)
+    return predict_in_integers(open_runner(graph, "integer", "integer", record_spikes=False), examples, on_batch)
+
+
+def predict_in_integers(runner: Runner, examples: TokenizedExamples, on_batch: Callable[[int], None]) -> np.ndarray:
+    """Return the logits ``(n, C)`` of a runner in the order of `examples`."""
+    parts: dict[int, np.ndarray] = {}
+    for batch in examples.batches(EVALUATION_BATCH_SIZE):
+        logits = runner.run(batch.input_ids.numpy(), batch.attention_mask.numpy()).logits
+        parts.update(zip(batch.indices.tolist(), logits, strict=True))
+        on_batch(len(batch.indices))
+    return np.stack([parts[index] for index in range(len(examples))])

@@ -119,3 +119,25 @@ def read_sentences(
     columns = [list(column) for column in zip(*rows, strict=True)]
     ids = tokenizer(*columns, truncation=max_tokens is not None, max_length=max_tokens)["input_ids"]
     return Sentences([" ".join(row) for row in rows], ids, tokenizer.pad_token_id or 0)
+
+
+def read_ids(path: Path) -> Sentences:
+    """Return sentences of token ids from an .npy file, zeros at the end of a row being padding.
+
+    Raises
+    ------
+    ConfigurationError
+        The file is no .npy array of whole numbers, or a sentence is all padding.
+    """
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigurationError(f"{path}: is not an .npy array: {error}") from error
+    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu" or 0 in ids.shape:
+        shape = getattr(ids, "shape", None)
+        raise ConfigurationError(f"{path}: holds shape {shape}; expected whole numbers (sentences, tokens)")
+    rows = [[int(token) for token in np.trim_zeros(row, "b")] for row in ids]
+    for index, row in enumerate(rows):
+        if not row:
+            raise ConfigurationError(f"{path}: sentence {index} is all padding")
+    return Sentences([f"sentence {index} of {path.name}" for index in range(len(rows))], rows)

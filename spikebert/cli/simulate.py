@@ -16,16 +16,24 @@ from spikebert.cli.application import (
     refuse_overwrite,
     results,
 )
-from spikebert.cli.inputs import Sentences, read_sentences, sentence_options
+from spikebert.cli.inputs import read_ids, read_sentences, sentence_options
 from spikebert.errors import ConfigurationError
 
 
 @click.command(cls=MultiValueCommand)
 @click.argument("graph_file", metavar="MODEL.nir", type=click.Path(path_type=Path))
 @click.option(
-    "--runner", type=click.Choice(["reference", "lava"]), default="reference", show_default=True, help="What simulates."
+    "--runner",
+    type=click.Choice(["reference", "integer", "lava"]),
+    default="reference",
+    show_default=True,
+    help="What simulates.",
 )
-@click.option("--precision", type=click.Choice(["float64", "float32", "integer"]), default="float64", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["float64", "float32", "integer"]),
+    help="Of the run [default: integer for an integer graph, else float64].",
+)
 @click.option(
     "--granularity",
     type=click.Choice(["operator", "block", "network"]),
@@ -60,7 +68,7 @@ from spikebert.errors import ConfigurationError
 def simulate(
     graph_file: Path,
     runner: str,
-    precision: str,
+    precision: str | None,
     granularity: str | None,
     timing: str | None,
     timeout: float | None,
@@ -84,7 +92,7 @@ def simulate(
     Example:
       spikebert simulate model.nir --runner lava --text "A warm and funny film ." -o trace.npz
     """
-    from export import read_nir
+    from export import parse_graph, read_nir
     from hardware.runners import open_runner
     from spikebert.provenance import file_sha256, run_record, seed_everything
 
@@ -97,11 +105,12 @@ def simulate(
     if output is not None:
         refuse_overwrite(output, force)
     seed_everything(seed)
-    graph = read_nir(graph_file)
+    graph = parse_graph(read_nir(graph_file))
+    precision = precision or ("integer" if graph.is_integer else "float64")
     if ids_file is not None:
         if texts or task:
             raise ConfigurationError("give --ids, --text or --task, only one of them")
-        sentences = _read_ids(ids_file)
+        sentences = read_ids(ids_file)
     else:
         from spikebert.checkpoint import load_tokenizer
 
@@ -121,18 +130,3 @@ def simulate(
         results.print(f"{np.array2string(logits, precision=4)}  {text}", markup=False)
     for name, rate in rates.items():
         results.print(f"{name}: {100 * rate:.2f} %")
-
-
-def _read_ids(path: Path) -> Sentences:
-    try:
-        ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigurationError(f"{path}: is not an .npy array: {error}") from error
-    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu" or 0 in ids.shape:
-        shape = getattr(ids, "shape", None)
-        raise ConfigurationError(f"{path}: holds shape {shape}; expected whole numbers (sentences, tokens)")
-    rows = [[int(token) for token in np.trim_zeros(row, "b")] for row in ids]
-    for index, row in enumerate(rows):
-        if not row:
-            raise ConfigurationError(f"{path}: sentence {index} is all padding")
-    return Sentences([f"sentence {index} of {path.name}" for index in range(len(rows))], rows)

@@ -70,6 +70,8 @@ def verify_graph(
 ) -> Verification:
     """Run sentences through the model and through a runner, and compare every spike.
 
+    At precision integer the integer simulator takes the model's place: both run the same graph.
+
     Parameters
     ----------
     model : nn.Module
@@ -94,7 +96,8 @@ def verify_graph(
     if against == "lava":
         options = {"tokens": sentences.longest, **options}
     with ExitStack() as stack:
-        expected = stack.enter_context(open_runner(model, "torch", precision, record_membrane_potentials=True))
+        simulated, runner = (network, "integer") if precision == "integer" else (model, "torch")
+        expected = stack.enter_context(open_runner(simulated, runner, precision, record_membrane_potentials=True))
         started = time.perf_counter()
         actual = stack.enter_context(
             open_runner(network, against, precision, record_membrane_potentials=True, **options)
@@ -140,18 +143,25 @@ def comparison_table(comparison: Comparison, name_a: str, name_b: str) -> Table:
     return table
 
 
+def _states(comparison: Comparison, precision: str) -> str:
+    if precision != "integer":
+        return ""
+    return f", {comparison.states_different:,} of {comparison.states_compared:,} membrane potentials differ"
+
+
 def verdict(comparison: Comparison, name_a: str, name_b: str, precision: str, texts: list[str]) -> str:
     """Return the answer in words, as rich markup."""
     scope = f"{comparison.samples} sentence{'s' if comparison.samples != 1 else ''}, {comparison.tokens} tokens"
     if comparison.equal:
         return (
             f"[bold green]EQUAL[/] {name_a} and {name_b} at {precision}: 0 of {comparison.spikes_compared:,} spikes "
-            f"differ ({scope}); largest logit difference {comparison.logit_difference:.1e}"
+            f"differ{_states(comparison, precision)} ({scope}); largest logit difference "
+            f"{comparison.logit_difference:.1e}"
         )
     first = comparison.first_divergence
     text = (
         f"[bold red]NOT EQUAL[/] {name_a} and {name_b} at {precision}: {comparison.spikes_different:,} of "
-        f"{comparison.spikes_compared:,} spikes differ ({scope})"
+        f"{comparison.spikes_compared:,} spikes differ{_states(comparison, precision)} ({scope})"
     )
     if first is None:
         return text

@@ -38,10 +38,15 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["float64", "float32"]),
+    type=click.Choice(["float64", "float32", "integer"]),
     default="float64",
     show_default=True,
-    help="On both sides.",
+    help="On both sides; at integer, the integer simulator stands in for PyTorch.",
+)
+@click.option(
+    "--calibration",
+    help="At integer: sentences to quantize on, a task (its training split) or a file "
+    "[default: the task's, else the texts themselves].",
 )
 @click.option(
     "--granularity",
@@ -58,6 +63,7 @@ def verify(
     precision: str,
     granularity: str | None,
     timeout: float | None,
+    calibration: str | None,
     texts: tuple[str, ...],
     task: str | None,
     data_dir: Path | None,
@@ -76,10 +82,12 @@ def verify(
       spikebert verify default --against lava --precision float64 --text "A warm and funny film ."
       spikebert verify default --against reference --task sst2 --data-dir DATA --limit 50
       spikebert verify default --graph model.nir --text "A warm and funny film ."
+      spikebert verify default --against lava --precision integer --task sst2 --data-dir DATA --limit 50
     """
     from export import parse_graph, read_nir, to_nir
-    from export.differences import graph_differences
+    from export.differences import graph_differences, source_differences
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
+    from spikebert.cli.quantization import CALIBRATION_SENTENCES, quantize_checkpoint, read_calibration
     from spikebert.cli.verification import comparison_table, verdict, verify_graph
     from spikebert.errors import ConfigurationError
     from spikebert.provenance import run_record, seed_everything
@@ -92,16 +100,29 @@ def verify(
     model = load_model(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
     sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, model.config.max_position_embeddings)
-    exported = to_nir(model)  # type: ignore[arg-type]
-    differences = []
-    graph = exported
-    if graph_file is not None:
-        graph = read_nir(graph_file)
-        differences = graph_differences(parse_graph(exported), parse_graph(graph))
+    differences: list[GraphDifference] = []
+    if calibration is not None and (precision != "integer" or graph_file is not None):
+        raise ConfigurationError("--calibration is for --precision integer without --graph")
+    if precision == "integer":
+        if graph_file is None:
+            ids = sentences.token_ids[:CALIBRATION_SENTENCES]
+            if calibration or task:
+                longest = model.config.max_position_embeddings
+                ids = read_calibration(calibration or str(task), tokenizer, data_dir, CALIBRATION_SENTENCES, longest)
+            graph, _ = quantize_checkpoint(checkpoint, ids)
+        else:
+            graph = read_nir(graph_file)
+            differences = source_differences(parse_graph(graph), checkpoint_sha256(checkpoint))
+    else:
+        exported = graph = to_nir(model)  # type: ignore[arg-type]
+        if graph_file is not None:
+            graph = read_nir(graph_file)
+            differences = graph_differences(parse_graph(exported), parse_graph(graph))
+    expected_name = "integer simulator" if precision == "integer" else "torch"
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=messages
     ) as progress:
-        bar = progress.add_task(f"torch and {against}, sentences", total=len(sentences))
+        bar = progress.add_task(f"{expected_name} and {against}, sentences", total=len(sentences))
         found = verify_graph(
             model, graph, sentences, against, precision, lambda done: progress.advance(bar, done), **options
         )
@@ -121,7 +142,7 @@ def verify(
             }
         )
     else:
-        results.print(comparison_table(comparison, "torch", against))
+        results.print(comparison_table(comparison, expected_name, against))
         results.print()
         if comparison.equal and differences:
             results.print(
@@ -131,7 +152,7 @@ def verify(
                 soft_wrap=True,
             )
         else:
-            results.print(verdict(comparison, "torch", against, precision, sentences.texts), soft_wrap=True)
+            results.print(verdict(comparison, expected_name, against, precision, sentences.texts), soft_wrap=True)
         if found.stock is not None:
             results.print(f"{found.processes} Lava processes; {found.stock}", soft_wrap=True)
         for difference in differences:
