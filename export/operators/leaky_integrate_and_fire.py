@@ -44,6 +44,9 @@ from export.operators.operator import (
 )
 
 SEARCH_ULPS = 64
+LEAK_TOLERANCE = 2.0**-51
+"""A decay, or a time constant's ratio to the step, and what NIR's time constant says of it, differ by no more: relative
+to 1, or to itself where it is larger. Two divisions and a subtraction in float64 round by less."""
 GAIN_TOLERANCE = 1e-12
 """Relative; r dt / tau is 1 but for the rounding of three operations where the input enters whole."""
 
@@ -139,10 +142,13 @@ class LeakyIntegrateAndFire(Operator):
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return standard nodes only; parameters of neurons are always float64.
 
+        NIR knows a decay by its time constant, and not every decay has one in float64 that gives it back to the last
+        bit. The nearest is written, an exact one where there is one, and the decay itself stands in the metadata.
+
         Raises
         ------
         UnsupportedOperatorError
-            A decay has no time constant in float64 that gives it back exactly.
+            Only some neurons of the population leak.
         """
         threshold = np.asarray(self.threshold, np.float64)
         fires_above = firing_threshold(threshold, self.fire_on_equal, dtype)
@@ -159,7 +165,9 @@ class LeakyIntegrateAndFire(Operator):
         }
         zeros, ones = np.zeros_like(threshold), np.ones_like(threshold)
         if self.decay_input:
-            tau = _exact_inverse(lambda tau: tau / dt, np.asarray(self.tau, np.float64), self.tau * dt, "tau")
+            steps = np.asarray(self.tau, np.float64)
+            tau = _nearest_inverse(lambda tau: tau / dt, steps, steps * dt)
+            metadata["tau_steps"] = steps
             resistance = ones
         elif np.all(self.beta == 1):
             tau, resistance = None, ones / dt
@@ -169,7 +177,8 @@ class LeakyIntegrateAndFire(Operator):
             )
         else:
             beta = np.asarray(self.beta, np.float64)
-            tau = _exact_inverse(lambda tau: 1 - dt / tau, beta, dt / (1 - beta), "beta")
+            tau = _nearest_inverse(lambda tau: 1 - dt / tau, beta, dt / (1 - beta))
+            metadata["beta"] = beta
             resistance = tau / dt
         if self.reset == "zero":
             if tau is None:
@@ -227,25 +236,35 @@ def firing_threshold(threshold: Array, fire_on_equal: bool, dtype: DTypeLike) ->
     return below.astype(np.float64)
 
 
-def _exact_inverse(forward: Any, wanted: Array, guess: Array, name: str) -> Array:
-    """Return numbers near `guess` for which ``forward`` gives `wanted` to the last bit."""
+def _nearest_inverse(forward: Any, wanted: Array, guess: Array) -> Array:
+    """Return numbers near `guess` for which ``forward`` gives `wanted` to the last bit; `guess` where none is found."""
     wanted = np.broadcast_to(wanted, guess.shape)
     found, candidates = guess.copy(), (guess.copy(), guess.copy())
     missing = forward(found) != wanted
     for _ in range(SEARCH_ULPS):
         if not missing.any():
-            return found
+            break
         candidates = (np.nextafter(candidates[0], -np.inf), np.nextafter(candidates[1], np.inf))
         for candidate in candidates:
             hit = missing & (forward(candidate) == wanted)
             found[hit] = candidate[hit]
             missing &= ~hit
-    if missing.any():
-        raise UnsupportedOperatorError(
-            f"neuron {name} {float(wanted[missing][0])!r} has no time constant in float64 that gives it back exactly; "
-            f"its neighbour {float(forward(guess)[missing][0])!r} has one, choose that"
-        )
     return found
+
+
+def _exact_leak(metadata: dict[str, Any], key: str, read: Array, low: float, high: float, where: str) -> Array:
+    """Return the leak that metadata hold to the last bit, after checking that it is what the nodes say."""
+    if key not in metadata:
+        return read
+    exact = parameter(metadata[key], read.shape, where, f"metadata {key}")
+    far = np.abs(exact - read) > LEAK_TOLERANCE * np.maximum(1, np.abs(read))
+    wrong = np.flatnonzero(far | (exact < low) | (exact > high))
+    if wrong.size:
+        raise GraphError(
+            f"{where}: metadata say that {key} of neuron {wrong[0]} is {exact[wrong[0]]!r}, but its time constant says "
+            f"{read[wrong[0]]!r}"
+        )
+    return exact
 
 
 def read_neuron(
@@ -283,7 +302,8 @@ def read_neuron(
             raise GraphError(f"{where}: a time constant of {tau.min()} s is shorter than a step of {dt} s")
         if np.any(parameter(membrane.v_leak, written.shape, where, "v_leak")):
             raise UnsupportedOperatorError(f"{where}: v_leak is not 0; only a leak towards 0 is supported")
-        beta, tau_steps = 1 - dt / tau, tau / dt
+        beta = _exact_leak(metadata, "beta", 1 - dt / tau, 0, 1, where)
+        tau_steps = _exact_leak(metadata, "tau_steps", tau / dt, 1, np.inf, where)
         input_decays, gain = bool(np.all(resistance == 1)), resistance / tau_steps
     else:
         beta, tau_steps = np.ones_like(written), np.ones_like(written)

@@ -93,7 +93,8 @@ def read_calibration(
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{path}: is not a text file: {error}") from error
-        rows = [(line,) for line in lines if line.strip()][:limit]
+        one_a_line: list[tuple[str, ...]] = [(line,) for line in lines if line.strip()]
+        rows = one_a_line[:limit]
     else:
         raise ConfigurationError(
             f"calibration {calibration!r} is neither a task ({', '.join(TASKS)}) nor a file of sentences, one a line, "

@@ -1,0 +1,360 @@
+"""The promise of the integer runners: every spike and every membrane potential is what the equations say.
+
+They are written here once more, in torch int64, from ``docs/integers.md``, on what stands in the NIR graph itself: no
+operator, no network and no runner of ours takes part. Random graphs reach the limits of every register and beyond.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import nir
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from export import build_graph, parse_graph, quantize, to_nir
+from export.errors import ChipLimitError, GraphError
+from export.network import NetworkBuilder, Readout
+from export.operators import Heaviside, IntegerAffine, IntegerLeakyIntegrateAndFire, IntegerSpikeAttention, TokenSum
+from hardware import compare, open_runner
+from hardware.errors import RunnerError
+
+SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+def _round_shift(x: Tensor, bits: int) -> Tensor:
+    return torch.div(x + 2 ** (bits - 1), 2**bits, rounding_mode="floor")
+
+
+def _inverse_root(x: Tensor) -> Tensor:
+    """Two Newton steps in 30 fraction bits from the middle of each of 192 parts, rounded to 24 bits."""
+    part = x // 2**54
+    root = torch.tensor([int((2**67 // (2 * int(p) + 1)) ** 0.5) for p in part.flatten()]).reshape(part.shape)
+    exact = torch.tensor([2**67 // (2 * int(p) + 1) for p in part.flatten()]).reshape(part.shape)
+    root = torch.where(root * root > exact, root - 1, root)
+    root = torch.where((root + 1) * (root + 1) <= exact, root + 1, root)
+    for _ in range(2):
+        root = root * (3 * 2**30 - (x // 2**30) * (root * root // 2**30) // 2**30) // 2**31
+    return _round_shift(root, 6)
+
+
+def _layer_norm(x: Tensor, said: dict) -> Tensor:
+    groups = int(said["groups"])
+    parts = x.unflatten(-1, (groups, -1))
+    size = parts.shape[-1]
+    total = parts.sum(-1, keepdim=True)
+    centred = size * parts - total
+    radicand = size * (parts * parts).sum(-1, keepdim=True) - total**2
+    radicand = radicand + torch.as_tensor(said["integer_eps"]).long()[:, None]
+    half_exponent = torch.zeros_like(radicand)
+    for _ in range(31):
+        half_exponent += (radicand * 4**half_exponent < 2**60).long()
+    h = 3 + int(np.ceil(np.log2(size) / 2))
+    numerator = _round_shift(centred * 2**half_exponent, h)
+    normed = _round_shift(numerator * _inverse_root(radicand * 4**half_exponent), 34 - h).flatten(-2)
+    weight, bias = (torch.as_tensor(np.asarray(said[key])).long() for key in ("weight", "bias"))
+    return _round_shift(normed * weight + bias, int(said["shift"]))
+
+
+def _neurons(x: Tensor, said: dict) -> tuple[Tensor, Tensor]:
+    """Return spikes and tested potentials (T, B, N, D)."""
+    threshold, decay, mantissa, exponent = (
+        torch.as_tensor(np.asarray(said[key])).long()
+        for key in ("threshold", "decay", "bias_mantissa", "bias_exponent")
+    )
+    potential, fired = torch.zeros_like(x[0]), torch.zeros_like(x[0])
+    spikes, potentials = [], []
+    for activation in x:
+        current = (activation * 64).int().long()
+        current = torch.where(
+            current > 2**23, current - 2**24, torch.where(current <= -(2**23), current + 2**24, current)
+        )
+        potential = (
+            torch.div(potential * (4096 - decay), 4096, rounding_mode="trunc") + current + mantissa * 2**exponent
+        )
+        if said["reset"] == "subtract":
+            potential = potential - fired * threshold * 64
+        potential = potential.clamp(-(2**23) + 1, 2**23 - 1)
+        above = potential >= threshold * 64 if said["fire_on_equal"] else potential > threshold * 64
+        fired = above.long()
+        spikes.append(fired)
+        potentials.append(potential)
+        if said["reset"] == "zero":
+            potential = potential * (1 - fired)
+    return torch.stack(spikes), torch.stack(potentials)
+
+
+def _attention(x: Tensor, mask: Tensor, said: dict) -> Tensor:
+    heads = int(said["num_heads"])
+    query, key, value = (part.unflatten(-1, (heads, -1)) for part in (x * mask[..., None].long()).chunk(3, -1))
+    score = torch.einsum("tbnhd,tbmhd->tbhnm", query, key)
+    return torch.einsum("tbhnm,tbmhd->tbnhd", score, value).flatten(-2) * 2 ** int(said["shift"])
+
+
+def simulate(graph: nir.NIRGraph, inputs: np.ndarray, mask: np.ndarray) -> tuple[dict, dict, np.ndarray]:
+    """Return spikes and potentials by node, (T, B, N, D), and logits (B, C), of token ids or values."""
+    real = torch.as_tensor(mask)
+    sources: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    for source, target in graph.edges:
+        sources[target].append(source)
+    values: dict[str, Tensor] = {}
+    spikes, potentials = {}, {}
+    waiting = [name for name in graph.nodes if name != "input"]
+    head = graph.nodes["input"].metadata
+    if head["encoding"] == "multi_hot":
+        hot = torch.zeros(*inputs.shape, int(head["vocabulary"]) + int(head["positions"]), dtype=torch.int64)
+        hot.scatter_(-1, torch.as_tensor(inputs)[..., None], 1)
+        for place in range(inputs.shape[1] if head["positions"] else 0):
+            hot[:, place, int(head["vocabulary"]) + place] = 1
+        values["input"] = hot.expand(int(graph.metadata["time_steps"]), *hot.shape)
+    else:
+        values["input"] = torch.as_tensor(inputs).long()
+    while waiting:
+        name = next(name for name in waiting if all(source in values for source in sources[name]))
+        waiting.remove(name)
+        node, x = graph.nodes[name], sum(values[source] for source in sources[name])
+        said = node.metadata
+        op = said.get("op")
+        if isinstance(node, nir.Affine | nir.Linear):
+            x = x @ torch.as_tensor(node.weight.astype(np.int64)).T
+            if isinstance(node, nir.Affine):
+                x = x + torch.as_tensor(node.bias.astype(np.int64))
+        elif isinstance(node, nir.Threshold):
+            potentials[name] = x
+            x = spikes[name] = (x > torch.as_tensor(node.threshold)).long() * real[..., None]
+        elif op == "integer_layer_norm":
+            x = _layer_norm(x, said)
+        elif op == "integer_spike_attention":
+            x = _attention(x, real, said)
+        elif op == "token_sum":
+            x = (x * real[..., None]).sum(-2, keepdim=True)
+        elif op == "integer_leaky_integrate_and_fire":
+            x, potentials[name] = _neurons(x, said)
+            x = spikes[name] = x * real[..., None]
+        else:
+            assert isinstance(node, nir.Output), name
+        values[name] = x
+    steps = len(values["output"])
+    summed = any(node.metadata.get("op") == "token_sum" for node in graph.nodes.values())
+    tokens = mask.sum(-1).reshape(-1, 1, 1) if summed else 1
+    said = graph.nodes["output"].metadata
+    totals = values["output"].sum(0).numpy() + tokens * steps * np.asarray(said["bias"])
+    logits = totals * float(said["unit"]) / (tokens * steps)
+    return spikes, potentials, logits[:, 0] if summed else logits
+
+
+def _check(graph: nir.NIRGraph, inputs: np.ndarray, mask: np.ndarray) -> None:
+    """Both runners against the equations, and against each other as `compare` sees them."""
+    spikes, potentials, logits = simulate(graph, inputs, mask)
+    traces = []
+    for runner in ("integer", "reference"):
+        with open_runner(graph, runner, "integer", record_membrane_potentials=True) as opened:
+            trace = opened.run(inputs, mask)
+        assert set(trace.spikes) == set(spikes)
+        for name in spikes:
+            np.testing.assert_array_equal(trace.spikes[name], spikes[name], err_msg=f"{runner} {name}")
+            np.testing.assert_array_equal(
+                trace.membrane_potentials[name][:, mask], potentials[name][:, mask], err_msg=f"{runner} {name}"
+            )
+        shown = trace.logits if trace.logits.ndim == 2 else trace.logits[mask]
+        np.testing.assert_array_equal(shown, logits if trace.logits.ndim == 2 else logits[mask])
+        traces.append(trace)
+    found = compare(*traces)
+    assert found.equal
+    assert found.states_compared == found.spikes_compared > 0
+    assert found.states_different == found.spikes_different == 0
+    assert traces[0].metadata["overflows"] == traces[1].metadata["overflows"]
+
+
+MODELS = st.fixed_dictionaries(
+    {
+        "neuron": st.sampled_from(["paper", "snntorch", "published", "loihi"]),
+        "num_hidden_layers": st.integers(1, 2),
+        "num_attention_heads": st.sampled_from([1, 2, 4]),
+        "embedding_neuron": st.sampled_from(["heaviside", "lif"]),
+        "embedding_norm": st.booleans(),
+        "position_embedding_type": st.sampled_from(["none", "absolute"]),
+        "time_steps": st.integers(1, 5),
+        "attention_scale": st.sampled_from([0.125, 0.1, 1.0]),
+        "attend_to_padding": st.booleans(),
+    }
+)
+OPTIONS = st.fixed_dictionaries(
+    {
+        "scale": st.sampled_from(["per-tensor", "per-channel"]),
+        "power_of_two": st.booleans(),
+        "rounding": st.sampled_from(["nearest", "floor-even"]),
+        "repair": st.booleans(),
+    }
+)
+
+
+@SETTINGS
+@given(configuration=MODELS, options=OPTIONS, seed=st.integers(0, 1000))
+def test_quantized_models_run_as_the_equations_say(make_model, padded_batch, configuration, options, seed) -> None:
+    ids, mask = padded_batch
+    graph = quantize(to_nir(make_model(seed, **configuration)), (ids, mask), **options)
+    _check(graph, ids, np.ones_like(mask) if configuration["attend_to_padding"] else mask)
+
+
+@st.composite
+def _raw_graphs(draw) -> tuple[nir.NIRGraph, np.ndarray, np.ndarray]:
+    """Two layers of neurons with attention between them, parameters anywhere in their registers, inputs that wrap."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    heads, head_size, width = draw(st.sampled_from([(1, 2, 5), (2, 3, 4), (1, 1, 1)]))
+    largest = draw(st.sampled_from([1, 100, 1 << 14, 1 << 19]))
+    weight_limit, threshold_limit = draw(st.sampled_from([(3, 4), (127, 300), (127, (1 << 17) - 1)]))
+    features = 3 * heads * head_size
+
+    def affine(rows: int, columns: int) -> IntegerAffine:
+        weight = rng.integers(-weight_limit - 1, weight_limit + 1, (rows, columns)).astype(np.int8)
+        bias = rng.integers(-(1 << 10), 1 << 10, rows) if draw(st.booleans()) else None
+        return IntegerAffine(weight=weight, bias=bias, unit=np.ones(rows))
+
+    def neuron(count: int) -> IntegerLeakyIntegrateAndFire:
+        scalar = draw(st.booleans())
+        threshold, decay = rng.integers(0, threshold_limit + 1, count), rng.integers(0, 4096, count)
+        return IntegerLeakyIntegrateAndFire(
+            threshold=np.full(count, threshold[0]) if scalar else threshold,
+            decay=np.full(count, decay[0]) if scalar else decay,
+            bias_mantissa=rng.integers(-4096, 4096, count) * draw(st.integers(0, 1)),
+            bias_exponent=rng.integers(0, 8, count),
+            reset=draw(st.sampled_from(["subtract", "zero"])),
+            fire_on_equal=draw(st.booleans()),
+            unit=np.ones(count),
+        )
+
+    builder = NetworkBuilder("input", width)
+    builder.add("a_affine", affine(features, width), "input")
+    builder.add("b_neuron", neuron(features), "a_affine")
+    scaled = IntegerSpikeAttention(num_heads=heads, head_size=head_size, scale=0.125, shift=draw(st.integers(0, 16)))
+    builder.add("c_attention", scaled, "b_neuron")
+    builder.add("d_neuron", neuron(heads * head_size), "c_attention")
+    builder.add("e_affine", affine(features, heads * head_size), "d_neuron")
+    builder.add("f_neuron", neuron(features), ["b_neuron", "e_affine"])
+    builder.add("g_heaviside", Heaviside(np.zeros(features), draw(st.booleans())), ["f_neuron", "b_neuron"])
+    builder.add("h_sum", TokenSum(features), ["g_heaviside", "b_neuron"])
+    builder.add("i_head", affine(2, features), "h_sum")
+    network = builder.network("output", "i_head", readout=Readout(0.5, rng.integers(-99, 99, 2)))
+    tokens, sentences, steps = draw(st.integers(1, 6)), draw(st.integers(1, 3)), draw(st.integers(1, 6))
+    inputs = rng.integers(-largest, largest + 1, (steps, sentences, tokens, width))
+    mask = np.arange(tokens) < rng.integers(1, tokens + 1, (sentences, 1))
+    if draw(st.booleans()):  # what is known of the inputs lets the runner choose faster types
+        network = replace(network, input_limit=max(1, int(np.abs(inputs).max())), max_tokens=tokens)
+    return build_graph(network), inputs, mask
+
+
+@settings(parent=SETTINGS, max_examples=60)
+@given(case=_raw_graphs())
+def test_graphs_at_the_limits_run_as_the_equations_say(case) -> None:
+    _check(*case)
+
+
+def test_the_raw_graphs_reach_what_they_are_for() -> None:
+    found = {"wrapped_currents": 0, "saturated_potentials": 0}
+
+    @settings(parent=SETTINGS, max_examples=40)
+    @given(case=_raw_graphs())
+    def look(case) -> None:
+        graph, inputs, mask = case
+        with open_runner(graph, "integer", "integer") as opened:
+            for counts in opened.run(inputs, mask).metadata["overflows"].values():
+                for key, count in counts.items():
+                    found[key] += count
+
+    look()
+    assert min(found.values()) > 100
+
+
+def test_a_changed_number_is_found(tiny_model, padded_batch) -> None:
+    ids, mask = padded_batch
+    graph = quantize(to_nir(tiny_model), (ids, mask))
+    graph.nodes["block00_qkv_affine"].weight[0, 0] += 1
+    changed = simulate(graph, ids, mask)[1]["block00_qkv_neuron"]
+    graph.nodes["block00_qkv_affine"].weight[0, 0] -= 1
+    with open_runner(graph, "integer", "integer", record_membrane_potentials=True) as opened:
+        trace = opened.run(ids, mask)
+    assert np.any(trace.membrane_potentials["block00_qkv_neuron"][:, mask] != changed.numpy()[:, mask])
+
+
+def test_batch_padding_and_time_steps_change_nothing(tiny_model, padded_batch) -> None:
+    ids, mask = padded_batch
+    with open_runner(quantize(to_nir(tiny_model), (ids, mask)), "integer", "integer") as opened:
+        together = opened.run(ids, mask)
+        for row, real in enumerate(mask):
+            alone = opened.run(ids[row : row + 1, real])
+            np.testing.assert_array_equal(alone.logits[0], together.logits[row])
+            for name, spikes in alone.spikes.items():
+                np.testing.assert_array_equal(spikes[:, 0], together.spikes[name][:, row, real])
+
+
+@pytest.mark.slow
+def test_compiled_kernels_compute_the_same(tiny_model, padded_batch) -> None:
+    ids, mask = padded_batch
+    graph = quantize(to_nir(tiny_model), (ids, mask))
+    traces = []
+    for compiled in (False, True):
+        options = {"record_membrane_potentials": True, "compiled": compiled}
+        with open_runner(graph, "integer", "integer", **options) as opened:
+            traces.append(opened.run(ids, mask))
+    assert compare(*traces).equal
+
+
+def test_every_layer_of_a_quantized_model_is_proven(make_model, padded_batch) -> None:
+    graph = quantize(to_nir(make_model(num_hidden_layers=2, embedding_norm=True)), padded_batch)
+    with open_runner(graph, "integer", "integer") as opened:
+        methods = opened.methods
+    assert "int64" not in methods.values()
+    assert {methods[name] for name in methods if name.startswith("block") and name.endswith("affine")} == {"int8"}
+
+
+def test_what_a_graph_was_not_quantized_for_is_refused(tiny_model, make_model, padded_batch) -> None:
+    ids, mask = padded_batch
+    graph = quantize(to_nir(make_model(position_embedding_type="none")), (ids, mask), max_tokens=6)
+    with open_runner(graph, "integer", "integer") as opened, pytest.raises(RunnerError, match=r"7 tokens.*max-tokens"):
+        opened.run(np.ones((1, 7), np.int64))
+    with pytest.raises(RunnerError, match="float graph; quantize it first"):
+        open_runner(to_nir(tiny_model), "integer", "integer")
+    for runner in ("integer", "reference"):
+        with pytest.raises(RunnerError, match="integer graph"):
+            open_runner(graph, runner, "float64")
+    with pytest.raises(GraphError, match="integer graph already"):
+        quantize(graph, (ids, mask))
+
+
+@pytest.mark.parametrize(
+    ("node", "key", "value", "limit"),
+    [
+        ("block00_qkv_neuron", "threshold", 1 << 17, "between 0 and 131071"),
+        ("block00_qkv_neuron", "decay", 4096, "between 0 and 4095"),
+        ("block00_qkv_neuron", "bias_mantissa", 4096, "between -4096 and 4095"),
+        ("block00_qkv_neuron", "bias_exponent", 8, "between 0 and 7"),
+        ("block00_qkv_norm", "weight", 1 << 24, "between -16777215 and 16777215"),
+        ("block00_qkv_norm", "integer_eps", 0, "between 1 and"),
+    ],
+)
+def test_what_the_chip_does_not_hold_is_refused_by_name(tiny_model, padded_batch, node, key, value, limit) -> None:
+    graph = quantize(to_nir(tiny_model), padded_batch)
+    graph.nodes[node].metadata[key] = np.full_like(graph.nodes[node].metadata[key], value)
+    with pytest.raises(ChipLimitError, match=rf"{node}: {key}\[0\] is {value}; it must lie {limit}"):
+        parse_graph(graph)
+
+
+def test_a_weight_the_chip_does_not_hold_is_refused_by_name(tiny_model, padded_batch) -> None:
+    graph = quantize(to_nir(tiny_model), padded_batch)
+    node = graph.nodes["block00_qkv_affine"]
+    node.weight = node.weight.astype(np.int16)
+    node.weight[2, 3] = 128
+    with pytest.raises(ChipLimitError, match=r"block00_qkv_affine: weight\[2, 3\] is 128.*between -128 and 127.*mixed"):
+        parse_graph(graph)
+
+
+def test_float_and_integer_nodes_do_not_mix(tiny_model, padded_batch) -> None:
+    graph, other = quantize(to_nir(tiny_model), padded_batch), to_nir(tiny_model)
+    graph.nodes["block00_qkv_norm"] = other.nodes["block00_qkv_norm"]
+    with pytest.raises(GraphError, match="block00_qkv_norm: layer_norm is a float operator in an integer graph"):
+        parse_graph(graph)
