@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -146,14 +147,14 @@ def alignment_losses(
     for position, block in enumerate(transforms.layers, start=1):
         spike_counts = hidden_states[block].sum(0)[token_mask]
         made = transforms.blocks[str(block)](spike_counts)
-        features = features + F.mse_loss(made.float(), teacher_features[:, position].float())
+        features = features + F.mse_loss(_at_least_float32(made), _at_least_float32(teacher_features[:, position]))
     made = transforms.embedding(embeddings[token_mask])
-    return features, F.mse_loss(made.float(), teacher_features[:, 0].float())
+    return features, F.mse_loss(_at_least_float32(made), _at_least_float32(teacher_features[:, 0]))
 
 
 def logits_loss(student: Tensor, teacher: Tensor, kind: str = "kl", temperature: float = 1.0) -> Tensor:
     """Return how far the student's logits ``(B, C)`` are from the teacher's; one label makes a regression of it."""
-    student, teacher = student.float(), teacher.float()
+    student, teacher = _at_least_float32(student), _at_least_float32(teacher)
     if kind == "mse" or student.shape[-1] == 1:
         return F.mse_loss(student, teacher)
     predicted, wanted = (F.log_softmax(logits / temperature, -1) for logits in (student, teacher))
@@ -163,5 +164,9 @@ def logits_loss(student: Tensor, teacher: Tensor, kind: str = "kl", temperature:
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy of ``(B, C)`` logits, or with one label their mean squared error."""
     if logits.shape[-1] == 1:
-        return F.mse_loss(logits.float().squeeze(-1), labels.float())
-    return F.cross_entropy(logits.float(), labels)
+        return F.mse_loss(_at_least_float32(logits).squeeze(-1), _at_least_float32(labels))
+    return F.cross_entropy(_at_least_float32(logits), labels)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
