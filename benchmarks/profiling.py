@@ -106,7 +106,12 @@ def measure(
 
     with open_runner(model, "torch", "float32") as runner, torch.no_grad():
         trace = runner.run(ids, mask)
-        for update in (default.update, counter.update, both_orders.update, *(profiler.update for profiler in profilers.values())):
+        for update in (
+            default.update,
+            counter.update,
+            both_orders.update,
+            *(profiler.update for profiler in profilers.values()),
+        ):
             update(trace)  # once before anything is timed
         for _ in track(range(rounds), f"{title}, {sentences} x {tokens}", console=Console(stderr=True)):
             timed("plain", model, torch_ids, torch_mask)

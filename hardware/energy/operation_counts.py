@@ -305,7 +305,9 @@ class OperationCounts:
             raise ValueError(f"attention order {order!r} is not one of {', '.join(ATTENTION_ORDERS)}")
         for node in self.nodes.values():
             if node.orders and order not in node.orders:
-                raise ValueError(f"{node.name}: attention order {order!r} was not counted, only {', '.join(node.orders)}")
+                raise ValueError(
+                    f"{node.name}: attention order {order!r} was not counted, only {', '.join(node.orders)}"
+                )
         nodes = {name: replace(node, attention_order=order) for name, node in self.nodes.items()}
         return replace(self, nodes=nodes, attention_order=order)
 
@@ -444,9 +446,7 @@ class OperationCounter:
             count = next(count for kind, count in _COUNTERS.items() if isinstance(node.operator, kind))
             self._counts[node.name].add(count(node.operator, task))
             if isinstance(node.operator, SpikeAttention):
-                for order, split in _attention_products(
-                    node.operator, edges[0], batch, self.attention_orders
-                ).items():
+                for order, split in _attention_products(node.operator, edges[0], batch, self.attention_orders).items():
                     self._orders[node.name][order].add(split)
         self._sentences += real.shape[0]
         self._sentence_steps += real.shape[0] * batch.steps
