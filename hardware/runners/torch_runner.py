@@ -2,8 +2,8 @@
 
 It takes any module that answers ``model(input_ids, attention_mask, output_spikes=True,
 output_membrane_potentials=True)`` with ``spikes`` and ``membrane_potentials`` keyed by node name. One whose
-``forward`` has a parameter ``spike_dtype`` is asked to keep its spikes in a byte each: floats of all of them, kept until
-the end of the run, cost up to a fifth of it.
+``forward`` has a parameter ``spike_dtype`` is asked to keep its spikes in a byte each: floats of all of them, kept
+until the end of the run, cost up to a fifth of it.
 """
 
 from __future__ import annotations
