@@ -64,10 +64,24 @@ def edges_by_node(trace: Trace, network: Network) -> Iterator[tuple[Node, tuple[
         The trace is not of this graph; see `check_trace`. Raised by the call, before the first node.
     """
     check_trace(trace, network)
-    return _walk(trace, network)
+    return ((node, edges) for node, edges, _ in _walk(trace, network))
 
 
-def _walk(trace: Trace, network: Network) -> Iterator[tuple[Node, tuple[Edge, ...]]]:
+def sums_of_spikes(trace: Trace, network: Network) -> Iterator[tuple[str, np.ndarray]]:
+    """Check a trace, then yield name and values ``(T, B, N, D)`` of every sum of spikes: the residual stream.
+
+    Whoever reads them, a node or only the output of the graph. Parameters and errors as of `edges_by_node`.
+    """
+    check_trace(trace, network)
+    return (
+        (node.name, sent)
+        for node, _, sent in _walk(trace, network)
+        if isinstance(node.operator, Total) and sent is not None
+    )
+
+
+def _walk(trace: Trace, network: Network) -> Iterator[tuple[Node, tuple[Edge, ...], np.ndarray | None]]:
+    """Yield every node, the edges into it, and what it sends where that is spikes or a sum of them."""
     kinds = edge_kinds(network, spiking_input=network.input_name in trace.spikes)
     readings = Counter(source for node in network.nodes for source in node.sources)
     values: dict[str, np.ndarray] = {}
@@ -76,7 +90,7 @@ def _walk(trace: Trace, network: Network) -> Iterator[tuple[Node, tuple[Edge, ..
         values[network.input_name] = trace.spikes[network.input_name]
         bounds[network.input_name] = int(values[network.input_name].max(initial=0))
     for node in network.nodes:
-        yield node, tuple(Edge(source, node.name, kinds[source], values.get(source)) for source in node.sources)
+        edges = tuple(Edge(source, node.name, kinds[source], values.get(source)) for source in node.sources)
         if node.operator.spikes:
             values[node.name], bounds[node.name] = trace.spikes[node.name], 1
         elif isinstance(node.operator, Total) and kinds[node.name] == "graded":
@@ -84,6 +98,7 @@ def _walk(trace: Trace, network: Network) -> Iterator[tuple[Node, tuple[Edge, ..
             bounds[node.name] = bounds[left] + bounds[right]
             narrow = np.min_scalar_type(bounds[node.name])
             values[node.name] = np.add(values[left], values[right], dtype=narrow, casting="unsafe")
+        yield node, edges, values.get(node.name)
         for source in node.sources:
             readings[source] -= 1
             if not readings[source]:

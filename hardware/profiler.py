@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from export.network import Network, parse_graph
 from export.operators import SpikeAttention
-from hardware.edges import check_trace, edges_by_node
+from hardware.edges import check_trace, sums_of_spikes
 from hardware.errors import TraceError, TraceMismatchError
 from hardware.trace import Trace
 from spikebert.errors import ConfigurationError
@@ -441,7 +441,7 @@ class Profiler:
     ----------
     graph : nir.NIRGraph or Network, optional
         What was run. With it, traces are checked against the graph, heads are known, and the values of the residual
-        stream are derived (of every sum of spikes that a node reads).
+        stream are derived: of every sum of spikes, also where only the output reads it.
     collect : iterable of str
         Any of `COLLECTIONS`.
 
@@ -512,13 +512,8 @@ class Profiler:
 
     def _add_streams(self, trace: Trace, mask: np.ndarray) -> None:
         assert self.network is not None
-        done = set(trace.spikes)
-        for _, edges in edges_by_node(trace, self.network):
-            for edge in edges:
-                if edge.values is not None and edge.source not in done:
-                    done.add(edge.source)
-                    sums = self._streams.setdefault(edge.source, _HistogramSums(edge.values.shape[0]))
-                    sums.add(edge.values, _rows(mask, edge.values))
+        for name, values in sums_of_spikes(trace, self.network):
+            self._streams.setdefault(name, _HistogramSums(values.shape[0])).add(values, _rows(mask, values))
 
     def result(self) -> Profile:
         """Return the profile of everything added so far; adding may go on afterwards.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ENTRIES_AT_A_TIME = 1 << 15
-"""Map entries worked on at once, of at least one sentence and step: a quarter of a megabyte of words stays in the cache."""
+"""Map entries worked on at once, of at least one sentence and step: 256 KiB of words stay in the cache."""
 
 Words = NDArray[np.uint64]
 

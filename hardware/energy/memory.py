@@ -2,14 +2,15 @@
 
 After Lemaire et al. 2022, "An analytical estimation of spiking neural networks energy efficiency" (arXiv 2210.13107):
 each layer has its own memories, an access costs what a memory of that size costs, and an event reads and writes a sum
-for every synapse it reaches. Added here: what does not fit in on-chip memory is read from DRAM, and the parts a
+for every synapse it reaches. Read off their published code: int32 arithmetic, the three SRAM figures, and the line laid
+through them. Added here: what does not fit in on-chip memory is read from DRAM, and the parts a
 transformer has beside synapses and neurons (norms, attention, residual sums, embedding, head).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,12 +19,16 @@ from hardware.energy.operation_counts import NodeOperations, OperationCounts, Ta
 
 KIB = 1024
 WORD_BYTES = 4
-"""Bytes an access moves: Lemaire et al. charge Horowitz's figures, which he gives for 64 bits, for each value of 32."""
+"""Bytes an access moves: Lemaire et al. charge Horowitz's figures, which he gives for 64 bits, for each value of 32;
+others take half of them (PMC8934428, table 3)."""
 SRAM: tuple[tuple[int, float], ...] = ((0, 0.0), (8 * KIB, 10.0), (32 * KIB, 20.0), (KIB * KIB, 100.0))
-"""Size in bytes and pJ an access: Horowitz 2014 (8 KB, 32 KB, 1 MB), straight lines between as in Lemaire et al."""
+"""Size in bytes and pJ an access: Horowitz 2014 (8 KB, 32 KB, 1 MB), and assumed: straight lines between, from 0."""
+FITTED_SRAM = (13.2, 1.09e-5)
+"""The line Lemaire et al. lay through the same points: pJ of an access, and pJ more for each bit of the memory. From
+their published code (EnergyEstimationMetric of qualia-plugin-snn); a memory of a few bytes costs 13.2 pJ on it."""
 DRAM = Price(640.0, "Han et al. 2015, arXiv 1506.02626, table 1: 32-bit DRAM access at 45 nm")
 SPIKE_QUEUE_BYTES = 1000 * WORD_BYTES
-"""A queue of 1000 messages in front of each layer, as in Lemaire et al."""
+"""Assumed: a queue of 1000 messages in front of each layer; the code of Lemaire et al. leaves that to the user."""
 SUM_BYTES = 4
 AND_BITS = 32
 """Assumed: ANDs of spikes read them 32 to an access."""
@@ -42,11 +47,14 @@ class MemoryModel(EnergyModel):
     weight_reuse : int
         Uses one read of a synaptic weight serves; 1 as in Lemaire et al., up to the tokens of a sentence on a design
         that keeps a weight while tokens pass.
+    fitted_sram : bool
+        Price SRAM on the line of `FITTED_SRAM` in place of `SRAM`; the estimate shows both.
     """
 
     prices: Mapping[str, Price] = field(default_factory=dict)
     weight_bytes: int = 4
     weight_reuse: int = 1
+    fitted_sram: bool = False
 
     def __post_init__(self) -> None:
         """Check sizes and prices."""
@@ -60,7 +68,7 @@ class MemoryModel(EnergyModel):
     def charge(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> dict[str, float]:
         """Return pJ for operations, addressing, and each memory."""
         did, prices = operations.get, self.prices
-        states = access_picojoules(self._map_bytes(node.fan_out, counts))
+        states = self.access_picojoules(self._map_bytes(node.fan_out, counts))
         charged = {
             "operations": sum(
                 count * prices[kind].picojoules
@@ -71,8 +79,8 @@ class MemoryModel(EnergyModel):
             "weights": self._weights(node, operations),
             "sums": self._sums(node, operations, counts),
             "states": states * (did("state_read", 0) + did("state_write", 0)),
-            "spikes": access_picojoules(SPIKE_QUEUE_BYTES) * (did("spike", 0) + did("input_event", 0)),
-            "activations": access_picojoules(max(node.fan_in, node.fan_out) * SUM_BYTES)
+            "spikes": self.access_picojoules(SPIKE_QUEUE_BYTES) * (did("spike", 0) + did("input_event", 0)),
+            "activations": self.access_picojoules(max(node.fan_in, node.fan_out) * SUM_BYTES)
             * (did("activation_read", 0) + did("activation_write", 0)),
         }
         return {kind: picojoules for kind, picojoules in charged.items() if picojoules}
@@ -91,27 +99,38 @@ class MemoryModel(EnergyModel):
     def _weights(self, node: NodeOperations, operations: Tally) -> float:
         reads = operations.get("weight_read", 0) / self.weight_reuse
         reads += operations.get("parameter_read", 0) + operations.get("embedding_read", 0)
-        return reads * access_picojoules(node.parameters * self.weight_bytes) * self.weight_bytes / WORD_BYTES
+        return reads * self.access_picojoules(node.parameters * self.weight_bytes) * self.weight_bytes / WORD_BYTES
 
     def _sums(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> float:
         """Charge a read and a write of a sum for each accumulate, and the attention map where there is one."""
         did = operations.get
-        joined = 2 * did("residual_addition", 0) * access_picojoules(self._map_bytes(node.fan_out, counts))
+        joined = 2 * did("residual_addition", 0) * self.access_picojoules(self._map_bytes(node.fan_out, counts))
         if not node.heads:
-            return joined + 2 * (did("ac_binary", 0) + did("ac_graded", 0)) * access_picojoules(
+            return joined + 2 * (did("ac_binary", 0) + did("ac_graded", 0)) * self.access_picojoules(
                 node.fan_out * SUM_BYTES
             )
         head_size = node.fan_out // node.heads
         side = counts.longest_sentence if node.attention_order == "qk_first" else head_size
-        entry = access_picojoules(side * side * SUM_BYTES)
-        spikes = access_picojoules(counts.longest_sentence * node.fan_in // 8)
-        dense = 0 if node.spike_driven else 2 * did("mac", 0) * access_picojoules(self._map_bytes(node.fan_in, counts))
+        entry = self.access_picojoules(side * side * SUM_BYTES)
+        spikes = self.access_picojoules(counts.longest_sentence * node.fan_in // 8)
+        dense = (
+            0 if node.spike_driven else 2 * did("mac", 0) * self.access_picojoules(self._map_bytes(node.fan_in, counts))
+        )
         return (
             dense
             + did("attention_and", 0) / AND_BITS * spikes
             + 2 * did("attention_count", 0) * entry
-            + did("attention_add", 0) * (entry + 2 * access_picojoules(head_size * SUM_BYTES))
+            + did("attention_add", 0) * (entry + 2 * self.access_picojoules(head_size * SUM_BYTES))
         )
+
+    def access_picojoules(self, size: float) -> float:
+        """Return the energy of one access to a memory of `size` bytes, in pJ; see the function of that name."""
+        return access_picojoules(size, self.fitted_sram)
+
+    def variants(self) -> dict[str, EnergyModel]:
+        """Return the same with SRAM priced the other way."""
+        name = "sram_interpolated" if self.fitted_sram else "sram_fitted_line"
+        return {name: replace(self, fitted_sram=not self.fitted_sram)}
 
     @staticmethod
     def _map_bytes(features: int, counts: OperationCounts) -> int:
@@ -119,15 +138,18 @@ class MemoryModel(EnergyModel):
         return features * counts.longest_sentence * SUM_BYTES
 
 
-def access_picojoules(size: float) -> float:
+def access_picojoules(size: float, fitted: bool = False) -> float:
     """Return the energy of one access to a memory of `size` bytes, in pJ.
 
-    Up to 1 MiB it is SRAM, on straight lines between `SRAM`. Of a larger one, 1 MiB is on the chip and the rest in
-    DRAM: accesses are shared by size.
+    Up to 1 MiB it is SRAM, on straight lines between `SRAM`, or `fitted` on the line of `FITTED_SRAM`. Of a larger one,
+    1 MiB is on the chip and the rest in DRAM: accesses are shared by size.
     """
     sizes, energies = zip(*SRAM, strict=True)
-    on_chip = min(1.0, sizes[-1] / size) if size else 1.0
-    return float(on_chip * np.interp(size, sizes, energies) + (1 - on_chip) * DRAM.picojoules)
+    in_sram = min(size, sizes[-1])
+    least, more_a_bit = FITTED_SRAM
+    sram = least + more_a_bit * 8 * in_sram if fitted else np.interp(in_sram, sizes, energies)
+    on_chip = in_sram / size if size else 1.0
+    return float(on_chip * sram + (1 - on_chip) * DRAM.picojoules)
 
 
 SOURCE = f"Lemaire et al. 2022, arXiv 2210.13107, on {HOROWITZ}; DRAM: {DRAM.source}"

@@ -24,6 +24,11 @@ from typing import Any
 
 import nir
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # the standard library has it from 3.11 on
+    import tomli as tomllib
+
 from export.network import Network
 from hardware.energy.errors import EnergyModelError
 from hardware.energy.operation_counts import (
@@ -427,14 +432,7 @@ def load_energy_model(path: str | Path) -> PriceTable:
 def _read_fields(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        if path.suffix == ".toml":
-            if sys.version_info < (3, 11):
-                raise EnergyModelError(f"{path}: reading TOML needs Python 3.11 or later; write the model as JSON")
-            import tomllib
-
-            fields = tomllib.loads(text)
-        else:
-            fields = json.loads(text)
+        fields = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError) as error:  # both parsers raise a ValueError
         raise EnergyModelError(f"{path}: cannot be read as an energy model: {error}") from error
     if not isinstance(fields, dict):

@@ -1,4 +1,4 @@
-"""A profile as people read it: table, CSV, JSON, picture and page."""
+"""A profile as people read it: table, CSV, JSON, picture and page; operation counts of the same run stand with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from hardware.energy.operation_counts import OPERATION_KINDS, OperationCounts
+from hardware.energy.report import operations_table
 from hardware.profiler import NodeProfile, Profile, ValueHistogram
 from hardware.reports.files import ReportError, write_csv_rows, write_json_object, write_whole
 from hardware.reports.page import render_page
@@ -17,7 +19,7 @@ from hardware.reports.pictures import picture_data_uri, picture_format, write_pi
 from hardware.reports.profile_figures import ReportSubject, Sentence, drawable_figures, figure_of, overview
 
 MOST_STEP_COLUMNS = 8  # with more time steps a table shows the mean only; CSV and JSON have them all
-CSV_AXES = ("node", "step", "position", "head", "neuron", "value")
+CSV_AXES = ("node", "step", "position", "head", "neuron", "value", "operation")
 
 CAPTIONS = {
     "rates": "Firing rate of each spiking node over all steps and real tokens.",
@@ -29,9 +31,14 @@ CAPTIONS = {
 }
 
 
-def profile_tables(profile: Profile) -> list[Table]:
-    """Return tables for a terminal of 80 columns: rates; where collected values and sparsity, and persistence."""
-    return [table for table in (_rate_table(profile), _value_table(profile), _persistence_table(profile)) if table]
+def profile_tables(profile: Profile, operations: OperationCounts | None = None) -> list[Table]:
+    """Return tables for a terminal of 80 columns.
+
+    Rates; where collected values and sparsity, and persistence; and where they were counted operations.
+    """
+    tables = [_rate_table(profile), _value_table(profile), _persistence_table(profile)]
+    tables.append(None if operations is None else operations_table(operations).to_rich())
+    return [table for table in tables if table]
 
 
 def _rate_table(profile: Profile) -> Table:
@@ -70,25 +77,31 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def csv_rows(profile: Profile, by: str = "node") -> list[dict[str, Any]]:
+def csv_rows(profile: Profile, by: str = "node", operations: OperationCounts | None = None) -> list[dict[str, Any]]:
     """Return the rows of the CSV file.
 
     Parameters
     ----------
     profile : Profile
-    by : {"node", "step", "position", "head", "neuron", "value"}
-        One row a node with everything known of it, or one row for each node and step, position, head, neuron or value;
-        the last has the residual stream too.
+    by : {"node", "step", "position", "head", "neuron", "value", "operation"}
+        One row a node with everything known of it, or one row for each node and step, position, head, neuron or value
+        (the last has the residual stream too), or one for each node of the graph and kind of operation.
+    operations : OperationCounts, optional
+        Of the same run.
 
     Raises
     ------
     ReportError
-        `by` is something else, or heads or values were not collected.
+        `by` is something else, or heads, values or operations were not collected.
     """
     if by not in CSV_AXES:
         raise ReportError(f"CSV by {by!r} is not known; choose from {', '.join(CSV_AXES)}")
     if by == "node":
         return [_node_row(node) for node in profile.nodes.values()]
+    if by == "operation":
+        if operations is None:
+            raise ReportError("no operations were counted; give the counts of the same run")
+        return _operation_rows(operations)
     if by == "head":
         rows = [
             {"node": name, "part": part, "head": head, "firing_rate": _cell(rate)}
@@ -115,7 +128,25 @@ def csv_rows(profile: Profile, by: str = "node") -> list[dict[str, Any]]:
     ]
 
 
-def write_profile_csv(profile: Profile, path: str | Path, by: str = "node") -> Path:
+def _operation_rows(operations: OperationCounts) -> list[dict[str, Any]]:
+    return [
+        {
+            "node": name,
+            "operator": node.operator,
+            "reads": node.edge,
+            "operation": kind,
+            "at_real_tokens": node.real.get(kind, 0),
+            "at_padding": node.padding.get(kind, 0),
+        }
+        for name, node in operations.nodes.items()
+        for kind in OPERATION_KINDS
+        if kind in node.real or kind in node.padding
+    ]
+
+
+def write_profile_csv(
+    profile: Profile, path: str | Path, by: str = "node", operations: OperationCounts | None = None
+) -> Path:
     """Write `csv_rows` to a file.
 
     Raises
@@ -123,21 +154,36 @@ def write_profile_csv(profile: Profile, path: str | Path, by: str = "node") -> P
     ReportError
         As in `csv_rows`, or the file cannot be written.
     """
-    return write_csv_rows(path, csv_rows(profile, by))
+    return write_csv_rows(path, csv_rows(profile, by, operations))
 
 
 def write_profile_json(
-    profile: Profile, path: str | Path, subject: ReportSubject | None = None, detailed: bool = False
+    profile: Profile,
+    path: str | Path,
+    subject: ReportSubject | None = None,
+    detailed: bool = False,
+    operations: OperationCounts | None = None,
 ) -> Path:
-    """Write `Profile.to_dict`, and what it is about, as JSON.
+    """Write `profile_object` as JSON.
 
     Raises
     ------
     ReportError
         The file cannot be written.
     """
+    return write_json_object(path, profile_object(profile, subject, detailed, operations))
+
+
+def profile_object(
+    profile: Profile,
+    subject: ReportSubject | None = None,
+    detailed: bool = False,
+    operations: OperationCounts | None = None,
+) -> dict[str, Any]:
+    """Return JSON values: what the profile is about, `Profile.to_dict`, and under ``operations`` what was counted."""
     about = {} if subject is None else {"model": subject.model, "data": subject.data, **subject.record}
-    return write_json_object(path, {**about, **profile.to_dict(detailed)})
+    counted = {} if operations is None else {"operations": operations.to_dict()}
+    return {**about, **profile.to_dict(detailed), **counted}
 
 
 def write_profile_picture(
@@ -173,6 +219,7 @@ def write_profile_page(
     subject: ReportSubject,
     sentence: Sentence | None = None,
     detailed: bool = False,
+    operations: OperationCounts | None = None,
 ) -> Path:
     """Write one self-contained HTML page with pictures, tables, definitions and how it was made.
 
@@ -181,11 +228,15 @@ def write_profile_page(
     ReportError
         The file cannot be written.
     """
-    return write_whole(path, profile_page(profile, subject, sentence, detailed))
+    return write_whole(path, profile_page(profile, subject, sentence, detailed, operations))
 
 
 def profile_page(
-    profile: Profile, subject: ReportSubject, sentence: Sentence | None = None, detailed: bool = False
+    profile: Profile,
+    subject: ReportSubject,
+    sentence: Sentence | None = None,
+    detailed: bool = False,
+    operations: OperationCounts | None = None,
 ) -> str:
     """Return the page that `write_profile_page` writes."""
     nodes = list(profile.nodes.values())
@@ -204,6 +255,7 @@ def profile_page(
         padding_fired=sum(node.fired_at_padding for node in nodes),
         most_steps=MOST_STEP_COLUMNS,
         detailed=detailed,
+        operations=None if operations is None else operations_table(operations),
     )
 
 

@@ -1,9 +1,9 @@
 """Runner ``torch``: the trained model itself, in eager PyTorch.
 
 It takes any module that answers ``model(input_ids, attention_mask, output_spikes=True,
-output_membrane_potentials=True)`` with ``spikes`` and ``membrane_potentials`` keyed by node name. One whose ``forward``
-has a parameter ``spike_dtype`` is asked to keep its spikes in a byte each: recording then costs little more than writing
-them, where a float of every spike until the end of the run costs up to a fifth of it.
+output_membrane_potentials=True)`` with ``spikes`` and ``membrane_potentials`` keyed by node name. One whose
+``forward`` has a parameter ``spike_dtype`` is asked to keep its spikes in a byte each: floats of all of them, kept
+until the end of the run, cost up to a fifth of it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ from spikebert.errors import ConfigurationError
 
 COLLECTIONS = ("heads", "histogram", "persistence")
 FIGURES = ("rates", "steps", "positions", "heads", "raster", "histogram")
-CSV_AXES = ("node", "step", "position", "head", "neuron", "value")
+CSV_AXES = ("node", "step", "position", "head", "neuron", "value", "operation")
+PAPERS_ORDER = ("qk_first",)
+BOTH_ORDERS = ("qk_first", "kv_first")
 NEEDED_FOR_CSV = {"head": "heads", "value": "histogram"}
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -49,6 +51,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Count more than firing rates, silent and saturated neurons  [default: nothing; everything for --html and "
     "--png].",
 )
+@click.option(
+    "--both-orders", is_flag=True, help="Count attention as Q (K^T V) too, not only as (Q K^T) V; always for --html."
+)
 @click.option("--detailed", is_flag=True, help="List silent and saturated neurons by index, in --json and --html.")
 @click.option(
     "--sentence", "shown_sentence", type=click.IntRange(min=0), default=0, show_default=True, help="In the raster."
@@ -64,6 +69,7 @@ def profile(
     page_file: Path | None,
     force: bool,
     collect: tuple[str, ...],
+    both_orders: bool,
     detailed: bool,
     shown_sentence: int,
     texts: tuple[str, ...],
@@ -76,22 +82,25 @@ def profile(
 ) -> None:
     """Run sentences through CHECKPOINT in PyTorch and count its spikes: by node, step, position, head and neuron.
 
-    Padding is left out of every rate.
+    The operations they cause are counted with them. Padding is left out of every rate, and counted apart.
 
     \b
     Examples:
       spikebert profile default --text "A warm and funny film ."
       spikebert profile default --task sst2 --data-dir DATA --limit 200 --html profile.html --csv profile.csv
       spikebert profile default --task sst2 --data-dir DATA --png rates.pdf --figure rates
+      spikebert profile default --text "A warm film ." --csv operations.csv --csv-by operation
     """
     if figures and picture_file is None:
         raise ConfigurationError("--figure chooses what --png draws; give --png FILE too")
-    from export import to_nir
+    from export import parse_graph, to_nir
+    from hardware.energy import OperationCounter
     from hardware.profiler import Profiler
     from hardware.reports.files import check_place
     from hardware.reports.pictures import picture_format
     from hardware.reports.profile_figures import ReportSubject, Sentence
     from hardware.reports.profile_report import (
+        profile_object,
         profile_tables,
         write_profile_csv,
         write_profile_page,
@@ -114,7 +123,9 @@ def profile(
     if shown_sentence >= len(sentences):
         raise ConfigurationError(f"--sentence {shown_sentence}: there are {len(sentences)} sentences, counted from 0")
     wanted = _collections(collect, csv_by if csv_file else None, figures, bool(picture_file or page_file))
-    profiler = Profiler(to_nir(model), wanted)  # type: ignore[arg-type]
+    network = parse_graph(to_nir(model))  # type: ignore[arg-type]
+    profiler = Profiler(network, wanted)
+    counter = OperationCounter(network, BOTH_ORDERS if both_orders or page_file else PAPERS_ORDER)
     raster = None
     done = 0
     with (
@@ -132,11 +143,12 @@ def profile(
         for batch in sentences.batches():
             trace = runner.run(batch.input_ids, batch.mask)
             profiler.update(trace, batch.mask)  # a model may attend to padding; it is no token for that
+            counter.update(trace, batch.mask)
             if done <= shown_sentence < done + len(batch.texts):
                 raster = Sentence(trace, shown_sentence - done, _tokens(tokenizer, batch, shown_sentence - done))
             done += len(batch.texts)
             progress.advance(bar, len(batch.texts))
-    found = profiler.result()
+    found, operations = profiler.result(), counter.result()
     record = {**run_record(seed, checkpoint_sha256(checkpoint)), "runner": "torch", "precision": "float32"}
     subject = ReportSubject(
         f"{checkpoint} ({config.num_hidden_layers} blocks, D = {config.hidden_size}, T = {config.time_steps})",
@@ -144,19 +156,19 @@ def profile(
         record,
     )
     if csv_file is not None:
-        write_profile_csv(found, csv_file, csv_by)
+        write_profile_csv(found, csv_file, csv_by, operations)
     if picture_file is not None:
         write_profile_picture(found, picture_file, subject, raster, figures or None)
     if page_file is not None:
-        write_profile_page(found, page_file, subject, raster, detailed)
+        write_profile_page(found, page_file, subject, raster, detailed, operations)
     for path in (csv_file, picture_file, page_file):
         if path is not None:
             messages.print(f"wrote {path}", markup=False, soft_wrap=True)
     if as_json:
-        print_json({"model": subject.model, "data": subject.data, **found.to_dict(detailed), **record})
+        print_json(profile_object(found, subject, detailed, operations))
         return
     results.print(subject.caption, markup=False, soft_wrap=True)
-    for table in profile_tables(found):
+    for table in profile_tables(found, operations):
         results.print(table)
         results.print()
     results.print(

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export import to_nir
-from export.network import parse_graph
+from export.network import NetworkBuilder, parse_graph
+from export.operators import Heaviside
 from hardware.errors import TraceError, TraceMismatchError
 from hardware.profiler import COLLECTIONS, Profiler, profile
 from hardware.runners import run
@@ -393,6 +394,22 @@ def test_a_trace_of_another_graph_is_refused(tiny_model, make_model, padded_batc
     missing = make_trace(dict(list(trace.spikes.items())[1:]), trace.mask)
     with pytest.raises(TraceMismatchError, match="embedding_neuron"):
         profile(missing, parse_graph(to_nir(tiny_model)))
+
+
+def test_a_sum_that_only_the_output_reads_has_its_values_counted():
+    """Two layers of neurons whose sum is the output: 0, 1 and 2 occur, and nothing but the output reads them."""
+    builder = NetworkBuilder("input", 2)
+    builder.add("first", Heaviside(np.zeros(2)), "input")
+    builder.add("second", Heaviside(np.zeros(2)), "input")
+    network = builder.network("output", ("first", "second"))
+    first, second = (
+        np.array(spikes, np.uint8).reshape(1, 1, 3, 2) for spikes in ([1, 0, 1, 1, 0, 0], [1, 0, 0, 1, 1, 0])
+    )
+    trace = make_trace({"first": first, "second": second}, np.array([[True, True, False]]))
+    (stream,) = profile(trace, network, collect=("histogram",)).streams.values()
+    assert stream.node == "second_stream"
+    assert stream.counts.tolist() == [[1, 1, 2]]
+    assert stream.padding_counts.tolist() == [1, 1, 0]
 
 
 def test_what_cannot_be_collected_is_refused():

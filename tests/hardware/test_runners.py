@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import nir
@@ -564,6 +565,42 @@ def test_a_module_that_records_nothing_is_refused() -> None:
 
     with pytest.raises(RunnerError, match="Silent returned no spikes"):
         run(Silent(), IDS, runner="torch")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0.5, "first: its spikes are not all whole numbers up to 127"),
+        (128.0, "first: its spikes are not all whole numbers up to 127"),
+        (-1.0, "first: a spike is -1; spikes are 0 or positive"),
+    ],
+)
+def test_spikes_that_fit_in_no_byte_are_refused(value: float, message: str) -> None:
+    class Recorder(torch.nn.Module):
+        """A module of somebody else: it keeps its spikes as floats."""
+
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = value
+
+        def forward(self, ids: Any, mask: Any, output_spikes: bool, output_membrane_potentials: bool) -> Any:
+            spikes = torch.zeros(2, *ids.shape, 3)
+            spikes[1, 0, 0, 2] = self.value
+            return SimpleNamespace(spikes={"first": spikes}, logits=torch.zeros(len(ids), 2))
+
+    assert run(Recorder(127.0), IDS, runner="torch").spikes["first"].max() == 127
+    with pytest.raises(RunnerError, match=message):
+        run(Recorder(value), IDS, runner="torch")
+
+
+def test_spikes_are_the_same_in_a_byte_as_in_a_float(tiny_model: Any, padded_batch: Any) -> None:
+    ids, mask = padded_batch
+    trace = run(tiny_model, ids, mask, runner="torch", precision="float32")
+    with torch.no_grad():
+        kept = tiny_model(torch.from_numpy(ids), torch.from_numpy(mask), output_spikes=True).spikes
+    for name, spikes in kept.items():
+        assert (spikes.dtype, trace.spikes[name].dtype) == (torch.float32, np.uint8)
+        assert np.array_equal(trace.spikes[name], spikes.numpy()), name
 
 
 @lava

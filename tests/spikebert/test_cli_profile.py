@@ -13,7 +13,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from hardware import profiler
+from export import to_nir
+from hardware import count_operations, profiler, run
+from hardware.energy import OPERATION_KINDS
 from hardware.reports import profile_figures, profile_report
 from spikebert.checkpoint import load_model, save_checkpoint
 from spikebert.cli import profile as command
@@ -65,6 +67,30 @@ def test_json_has_the_rates_of_the_torch_model_alone(profile, checkpoint, tiny_t
     assert (found["seed"], found["runner"], found["precision"]) == (5, "torch", "float32")
     assert len(found["checkpoint_sha256"]) == 64
     assert "2 sentences, 11 tokens" in found["data"]
+
+
+def test_operations_are_those_the_library_counts(profile, checkpoint, tiny_tokenizer):
+    """JSON, table, CSV and page; counted again from a trace of the NumPy interpreter over the whole batch."""
+    model = load_model(checkpoint)
+    batch = tiny_tokenizer(list(TEXTS), padding=True, return_tensors="np")
+    graph = to_nir(model)
+    expected = count_operations(run(graph, batch["input_ids"], batch["attention_mask"]), graph)
+    paper = json.loads(profile("--text", *TEXTS, "--json").stdout)["operations"]
+    assert paper["real"] == expected.totals
+    assert paper["padding"] == expected.padding_totals
+    assert list(paper["node"]["block00_attention"]["attention_orders"]) == ["qk_first"]
+    both = json.loads(profile("--text", *TEXTS, "--json", "--both-orders").stdout)["operations"]
+    assert both == json.loads(json.dumps(expected.to_dict()))
+    result = profile("--text", *TEXTS, "--csv", "a.csv", "--csv-by", "operation", "--html", "a.html")
+    accumulates = f"{expected.to_dict()['ac_binary'] / 2 / 1e6:,.3f}"
+    assert "Operations of a sentence" in result.stdout
+    assert accumulates in result.stdout
+    assert f"<td>{accumulates}</td>" in Path("a.html").read_text(encoding="utf-8")
+    with open("a.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for column, totals in (("at_real_tokens", expected.totals), ("at_padding", expected.padding_totals)):
+        summed = {kind: sum(int(row[column]) for row in rows if row["operation"] == kind) for kind in OPERATION_KINDS}
+        assert summed == {kind: totals.get(kind, 0) for kind in OPERATION_KINDS}
 
 
 def test_padding_a_model_attends_to_is_no_token(make_model, tiny_tokenizer, tmp_path):

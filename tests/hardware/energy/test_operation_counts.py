@@ -27,7 +27,14 @@ from export.operators import (
     TokenMean,
 )
 from hardware import run
-from hardware.energy import ATTENTION_ORDERS, OPERATION_KINDS, OperationCounter, OperationCounts, count_operations
+from hardware.energy import (
+    ATTENTION_ORDERS,
+    OPERATION_KINDS,
+    OperationCounter,
+    OperationCounts,
+    count_operations,
+    estimate_energy,
+)
 from hardware.energy.operation_counts import STATISTIC_KINDS
 from hardware.errors import TraceMismatchError
 from hardware.trace import Trace
@@ -473,6 +480,21 @@ def test_mistakes_end_in_typed_errors(tiny_model: Any, padded_batch: Any) -> Non
     builder.add("soft", Softmax(), "input")
     with pytest.raises(UnsupportedOperatorError, match="soft: nobody has said what Softmax costs"):
         OperationCounter(builder.network("output", "soft"))
+
+
+def test_an_order_of_attention_that_was_not_counted_is_not_made_up(tiny_model: Any, padded_batch: Any) -> None:
+    graph = to_nir(tiny_model)
+    trace = run(graph, *padded_batch)
+    both = count_operations(trace, graph)
+    for order in ATTENTION_ORDERS:
+        one = count_operations(trace, graph, attention_orders=(order,))
+        assert one.totals == both.with_attention_order(order).totals
+        other = next(name for name in ATTENTION_ORDERS if name != order)
+        with pytest.raises(ValueError, match=f"attention: attention order '{other}' was not counted, only {order}"):
+            one.with_attention_order(other)
+        assert f"attention_{other}" not in estimate_energy(one, model="horowitz-fp32").alternatives_mj
+    with pytest.raises(ValueError, match=r"attention_orders is \('vk',\); give one or both of qk_first, kv_first"):
+        OperationCounter(graph, ("vk",))
 
 
 # Other people's counters, on what they can count.
