@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.sparse import block_diag
 
 from export.loihi_numbers import CURRENT_DECAY_NONE, WEIGHT_LIMITS
 from export.network import INTEGER, Network, Node
@@ -27,12 +26,10 @@ GRANULARITIES = ("operator", "block", "network")
 BLOCK_NAME = re.compile(r"block\d+_")
 FLOAT_CURRENT_DECAY_NONE = 1.0
 """Lava's du in floating point that keeps no current from step to step, so that ``u`` is the input."""
-LARGEST_DENSE = 1 << 18
-"""Weights of a stock Dense, the zeros between tokens among them; what is larger becomes a stock Sparse."""
 GRADED_BITS = 24
 """Lava's ``num_message_bits`` for messages that are more than spikes; 0 would make them spikes."""
 DENSE_SUM_MAX = (1 << 31) - 1
-"""Stock Dense and Sparse hold and send int32; a sum of mixed signs stands doubled in it."""
+"""Stock Dense holds and sends int32; a sum of mixed signs stands doubled in it."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def stock_nodes(network: Network, precision: str, timing: str) -> set[str]:
     """Return the names of the nodes that stock Lava processes compute exactly.
 
     Neurons: see `is_stock_neuron`. Synapses, with hardware timing only since stock ones send one step late: an
-    `IntegerAffine` whose sums are sure to fit the 32 bits that ``Dense`` sends. Its bias, which stock synapses have
+    `IntegerAffine` whose sums are sure to fit the 32 bits that ``Dense`` holds. Its bias, which stock synapses have
     not, is added by the processes that read it, which therefore must be ours. What reads the network's input is ours,
     because it reads the board.
     """
@@ -193,6 +190,7 @@ def build_processes(
     home = {node.name: plan for plan in plans for node in plan.nodes}
     read_elsewhere = {source for plan in plans for source in _outside_sources(plan, network.input_name)}
     spikes = {node.name for node in network.spiking_nodes}
+    synapses: set[str] = set()  # nodes in stock Dense
     processes: dict[str, Any] = {}
     probes: dict[Any, Any] = {}
     out_ports: dict[str, Any] = {}
@@ -204,13 +202,14 @@ def build_processes(
             shows_output = node.name == network.output_source
             if isinstance(node.operator, IntegerAffine):
                 process = _stock_synapses(node, shapes[source][0], graded=source not in spikes)
-                _connect(out_ports[source], process.s_in)
+                _connect(out_ports[source], process.s_in, turned=source not in synapses)
+                synapses.add(node.name)
                 out_ports[node.name] = process.a_out
                 if shows_output:
                     probes[process] = SynapseProbe(board, starts_at, node.operator.bias)
             else:
                 process = _stock_neuron(node, shapes[node.name], board.time_steps, starts_at)
-                _connect(out_ports[source], process.a_in)
+                _connect(out_ports[source], process.a_in, turned=source in synapses)
                 out_ports[node.name] = process.s_out
                 probes[process] = NeuronProbe(board, node.name, starts_at, shows_output)
             processes[plan.name] = process
@@ -241,16 +240,23 @@ def build_processes(
             board=board,
         )
         for index, source in enumerate(sources):
-            _connect(out_ports[source], getattr(process, f"in_{index}"))
+            _connect(out_ports[source], getattr(process, f"in_{index}"), turned=source in synapses)
         for index, node in enumerate(sent):
             out_ports[node.name] = getattr(process, f"out_{index}")
         processes[plan.name] = process
     return ProcessNetwork(list(processes.values()), probes)
 
 
-def _connect(out_port: Any, in_port: Any) -> None:
-    """Connect two ports of as many elements; stock synapses have one axis, all else tokens and features."""
-    (out_port if out_port.shape == in_port.shape else out_port.reshape(in_port.shape)).connect(in_port)
+def _connect(out_port: Any, in_port: Any, turned: bool) -> None:
+    """Connect two ports of as many elements.
+
+    All ports are tokens by features, but those of stock synapses: features by tokens, and features for a single token.
+    """
+    if len(out_port.shape) != len(in_port.shape):
+        out_port = out_port.reshape(in_port.shape)
+    elif turned and len(in_port.shape) == 2:
+        out_port = out_port.transpose((1, 0))
+    out_port.connect(in_port)
 
 
 def _missing_bias(plan: ProcessPlan | None, node: str) -> np.ndarray | None:
@@ -309,20 +315,17 @@ def _stock_neuron(node: Node, shape: tuple[int, int], time_steps: int, starts_at
 
 
 def _stock_synapses(node: Node, tokens: int, graded: bool) -> Any:
-    """Return the synapses of all tokens: each token has its own copy of the neurons, so the matrix repeats."""
     from lava.proc.dense.process import Dense
-    from lava.proc.sparse.process import Sparse
+
+    from hardware.runners.lava.processes.token_dense import TokenDense
 
     affine = node.operator
     assert isinstance(affine, IntegerAffine)
     # Dense floors weights of mixed signs to even ones; twice the weight is even, and the exponent halves the sum
     mixed = affine.sign_mode == "mixed"
-    weight = affine.weight.astype(np.int32) * (2 if mixed else 1)
-    options = {
-        "name": node.name,
-        "weight_exp": -1 if mixed else 0,
-        "num_message_bits": GRADED_BITS if graded else 0,
-    }
-    if weight.size * tokens * tokens <= LARGEST_DENSE:
-        return Dense(weights=np.kron(np.eye(tokens, dtype=np.int32), weight), **options)
-    return Sparse(weights=block_diag([weight] * tokens, "csr"), **options)
+    weights = affine.weight.astype(np.int32) * (2 if mixed else 1)
+    exponent = -1 if mixed else 0
+    if tokens == 1:
+        bits = GRADED_BITS if graded else 0
+        return Dense(name=node.name, weights=weights, weight_exp=exponent, num_message_bits=bits)
+    return TokenDense(name=node.name, weights=weights, tokens=tokens, weight_exp=exponent, num_message_bits=GRADED_BITS)

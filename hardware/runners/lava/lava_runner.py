@@ -234,7 +234,12 @@ class LavaRunner(Runner):
         part.faults.append(fault)
         if error.from_outside:
             part.kills += 1
-        tries_left = MAX_KILLS - part.kills if error.from_outside else MAX_FAILURES - (len(part.faults) - part.kills)
+        if error.from_outside:
+            tries_left = MAX_KILLS - part.kills
+        elif error.process_name:
+            tries_left = MAX_FAILURES - (len(part.faults) - part.kills)
+        else:  # no process is to blame: Lava cannot compile or start this network at all
+            tries_left = 0
         log.warning("%s", fault.report(runs_again=tries_left > 0))
         if tries_left <= 0:
             raise error

@@ -60,7 +60,7 @@ class NeuronProbe:
 
 @dataclass(frozen=True)
 class SynapseProbe:
-    """Records what a stock Dense or Sparse computed, as the network's output.
+    """Records what a stock Dense computed, as the network's output.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class SynapseProbe:
             place = self.board.position(model.time_step - 1 - self.starts_at)
             if place is not None:
                 outputs = self.board.outputs
-                shown = np.asarray(model.a_buff, np.int64).reshape(outputs.shape[2:])
+                shown = np.asarray(model.a_buff, np.int64).T.reshape(outputs.shape[2:])  # features by tokens there
                 outputs[place] = shown if self.bias is None else shown + self.bias
 
         model.run_spk = recorded_run_spk

@@ -2,7 +2,7 @@
 
 ``zero-latency``: every process computes in the step in which it receives, and the whole network shows step t of a
 sample in its t-th step. ``hardware``: what synapses send (an affine map, spike attention, a sum over tokens) arrives
-one step later, as between the cores of a chip and as stock Lava's ``Dense`` and ``Sparse`` do it. Each layer then works
+one step later, as between the cores of a chip and as stock Lava's ``Dense`` does it. Each layer then works
 on a sample some steps behind the one before, its depth; where two paths meet, the shorter one is delayed to match.
 """
 

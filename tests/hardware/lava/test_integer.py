@@ -1,6 +1,6 @@
 """The promise of Lava in fixed point: the spikes and states of the integer graph, in either timing, bit for bit.
 
-With hardware timing most of a graph runs in stock LIFReset, Dense and Sparse, which share no code with the operators
+With hardware timing most of a graph runs in stock LIFReset and Dense, which share no code with the operators
 that the reference runner executes; so there equality proves the meaning as well. Random graphs go to the limits of the
 chip's registers, where sums wrap around and potentials saturate.
 """
@@ -31,7 +31,7 @@ from export.operators import (
 )
 from hardware import Trace, compare, open_runner
 from hardware.errors import RunnerError
-from hardware.runners.lava.compiler import LARGEST_DENSE, stock_nodes
+from hardware.runners.lava.compiler import stock_nodes
 from hardware.runners.lava.timing import arrivals, running_steps
 from hardware.stock_share import stock_share
 
@@ -244,13 +244,43 @@ def test_what_runs_in_stock_processes_and_how_late_it_shows() -> None:
 
 
 @lava
-def test_large_layers_become_stock_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hardware.runners.lava.compiler.LARGEST_DENSE", 60)
-    _check(_chip_like(), 0, HARDWARE)
+def test_one_token_needs_no_columns() -> None:
+    network = _chip_like()
+    ids = np.array([[3], [4]])
+    with open_runner(network, "lava", "integer", record_membrane_potentials=True, **HARDWARE) as runner:
+        found = runner.run(ids)
+    with open_runner(network, "reference", "integer", record_membrane_potentials=True) as reference:
+        _assert_equal(found, reference.run(ids))
 
 
-def test_stock_synapses_are_large_enough_for_small_layers_only() -> None:
-    assert LARGEST_DENSE > 6 * 6 * 4 * 4
+@lava
+def test_columns_for_tokens_are_stock_dense_token_by_token() -> None:
+    """In networks of its own: TokenDense, and one stock Dense for each token, on the same spikes."""
+    from lava.proc.dense.process import Dense
+    from lava.proc.io.sink import RingBuffer as Sink
+    from lava.proc.io.source import RingBuffer as Source
+
+    from hardware.runners.lava.guard import GuardedNetwork
+    from hardware.runners.lava.processes.token_dense import TokenDense
+    from hardware.runners.lava.run_config import PrecisionRunConfig
+
+    rng = np.random.default_rng(5)
+    weights, steps, tokens = rng.integers(-300, 300, (4, 6)), 5, 3
+    spikes = (rng.random((6, tokens, steps)) < 0.5).astype(np.int32)
+
+    def run(process: Any, data: np.ndarray) -> np.ndarray:
+        source, sink = Source(data=data), Sink(shape=process.a_out.shape, buffer=steps)
+        source.s_out.connect(process.s_in)
+        process.a_out.connect(sink.a_in)
+        with GuardedNetwork(source, PrecisionRunConfig("integer")) as network:
+            network.run(steps)
+            return sink.data.get().astype(np.int64)
+
+    found = run(TokenDense(weights=weights, tokens=tokens, num_message_bits=24, weight_exp=-1), spikes)
+    for token in range(tokens):
+        expected = run(Dense(weights=weights, weight_exp=-1), spikes[:, token])
+        assert expected.any()
+        np.testing.assert_array_equal(found[:, token], expected)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
