@@ -114,6 +114,11 @@ class LeakyIntegrateAndFire(Operator):
         return {name: value for name, value in super().parameters().items() if name != unused}
 
     @property
+    def update(self) -> str:
+        """The equations of one step, in their order, in words a file can carry."""
+        return _with_test(_UPDATE[self.decay_input, self.reset], self.fire_on_equal)
+
+    @property
     def in_features(self) -> int:
         """One current for each neuron."""
         return self.threshold.shape[0]
@@ -206,6 +211,10 @@ _UPDATE = {
     (False, "zero"): "U[t] = (beta * U[t-1]) + I[t]; S[t] = U[t] > threshold; U[t] = 0 where S[t]",
     (True, "zero"): "U[t] = U[t-1] + (I[t] - U[t-1]) / tau; S[t] = U[t] > threshold; U[t] = 0 where S[t]",
 }
+
+
+def _with_test(equations: str, fire_on_equal: bool) -> str:
+    return equations.replace("> threshold", ">= threshold") if fire_on_equal else equations
 
 
 def leaky_integrate_and_fire(neuron: LeakyIntegrateAndFire, x: Array, potential: Array, spikes: Array) -> Array:
@@ -551,6 +560,11 @@ class Heaviside(Operator):
 
     threshold: Array
     fire_on_equal: bool = False
+
+    @property
+    def update(self) -> str:
+        """The equation of one step, in words a file can carry."""
+        return _with_test("S[t] = I[t] > threshold", self.fire_on_equal)
 
     @property
     def in_features(self) -> int:
