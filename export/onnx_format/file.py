@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from export.errors import OnnxFileError
-from export.network import TokenEncoding
+from export.network import COUNTS, INTEGER, TokenEncoding
 from export.onnx_format.graph import FORMAT, FORMAT_VERSION, PRECISIONS
 from spikebert.files import written_whole
 
@@ -97,8 +97,8 @@ class OnnxFile:
         Input node of the graph, and its width.
     token_encoding : TokenEncoding or None
     attend_to_padding : bool
-    output_source : str
-        The node that the output node shows.
+    max_tokens, input_limit : int or None
+        Longest sentence and largest input value that an integer graph was quantized for.
     spiking_nodes : tuple of str
         In topological order.
     outputs : tuple of str
@@ -117,12 +117,18 @@ class OnnxFile:
     input_features: int
     token_encoding: TokenEncoding | None
     attend_to_padding: bool
-    output_source: str
+    max_tokens: int | None
+    input_limit: int | None
     spiking_nodes: tuple[str, ...]
     outputs: tuple[str, ...]
     thresholds: dict[str, np.ndarray]
     metadata: dict[str, str]
     model: onnx.ModelProto
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it computes in whole numbers."""
+        return self.precision == INTEGER
 
 
 def load_onnx(path: str | Path) -> onnx.ModelProto:
@@ -174,14 +180,13 @@ def read_onnx(path: str | Path) -> OnnxFile:
     return OnnxFile(
         path=path,
         precision=precision,
-        time_steps=said.take("time_steps", int) if "time_steps" in text else None,
         input_name=text.get("input", ""),
         input_features=said.take("input_features", int),
         token_encoding=(
             TokenEncoding(said.take("vocabulary", int), said.take("positions", int)) if "vocabulary" in text else None
         ),
         attend_to_padding=said.take("attend_to_padding", bool),
-        output_source=text.get("output", ""),
+        **{key: said.take(key, int) if key in text else None for key in COUNTS},
         spiking_nodes=tuple(spiking),
         outputs=tuple(output.name for output in model.graph.output),
         thresholds={

@@ -17,10 +17,19 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.errors import GraphError, UnsupportedOperatorError
-from export.network import Network, Node, TokenEncoding, parse_graph
-from export.onnx_format.builder import OPSET, OnnxBuilder
+from export.network import COUNTS, INTEGER, Network, Node, TokenEncoding, decoding, parse_graph
+from export.onnx_format.builder import OPSET, TOKEN_MASK, OnnxBuilder
 from export.onnx_format.operators import POTENTIAL, WRITERS
-from export.operators import Affine, Heaviside, LeakyIntegrateAndFire, TokenMean, Total
+from export.operators import (
+    Affine,
+    Heaviside,
+    IntegerAffine,
+    IntegerLeakyIntegrateAndFire,
+    LeakyIntegrateAndFire,
+    TokenMean,
+    Total,
+)
+from export.operators.affine import narrow_weight
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,11 +38,11 @@ FORMAT = "spikebert-onnx"
 FORMAT_VERSION = 1
 IR_VERSION = 8
 """The one that came with the operator set; older runtimes refuse newer ones."""
-PRECISIONS: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
-INPUT_IDS, ATTENTION_MASK, LOGITS = "input_ids", "attention_mask", "logits"
+PRECISIONS: dict[str, Any] = {"float32": np.float32, "float64": np.float64, INTEGER: np.int64}
+INPUT_IDS, ATTENTION_MASK, LOGITS, STEP_LOGITS = "input_ids", "attention_mask", "logits", "step_logits"
 ONLY_IN_NIR = ("sums", "non_standard_nodes")
 """What a NIR graph says of itself that means nothing here."""
-RESERVED = (INPUT_IDS, ATTENTION_MASK, LOGITS)
+RESERVED = (INPUT_IDS, ATTENTION_MASK, LOGITS, STEP_LOGITS)
 
 
 def to_onnx(
@@ -50,11 +59,12 @@ def to_onnx(
     Parameters
     ----------
     model_or_graph : SpikeBertForSequenceClassification, nir.NIRGraph or Network
-    precision : {"float32", "float64"}, optional
-        Type that everything is computed in; by default that of the graph's weights.
+    precision : {"float32", "float64", "integer"}, optional
+        What everything is computed in; by default the type of the graph's weights. A graph from `quantize` runs in
+        integers, int64 throughout with ``MatMulInteger`` on spikes, and only such a graph.
     spikes : bool
-        Show every spiking node's spikes ``(T, B, N, D)`` as an output of its name, and what the graph's output node
-        shows at each step, beside the logits.
+        Show every spiking node's spikes ``(T, B, N, D)`` as an output of its name, and ``step_logits``, what each time
+        step by itself says, ``(T, B, C)``, beside the logits.
     membrane_potentials : bool
         Show ``NODE.membrane_potential`` too, as it was tested against the threshold.
     time_steps : int, optional
@@ -71,25 +81,19 @@ def to_onnx(
     Raises
     ------
     UnsupportedOperatorError
-        Nodes have no spelling in ONNX; all of them are named.
+        Nodes have no spelling in ONNX; all of them are named. Or the precision is not the graph's.
     GraphError
         The graph means nothing, or a node's name is one the file needs itself.
     """
     network = _network(model_or_graph)
-    if precision is None:
-        precision = str(network.metadata.get("precision", "float32"))
-    if precision not in PRECISIONS:
-        raise UnsupportedOperatorError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    precision = _precision(network, precision)
     _check_nodes(network)
     encoding = network.token_encoding
     time_steps = network.time_steps if time_steps is None else time_steps
     if encoding is not None and time_steps is None:
         raise GraphError("graph: does not say how many time steps a sentence is shown for; give time_steps")
-    mask = None if network.attend_to_padding else "/token_mask"
-    build = OnnxBuilder(PRECISIONS[precision], mask, membrane_potentials)
-    if mask is not None:
-        real = build.add("Cast", [ATTENTION_MASK], "/is_token", to=TensorProto.BOOL)
-        build.add("Unsqueeze", [build.cast(real, "/counts"), build.axes(-1)], mask)
+    build = OnnxBuilder(PRECISIONS[precision], membrane_potentials)
+    _write_mask(build, network.attend_to_padding)
     for node in network.nodes:
         _write_node(build, network, node, time_steps)
     pooled = _pooled(network)
@@ -124,6 +128,20 @@ def _network(model_or_graph: Any) -> Network:
     return parse_graph(to_nir(model_or_graph))
 
 
+def _precision(network: Network, precision: str | None) -> str:
+    own = INTEGER if network.is_integer else str(network.metadata.get("precision", "float32"))
+    precision = own if precision is None else precision
+    if precision not in PRECISIONS:
+        raise UnsupportedOperatorError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if network.is_integer and precision != INTEGER:
+        raise UnsupportedOperatorError(
+            f"graph: computes in whole numbers; its precision is {INTEGER!r}, not {precision!r}"
+        )
+    if precision == INTEGER and not network.is_integer:
+        raise UnsupportedOperatorError("graph: computes in floating point; quantize it first (spikebert quantize)")
+    return precision
+
+
 def _check_nodes(network: Network) -> None:
     unknown = [
         f"{node.name} ({node.operator.name})"
@@ -139,10 +157,20 @@ def _check_nodes(network: Network) -> None:
             raise GraphError(f"{name}: an ONNX file uses this name for an input or output of its own; rename the node")
 
 
+def _write_mask(build: OnnxBuilder, attend_to_padding: bool) -> None:
+    """Write the mask as operators take it; all ones where padding counts as ordinary tokens."""
+    real = build.add("Cast", [ATTENTION_MASK], "/is_token", to=TensorProto.BOOL)
+    if attend_to_padding:
+        real = build.add("Or", [real, build.add("Not", [real], "/is_padding")], "/is_either")
+    build.add("Unsqueeze", [build.cast(real, "/counts"), build.axes(-1)], TOKEN_MASK)
+
+
 def _write_node(build: OnnxBuilder, network: Network, node: Node, time_steps: int | None) -> None:
     operator = node.operator
     if isinstance(operator, Total):
         build.add("Add", node.sources, node.name)
+        if all(source in build.bounds for source in node.sources):
+            build.bounds[node.name] = sum(build.bounds[source] for source in node.sources)
     elif network.token_encoding is not None and node.sources == (network.input_name,):
         assert isinstance(operator, Affine)
         assert time_steps is not None
@@ -156,15 +184,23 @@ def _write_embedding(build: OnnxBuilder, name: str, operator: Affine, encoding: 
 
     Positions are not read from the words' table, so that a token id beyond the vocabulary is refused.
     """
-    rows = operator.weight.T
-    words = build.weight(f"{name}/words", rows[: encoding.vocabulary])
-    value = build.add("Gather", [words, INPUT_IDS], f"{name}/word")
+    is_integer = isinstance(operator, IntegerAffine)
+    table = narrow_weight(operator.weight) if is_integer else operator.weight
+    dtype = table.dtype if is_integer else None  # in integers as narrow as they are, widened when looked up
+    rows = table.T
+
+    def look_up(table: str, index: str, output: str) -> str:
+        found = build.add("Gather", [table, index], output)
+        return build.cast(found, f"{output}/wide") if is_integer else found
+
+    words = build.weight(f"{name}/words", rows[: encoding.vocabulary], dtype)
+    value = look_up(words, INPUT_IDS, f"{name}/word")
     if encoding.positions:
-        positions = build.weight(f"{name}/positions", rows[encoding.vocabulary :])
+        positions = build.weight(f"{name}/positions", rows[encoding.vocabulary :], dtype)
         tokens = build.add("Shape", [INPUT_IDS], f"{name}/tokens", start=1)
         count = build.add("Squeeze", [tokens], f"{name}/count")
         index = build.add("Range", [build.scalar(0), count, build.scalar(1)], f"{name}/index")
-        value = build.add("Add", [value, build.add("Gather", [positions, index], f"{name}/position")], f"{name}/sum")
+        value = build.add("Add", [value, look_up(positions, index, f"{name}/position")], f"{name}/sum")
     if operator.bias is not None:
         value = build.add("Add", [value, build.weight(f"{name}/bias", operator.bias)], f"{name}/biased")
     # the same current at every step
@@ -172,11 +208,30 @@ def _write_embedding(build: OnnxBuilder, name: str, operator: Affine, encoding: 
 
 
 def _write_logits(build: OnnxBuilder, network: Network, pooled: set[str]) -> None:
-    """Write the mean over time steps; behind a token mean without the token axis."""
-    source = network.output_source
-    if source in pooled:
-        source = build.add("Squeeze", [source, build.axes(-2)], "/shown")
-    build.add("ReduceMean", [source, build.axes(0)], LOGITS, keepdims=0)
+    """Write what each time step says, and their mean; behind a token mean without the token axis."""
+    shown, readout = network.output_source, network.readout
+    if shown in pooled:
+        shown = build.add("Squeeze", [shown, build.axes(-2)], "/shown")
+    if readout is None:
+        build.add("Identity", [shown], STEP_LOGITS)
+        build.add("ReduceMean", [shown, build.axes(0)], LOGITS, keepdims=0)
+        return
+    # see export.network.Readout
+    tokens = build.scalar(1)
+    if network.sums_tokens:
+        tokens = build.add("ReduceSum", [TOKEN_MASK, build.axes(-2)], "/tokens", keepdims=0)
+    bias = build.add("Mul", [tokens, build.weight("/readout_bias", readout.bias)], "/bias")
+    biased = build.add("Add", [shown, bias], "/biased")
+    total = build.add("ReduceSum", [biased, build.axes(0)], "/total", keepdims=0)
+    steps = build.add("Squeeze", [build.add("Shape", [shown], "/steps", end=1)], "/step_count")
+    unit = build.weight("/readout_unit", readout.unit, np.float64)
+
+    def in_float(value: str, count: str, output: str) -> None:
+        numbers, counts = (build.add("Cast", [v], f"{v}/in_float", to=TensorProto.DOUBLE) for v in (value, count))
+        build.add("Div", [build.add("Mul", [numbers, unit], f"{value}/in_units"), counts], output)
+
+    in_float(biased, tokens, STEP_LOGITS)
+    in_float(total, build.add("Mul", [tokens, steps], "/token_steps"), LOGITS)
 
 
 def _pooled(network: Network) -> set[str]:
@@ -189,11 +244,11 @@ def _pooled(network: Network) -> set[str]:
 
 
 def _inputs(network: Network, build: OnnxBuilder) -> list[onnx.ValueInfoProto]:
-    rows = ["batch", "tokens"]
+    rows: list[int | str | None] = ["batch", "tokens"]
     if network.token_encoding is not None:
         first = helper.make_tensor_value_info(INPUT_IDS, TensorProto.INT64, rows)
     else:
-        shape = ["time_steps", *rows, network.input_features]
+        shape: list[int | str | None] = ["time_steps", *rows, network.input_features]
         first = helper.make_tensor_value_info(network.input_name, build.element_type, shape)
     ignored = "; ignored: padding counts as ordinary tokens" if network.attend_to_padding else ""
     mask = helper.make_tensor_value_info(
@@ -206,19 +261,21 @@ def _outputs(
     network: Network, build: OnnxBuilder, pooled: set[str], steps: int | str, spikes: bool
 ) -> list[onnx.ValueInfoProto]:
     def value(name: str, node: str, features: int) -> onnx.ValueInfoProto:
-        tokens = 1 if node in pooled else "tokens"
-        return helper.make_tensor_value_info(name, build.element_type, [steps, "batch", tokens, features])
+        tokens: int | str = 1 if node in pooled else "tokens"
+        shape: list[int | str | None] = [steps, "batch", tokens, features]
+        return helper.make_tensor_value_info(name, build.element_type, shape)
 
     rows = ["batch"] if network.output_source in pooled else ["batch", "tokens"]
     shape: list[int | str | None] = [*rows, network.output_features]
-    found = [helper.make_tensor_value_info(LOGITS, build.element_type, shape)]
+    logits_type = TensorProto.DOUBLE if network.is_integer else build.element_type
+    found = [helper.make_tensor_value_info(LOGITS, logits_type, shape)]
     for node in network.spiking_nodes:
         if spikes:
             found.append(value(node.name, node.name, node.operator.out_features))
         if build.membrane_potentials:
             found.append(value(POTENTIAL.format(node.name), node.name, node.operator.out_features))
-    if spikes and network.output_source not in {node.name for node in network.spiking_nodes}:
-        found.append(value(network.output_source, network.output_source, network.output_features))
+    if spikes:
+        found.append(helper.make_tensor_value_info(STEP_LOGITS, logits_type, [steps, *shape]))
     return found
 
 
@@ -233,8 +290,7 @@ def _about(network: Network, precision: str, time_steps: int | None) -> dict[str
         "attend_to_padding": network.attend_to_padding,
         "input": network.input_name,
         "input_features": network.input_features,
-        "output": network.output_source,
-        "decoding": "logits are the mean over time steps",
+        "decoding": decoding(network)["decoding"],
         "layout": "activations are (time steps, batch, tokens, features)",
         "spiking_nodes": [node.name for node in network.spiking_nodes],
         "neurons": {node.name: _semantics(node) for node in network.spiking_nodes},
@@ -242,15 +298,15 @@ def _about(network: Network, precision: str, time_steps: int | None) -> dict[str
     }
     if encoding is not None:
         own.update(vocabulary=encoding.vocabulary, positions=encoding.positions)
-    if time_steps is not None:
-        own["time_steps"] = time_steps
+    counts = {key: getattr(network, key) for key in COUNTS} | {"time_steps": time_steps}
+    own.update({key: count for key, count in counts.items() if count is not None})
     kept = {key: value for key, value in network.metadata.items() if key not in ONLY_IN_NIR}
     return {**kept, **own}
 
 
 def _semantics(node: Node) -> dict[str, Any]:
     neuron = node.operator
-    assert isinstance(neuron, LeakyIntegrateAndFire | Heaviside)
+    assert isinstance(neuron, LeakyIntegrateAndFire | IntegerLeakyIntegrateAndFire | Heaviside)
     return {"operator": neuron.name, "update": neuron.update, "parameters": _ranges(neuron.parameters())}
 
 

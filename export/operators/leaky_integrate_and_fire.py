@@ -441,6 +441,17 @@ class IntegerLeakyIntegrateAndFire(Operator):
         return self.threshold.shape[0]
 
     @property
+    def update(self) -> str:
+        """The equations of one step, in their order, in words a file can carry."""
+        return (
+            "u = wrap24(a << 6); v = t(v (4096 - decay)) + u + (bias_mantissa << bias_exponent)"
+            + (" - s_before (threshold << 6)" if self.reset == "subtract" else "")
+            + f"; v clipped to +-(2^23 - 1); s = v {'>=' if self.fire_on_equal else '>'} threshold << 6"
+            + ("; v = 0 where s" if self.reset == "zero" else "")
+            + "; t(x) = sign(x) floor(|x| / 4096)"
+        )
+
+    @property
     def bias(self) -> Array:
         """Bias in units of the potential, ``(features,)``."""
         return self.bias_mantissa << self.bias_exponent
@@ -493,11 +504,7 @@ class IntegerLeakyIntegrateAndFire(Operator):
                 "fire_on_equal": bool(self.fire_on_equal),
                 "unit": np.asarray(self.unit, np.float64),
                 "axes": "each feature of each token by itself, over time steps",
-                "formula": "u = wrap24(a << 6); v = t(v (4096 - decay)) + u + (bias_mantissa << bias_exponent)"
-                + (" - s_before (threshold << 6)" if self.reset == "subtract" else "")
-                + f"; v clipped to +-(2^23 - 1); s = v {'>=' if self.fire_on_equal else '>'} threshold << 6"
-                + ("; v = 0 where s" if self.reset == "zero" else "")
-                + "; t(x) = sign(x) floor(|x| / 4096); a * unit and v * unit / 64 are the float values",
+                "formula": f"{self.update}; a * unit and v * unit / 64 are the float values",
             },
         )
 

@@ -15,10 +15,10 @@ import numpy as np
 from export.network import Network
 from export.onnx_format import onnx_is_missing
 from export.onnx_format.file import read_onnx, write_onnx
-from export.onnx_format.graph import ATTENTION_MASK, INPUT_IDS, LOGITS, to_onnx
+from export.onnx_format.graph import ATTENTION_MASK, INPUT_IDS, LOGITS, PRECISIONS, STEP_LOGITS, to_onnx
 from export.onnx_format.operators import POTENTIAL
 from hardware.errors import RunnerError
-from hardware.runners.runner import Runner, check_batch, check_time_steps, float_type
+from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
 
 try:
@@ -28,13 +28,13 @@ except ModuleNotFoundError as error:
 
 
 class OnnxRunner(Runner):
-    """Runs a network, or a file, in float64 or float32.
+    """Runs a network, or a file, in float64 or float32, an integer network in integers.
 
     Parameters
     ----------
     model : Network or Path
         A file must have been exported with its spikes as outputs.
-    precision : {"float64", "float32"}
+    precision : {"float64", "float32", "integer"}
         For a file, the one it was written in.
     time_steps : int, optional
         In place of the graph's own; a file has its own.
@@ -56,13 +56,13 @@ class OnnxRunner(Runner):
         time_steps: int | None = None,
         record_membrane_potentials: bool = False,
     ) -> None:
-        float_type(precision)
         check_time_steps(time_steps)
         self.precision = precision
         self.record_membrane_potentials = record_membrane_potentials
         with tempfile.TemporaryDirectory(prefix="spikebert-onnx-") as scratch:
             path = model
             if isinstance(model, Network):
+                number_type(model, precision)
                 path = write_onnx(
                     Path(scratch) / "graph.onnx",
                     to_onnx(
@@ -89,7 +89,7 @@ class OnnxRunner(Runner):
             raise RunnerError(f"{file.path}: computes in {file.precision}, not {self.precision}; export it again")
         if time_steps is not None and file.time_steps is not None and time_steps != file.time_steps:
             raise RunnerError(f"{file.path}: runs {file.time_steps} time steps, not {time_steps}; export it again")
-        wanted = [*file.spiking_nodes, file.output_source]
+        wanted = [*file.spiking_nodes, STEP_LOGITS]
         if self.record_membrane_potentials:
             wanted += [POTENTIAL.format(name) for name in file.spiking_nodes]
         missing = [name for name in wanted if name not in file.outputs]
@@ -111,22 +111,21 @@ class OnnxRunner(Runner):
         batch = check_batch(file, inputs, token_mask, file.time_steps)
         feeds: dict[str, np.ndarray] = {ATTENTION_MASK: batch.mask.astype(np.int64)}
         if batch.values is not None:
-            feeds[file.input_name] = batch.values.astype(self.precision)
+            feeds[file.input_name] = batch.values.astype(PRECISIONS[self.precision])
         else:
             assert batch.input_ids is not None
             feeds[INPUT_IDS] = batch.input_ids
-        names = list(dict.fromkeys([LOGITS, *file.outputs]))
+        names = list(file.outputs)
         try:
             found = dict(zip(names, self._session.run(names, feeds), strict=True))
         except Exception as error:  # see above
             raise RunnerError(f"{file.path}: ONNX Runtime fails: {error}") from error
-        shown, logits = found[file.output_source], found[LOGITS]
         potentials = file.spiking_nodes if self.record_membrane_potentials else ()
         return Trace(
             spikes={name: found[name].astype(np.uint8) for name in file.spiking_nodes},
-            logits=logits,
+            logits=found[LOGITS],
             mask=batch.mask,
-            outputs=shown[..., 0, :] if logits.ndim == 2 else shown,
+            outputs=found[STEP_LOGITS],
             membrane_potentials={name: found[POTENTIAL.format(name)] for name in potentials},
             thresholds=dict(file.thresholds),
             input_ids=batch.input_ids,

@@ -118,6 +118,10 @@ class TakesInputs(Protocol):
     def max_tokens(self) -> int | None:
         """Longest sentence it is sure to compute rightly."""
 
+    @property
+    def input_limit(self) -> int | None:
+        """Largest magnitude of input values that it is sure to compute rightly."""
+
 
 def check_batch(network: TakesInputs, inputs: Any, token_mask: Any, time_steps: int | None) -> Batch:
     """Check inputs against a network.

@@ -22,6 +22,7 @@ from export import (
     UnsupportedOperatorError,
     build_graph,
     parse_graph,
+    quantize,
     read_nir,
     to_nir,
     to_onnx,
@@ -346,3 +347,56 @@ def test_a_graph_read_from_a_file_is_written_as_well(tiny_model: Any, padded_bat
     assert compare(expected, run(graph, *padded_batch, runner="onnx")).equal
     again = build_graph(parse_graph(graph), "float64")
     assert compare(expected, run(again, *padded_batch, runner="onnx")).equal
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole numbers.
+
+
+@pytest.fixture(scope="module")
+def integer_graph(tiny_model: Any, padded_batch: Batch) -> Any:
+    return quantize(to_nir(tiny_model), calibration=padded_batch)
+
+
+def test_integer_files_fire_the_spikes_of_the_integer_graph(
+    integer_graph: Any, padded_batch: Batch, tmp_path: Path
+) -> None:
+    expected = run(integer_graph, *padded_batch, precision="integer", record_membrane_potentials=True)
+    path = write_onnx(tmp_path / "model.onnx", to_onnx(integer_graph, spikes=True, membrane_potentials=True))
+    check_onnx(path)
+    with open_runner(path, "onnx", "integer", record_membrane_potentials=True) as runner:
+        trace = runner.run(*padded_batch)
+    evaluator = ReferenceEvaluator(str(path))
+    found = dict(zip(evaluator.output_names, evaluator.run(None, _feeds(padded_batch)), strict=True))
+    assert sum(int(spikes.sum()) for spikes in expected.spikes.values()) > 100
+    for name, spikes in expected.spikes.items():
+        potential = expected.membrane_potentials[name][:, expected.mask]
+        assert np.array_equal(trace.spikes[name], spikes), name
+        assert np.array_equal(trace.membrane_potentials[name][:, expected.mask], potential), name
+        assert np.array_equal(found[name], spikes), name
+        assert np.array_equal(found[f"{name}.membrane_potential"][:, expected.mask], potential), name
+        assert np.array_equal(trace.thresholds[name], expected.thresholds[name]), name
+    for logits, outputs in ((trace.logits, trace.outputs), (found["logits"], found["step_logits"])):
+        assert np.array_equal(logits, expected.logits)
+        assert np.array_equal(outputs, expected.outputs)
+
+
+def test_integer_files_hold_8_bit_weights_and_multiply_spikes_in_integers(integer_graph: Any) -> None:
+    model = to_onnx(integer_graph)
+    kinds = {node.op_type for node in model.graph.node}
+    assert {"MatMulInteger", "BitShift"} <= kinds
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    narrow = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    assert types["block00_qkv_affine/weight"] in narrow
+    assert types["embedding/words"] in narrow
+    floats = [name for name, kind in types.items() if kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)]
+    assert floats == ["/readout_unit"]
+
+
+def test_a_precision_that_is_not_the_graphs_is_refused(integer_graph: Any, tiny_model: Any) -> None:
+    with pytest.raises(UnsupportedOperatorError, match="its precision is 'integer', not 'float32'"):
+        to_onnx(integer_graph, "float32")
+    with pytest.raises(UnsupportedOperatorError, match="quantize it first"):
+        to_onnx(tiny_model, "integer")
+    with pytest.raises(RunnerError, match="integer graph"):
+        open_runner(integer_graph, "onnx", "float64")
