@@ -101,6 +101,8 @@ class OnnxFile:
         Longest sentence and largest input value that an integer graph was quantized for.
     spiking_nodes : tuple of str
         In topological order.
+    operators, neurons : dict
+        Name of each node's operator; semantics of each spiking node: its ``update`` equations and parameters.
     outputs : tuple of str
     thresholds : dict of str to ndarray
         ``(D,)`` for each spiking node.
@@ -120,6 +122,8 @@ class OnnxFile:
     max_tokens: int | None
     input_limit: int | None
     spiking_nodes: tuple[str, ...]
+    operators: dict[str, str]
+    neurons: dict[str, dict[str, Any]]
     outputs: tuple[str, ...]
     thresholds: dict[str, np.ndarray]
     metadata: dict[str, str]
@@ -151,6 +155,11 @@ def load_onnx(path: str | Path) -> onnx.ModelProto:
     return model
 
 
+def is_ours(model: onnx.ModelProto) -> bool:
+    """Return whether a model's metadata say that `to_onnx` wrote it."""
+    return any(entry.key == "format" and entry.value == FORMAT for entry in model.metadata_props)
+
+
 def read_onnx(path: str | Path) -> OnnxFile:
     """Read one of our ONNX files, without its external data.
 
@@ -162,7 +171,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     path = Path(path)
     model = load_onnx(path)
     text = {entry.key: entry.value for entry in model.metadata_props}
-    if text.get("format") != FORMAT:
+    if not is_ours(model):
         raise OnnxFileError(f"{path}: was not written by spikebert: its metadata do not say format {FORMAT}")
     said = _Metadata(path, text)
     version = said.take("format_version", int)
@@ -176,6 +185,11 @@ def read_onnx(path: str | Path) -> OnnxFile:
     spiking = said.take("spiking_nodes", list)
     if not all(isinstance(name, str) for name in spiking):
         raise OnnxFileError(f"{path}: metadata spiking_nodes is not a list of names")
+    operators, neurons = said.take("operators", dict), said.take("neurons", dict)
+    if not all(isinstance(operator, str) for operator in operators.values()):
+        raise OnnxFileError(f"{path}: metadata operators is not names by node")
+    if not all(isinstance(neuron, dict) and isinstance(neuron.get("update"), str) for neuron in neurons.values()):
+        raise OnnxFileError(f"{path}: metadata neurons does not hold the equations of each")
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
     return OnnxFile(
         path=path,
@@ -188,6 +202,8 @@ def read_onnx(path: str | Path) -> OnnxFile:
         attend_to_padding=said.take("attend_to_padding", bool),
         **{key: said.take(key, int) if key in text else None for key in COUNTS},
         spiking_nodes=tuple(spiking),
+        operators=operators,
+        neurons=neurons,
         outputs=tuple(output.name for output in model.graph.output),
         thresholds={
             name: numpy_helper.to_array(arrays[f"{name}/threshold"], base_dir=str(path.parent))
