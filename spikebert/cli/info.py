@@ -78,7 +78,7 @@ def _explain_nir(path: Path) -> tuple[dict[str, Any], Table]:
     from export.nir_file import read_network
 
     graph, network = read_network(path)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for node in network.nodes:
         operator = node.operator
         written = graph.nodes.get(node.name)
