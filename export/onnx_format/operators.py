@@ -179,7 +179,7 @@ def write_integer_neuron(build: OnnxBuilder, name: str, operator: IntegerLeakyIn
         current = _wrapped_current(body, name, activation)
         share = build.weight(f"{name}/kept_share", DECAY_UNITY - operator.decay)
         product = body.add("Mul", [before, share], f"{name}/product")
-        # towards zero is down, but up for negative numbers; ONNX Runtime's Sign of int64 looks at 32 bits only
+        # towards zero is down, but up for negative numbers; ONNX Runtime's Sign says -1 for an int64 of 2^31
         negative = body.cast(body.add("Less", [product, body.scalar(0)], f"{name}/below_zero"), f"{name}/negative")
         lift = body.add("Mul", [negative, body.scalar(DECAY_UNITY - 1)], f"{name}/lift")
         kept = body.shift_right(body.add("Add", [product, lift], f"{name}/to_shift"), DECAY_BITS, f"{name}/kept")
