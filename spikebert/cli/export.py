@@ -174,9 +174,9 @@ def _load_graph(
         graph = read_nir(source)
         integers = (graph.metadata.get("precision") == "integer", precision == "integer")
         if precision is not None and integers[0] != integers[1]:
-            found = "integer" if integers[0] else "float"
+            found = "an integer" if integers[0] else "a float"
             raise ConfigurationError(
-                f"{source}: is a {found} graph and stays one; spikebert quantize makes integers of floats"
+                f"{source}: is {found} graph and stays one; spikebert quantize makes integers of floats"
             )
         return graph, {"source_sha256": file_sha256(source)}
     from export import to_nir

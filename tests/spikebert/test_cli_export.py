@@ -102,6 +102,22 @@ def test_verify_runs_onnx(checkpoint: Path) -> None:
     assert found["spikes_compared"] > 0
 
 
+def test_an_integer_graph_becomes_an_integer_file(files: dict[str, Path], tmp_path: Path) -> None:
+    from export import quantize, read_nir, write_nir
+
+    integer = write_nir(tmp_path / "integer.nir", quantize(read_nir(files["nir"]), calibration=(IDS, IDS > 0)))
+    found = _json("export", "onnx", integer, "-o", tmp_path / "integer.onnx", "--spikes")
+    assert found["precision"] == _json("info", tmp_path / "integer.onnx")["precision"] == "integer"
+    ids = ("--ids", files["nir"].parent / "ids.npy")
+    onnx_run, reference = (_json("simulate", path, *ids) for path in (tmp_path / "integer.onnx", integer))
+    assert onnx_run["precision"] == reference["precision"] == "integer"
+    assert onnx_run["logits"] == reference["logits"]
+    assert onnx_run["firing_rates"] == reference["firing_rates"]
+    for kind in ("nir", "onnx"):
+        out = ("-o", tmp_path / "out", "--precision", "float32")
+        _refused("export", kind, integer, *out, said="is an integer graph and stays one")
+
+
 @pytest.mark.parametrize("kind", ["nir", "onnx"])
 def test_conversions_write_over_nothing(kind: str, files: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / f"model.{kind}"
@@ -128,7 +144,16 @@ def test_bad_sources_end_with_a_reason(kind: str, files: dict[str, Path], tmp_pa
 
 
 def test_bad_use_of_onnx_ends_with_a_reason(files: dict[str, Path], tmp_path: Path) -> None:
-    _refused("export", "onnx", files["nir"], "-o", tmp_path / "out", "--precision", "integer", said="quantize it first")
+    _refused(
+        "export",
+        "onnx",
+        files["nir"],
+        "-o",
+        tmp_path / "out",
+        "--precision",
+        "integer",
+        said="makes integers of floats",
+    )
     ids = ("--ids", files["nir"].parent / "ids.npy")
     _refused("simulate", files["onnx"], *ids, "--runner", "reference", said="only --runner onnx runs an ONNX file")
     _refused("simulate", files["onnx"], *ids, "--precision", "float32", said="computes in float64, not float32")
