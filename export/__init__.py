@@ -7,15 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.errors import GraphError, NirFileError, UnsupportedOperatorError
+    from export.errors import GraphError, NirFileError, OnnxFileError, UnsupportedOperatorError
     from export.from_spikebert import to_nir
     from export.network import Network, build_graph, parse_graph
     from export.nir_file import read_nir, write_nir
+    from export.onnx_format.file import write_onnx
+    from export.onnx_format.graph import to_onnx
     from export.passes.quantize import quantize, quantize_with_report
 
 _HOMES = {
     "GraphError": "export.errors",
     "NirFileError": "export.errors",
+    "OnnxFileError": "export.errors",
     "UnsupportedOperatorError": "export.errors",
     "to_nir": "export.from_spikebert",
     "Network": "export.network",
@@ -25,12 +28,15 @@ _HOMES = {
     "quantize_with_report": "export.passes.quantize",
     "read_nir": "export.nir_file",
     "write_nir": "export.nir_file",
+    "write_onnx": "export.onnx_format.file",
+    "to_onnx": "export.onnx_format.graph",
 }
 
 __all__ = [
     "GraphError",
     "Network",
     "NirFileError",
+    "OnnxFileError",
     "UnsupportedOperatorError",
     "build_graph",
     "parse_graph",
@@ -38,7 +44,9 @@ __all__ = [
     "quantize_with_report",
     "read_nir",
     "to_nir",
+    "to_onnx",
     "write_nir",
+    "write_onnx",
 ]
 
 

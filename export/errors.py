@@ -19,3 +19,7 @@ class ChipLimitError(GraphError):
 
 class NirFileError(SpikeBertError):
     """A NIR file cannot be read or written. Names the file and what is wrong with it."""
+
+
+class OnnxFileError(SpikeBertError):
+    """An ONNX file cannot be read or written, or is not one of ours. Names the file and what is wrong with it."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import nir
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from export.errors import UnsupportedOperatorError
@@ -117,8 +118,12 @@ def to_nir(
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    """Return a tensor as float64, which holds every float32 exactly; `build_graph` stores the precision asked for."""
-    return tensor.detach().cpu().double().numpy()
+    """Return a copy in the tensor's own precision, float32 for anything narrower; `build_graph` stores what is asked.
+
+    A view would be enough to write, but then whoever trains on would change the graph too.
+    """
+    tensor = tensor.detach().cpu()
+    return (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy().copy()
 
 
 def _affine(linear: nn.Linear) -> Affine:

@@ -322,9 +322,7 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
         except UnsupportedOperatorError as error:
             raise UnsupportedOperatorError(f"{node.name}: {error}") from error
         edges.extend((source, node.name) for source in summands(node.sources[0]))
-    nodes[network.output_name] = nir.Output(
-        {"output": np.array([network.output_features])}, metadata=_decoding(network)
-    )
+    nodes[network.output_name] = nir.Output({"output": np.array([network.output_features])}, metadata=decoding(network))
     edges.extend((source, network.output_name) for source in summands(network.output_source))
     non_standard = [name for name, node in nodes.items() if node.metadata.get("standard") is False]
     metadata: dict[str, Any] = {
@@ -345,7 +343,8 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
     return nir.NIRGraph(nodes, edges, metadata=metadata)
 
 
-def _decoding(network: Network) -> dict[str, Any]:
+def decoding(network: Network) -> dict[str, Any]:
+    """Return what the metadata of an output node say of how to read it."""
     readout = network.readout
     if readout is None:
         return {"decoding": "mean over time steps"}

@@ -226,7 +226,7 @@ def integer_inverse_square_root(x: Array) -> Array:
     ``r (3 - M r^2) / 2`` squares that error and halves it thrice over, so that two leave less than 2^-27 with what the
     30 fraction bits cut off, and the rounding to 24 bits less than 2^-24 of a number of at least one half.
     """
-    root = _table()[(x >> (RADICAND_BITS - TABLE_BITS)) - (1 << (TABLE_BITS - 2))]
+    root = inverse_square_root_table()[(x >> (RADICAND_BITS - TABLE_BITS)) - (1 << (TABLE_BITS - 2))]
     scaled = x >> (RADICAND_BITS - 2 - ROOT_BITS)
     for _ in range(2):
         square = (root * root) >> ROOT_BITS
@@ -235,7 +235,7 @@ def integer_inverse_square_root(x: Array) -> Array:
 
 
 @lru_cache(maxsize=1)
-def _table() -> Array:
+def inverse_square_root_table() -> Array:
     """Return ``2^30 / sqrt(M)`` at the middle of each of 192 parts of [1, 4), from whole numbers alone."""
     return np.array(
         [isqrt((1 << (2 * ROOT_BITS + 7)) // (2 * part + 1)) for part in range(1 << (TABLE_BITS - 2), 1 << TABLE_BITS)],

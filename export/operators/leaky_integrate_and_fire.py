@@ -117,6 +117,11 @@ class LeakyIntegrateAndFire(Operator):
         return {name: value for name, value in super().parameters().items() if name != unused}
 
     @property
+    def update(self) -> str:
+        """The equations of one step, in their order, in words a file can carry."""
+        return _with_test(_UPDATE[self.decay_input, self.reset], self.fire_on_equal)
+
+    @property
     def in_features(self) -> int:
         """One current for each neuron."""
         return self.threshold.shape[0]
@@ -215,6 +220,10 @@ _UPDATE = {
     (False, "zero"): "U[t] = (beta * U[t-1]) + I[t]; S[t] = U[t] > threshold; U[t] = 0 where S[t]",
     (True, "zero"): "U[t] = U[t-1] + (I[t] - U[t-1]) / tau; S[t] = U[t] > threshold; U[t] = 0 where S[t]",
 }
+
+
+def _with_test(equations: str, fire_on_equal: bool) -> str:
+    return equations.replace("> threshold", ">= threshold") if fire_on_equal else equations
 
 
 def leaky_integrate_and_fire(neuron: LeakyIntegrateAndFire, x: Array, potential: Array, spikes: Array) -> Array:
@@ -452,6 +461,17 @@ class IntegerLeakyIntegrateAndFire(Operator):
         return self.threshold.shape[0]
 
     @property
+    def update(self) -> str:
+        """The equations of one step, in their order, in words a file can carry."""
+        return (
+            "u = wrap24(a << 6); v = t(v (4096 - decay)) + u + (bias_mantissa << bias_exponent)"
+            + (" - s_before (threshold << 6)" if self.reset == "subtract" else "")
+            + f"; v clipped to +-(2^23 - 1); s = v {'>=' if self.fire_on_equal else '>'} threshold << 6"
+            + ("; v = 0 where s" if self.reset == "zero" else "")
+            + "; t(x) = sign(x) floor(|x| / 4096)"
+        )
+
+    @property
     def bias(self) -> Array:
         """Bias in units of the potential, ``(features,)``."""
         return self.bias_mantissa << self.bias_exponent
@@ -504,11 +524,7 @@ class IntegerLeakyIntegrateAndFire(Operator):
                 "fire_on_equal": bool(self.fire_on_equal),
                 "unit": np.asarray(self.unit, np.float64),
                 "axes": "each feature of each token by itself, over time steps",
-                "formula": "u = wrap24(a << 6); v = t(v (4096 - decay)) + u + (bias_mantissa << bias_exponent)"
-                + (" - s_before (threshold << 6)" if self.reset == "subtract" else "")
-                + f"; v clipped to +-(2^23 - 1); s = v {'>=' if self.fire_on_equal else '>'} threshold << 6"
-                + ("; v = 0 where s" if self.reset == "zero" else "")
-                + "; t(x) = sign(x) floor(|x| / 4096); a * unit and v * unit / 64 are the float values",
+                "formula": f"{self.update}; a * unit and v * unit / 64 are the float values",
             },
         )
 
@@ -571,6 +587,11 @@ class Heaviside(Operator):
 
     threshold: Array
     fire_on_equal: bool = False
+
+    @property
+    def update(self) -> str:
+        """The equation of one step, in words a file can carry."""
+        return _with_test("S[t] = I[t] > threshold", self.fire_on_equal)
 
     @property
     def in_features(self) -> int:

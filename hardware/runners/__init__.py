@@ -1,7 +1,8 @@
-"""The runners: one graph, the same spikes from torch, the NumPy reference, the integer simulator and Lava."""
+"""The runners: one graph, the same spikes from torch, NumPy, the integer simulator, Lava and ONNX Runtime."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import nir
@@ -11,7 +12,7 @@ from hardware.errors import RunnerError
 from hardware.runners.runner import Runner
 from hardware.trace import Trace
 
-RUNNERS = ("torch", "reference", "integer", "lava")
+RUNNERS = ("torch", "reference", "integer", "lava", "onnx")
 
 
 def open_runner(model: Any, runner: str = "reference", precision: str = "float64", **options: Any) -> Runner:
@@ -19,9 +20,9 @@ def open_runner(model: Any, runner: str = "reference", precision: str = "float64
 
     Parameters
     ----------
-    model : nir.NIRGraph, Network or nn.Module
-        A graph; for ``runner="torch"`` the model itself.
-    runner : {"torch", "reference", "integer", "lava"}
+    model : nir.NIRGraph, Network, Path or nn.Module
+        A graph; for ``runner="torch"`` the model itself; for ``runner="onnx"`` also the path of an ONNX file of ours.
+    runner : {"torch", "reference", "integer", "lava", "onnx"}
     precision : {"float64", "float32", "integer"}
         ``"integer"`` for integer graphs, and for them only.
     options
@@ -44,6 +45,10 @@ def open_runner(model: Any, runner: str = "reference", precision: str = "float64
         from hardware.runners.torch_runner import TorchRunner
 
         return TorchRunner(model, precision, **options)
+    if runner == "onnx" and isinstance(model, Path):
+        from hardware.runners.onnx_runner import OnnxRunner
+
+        return OnnxRunner(model, precision, **options)
     if not is_graph:
         raise RunnerError(
             f"runner {runner!r} runs a NIR graph, not {type(model).__name__}; export it with to_nir first"
@@ -57,6 +62,10 @@ def open_runner(model: Any, runner: str = "reference", precision: str = "float64
         from hardware.runners.integer import IntegerRunner
 
         return IntegerRunner(network, precision, **options)
+    if runner == "onnx":
+        from hardware.runners.onnx_runner import OnnxRunner
+
+        return OnnxRunner(network, precision, **options)
     from hardware.runners.reference import ReferenceRunner
 
     return ReferenceRunner(network, precision, **options)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from export.network import INTEGER, Network
+from export.network import INTEGER, Network, TokenEncoding
 from hardware.errors import RunnerError
 from hardware.trace import Trace
 
@@ -91,7 +91,39 @@ class Batch:
         return None if self.mask.all() else self.mask[..., None]
 
 
-def check_batch(network: Network, inputs: Any, token_mask: Any, time_steps: int | None) -> Batch:
+class TakesInputs(Protocol):
+    """What inputs are checked against: a `Network`, or a file that says the same of itself."""
+
+    @property
+    def token_encoding(self) -> TokenEncoding | None:
+        """How token ids become inputs; None where values are taken."""
+
+    @property
+    def input_features(self) -> int:
+        """Width of the input."""
+
+    @property
+    def time_steps(self) -> int | None:
+        """Steps a sentence is shown for."""
+
+    @property
+    def attend_to_padding(self) -> bool:
+        """Whether padding counts as ordinary tokens."""
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it computes in whole numbers."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest sentence it is sure to compute rightly."""
+
+    @property
+    def input_limit(self) -> int | None:
+        """Largest magnitude of input values that it is sure to compute rightly."""
+
+
+def check_batch(network: TakesInputs, inputs: Any, token_mask: Any, time_steps: int | None) -> Batch:
     """Check inputs against a network.
 
     Raises

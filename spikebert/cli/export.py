@@ -1,88 +1,206 @@
-"""``spikebert export``: a checkpoint as a file other tools read."""
+"""``spikebert export``: a checkpoint or a NIR file as a file other tools read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from spikebert.cli.application import LazyGroup, common_options, messages, print_json, refuse_overwrite
+from spikebert.cli.application import (
+    Function,
+    LazyGroup,
+    common_options,
+    messages,
+    print_json,
+    refuse_overwrite,
+)
+from spikebert.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import nir
+
+NIR_SUFFIX = ".nir"
+FLOAT_PRECISIONS = ("float32", "float64")
 
 
 @click.group(cls=LazyGroup)
 def export() -> None:
-    """Write a checkpoint in a format of other tools."""
+    """Write a checkpoint or a NIR file in a format of other tools."""
+
+
+def conversion_options(what: str) -> Callable[[Function], Function]:
+    """Add the source, ``-o``, ``--precision`` and ``--force``, which every conversion takes."""
+
+    def add(function: Function) -> Function:
+        for option in (
+            click.option("--force", is_flag=True, help="Write over an existing file."),
+            click.option(
+                "--data-dir",
+                type=click.Path(path_type=Path, file_okay=False),
+                help="Folder with TASK/train.tsv  [default: SPIKEBERT_DATA, else the hub].",
+            ),
+            click.option(
+                "--calibration",
+                help="To quantize a checkpoint: sentences to choose scales on, a task (its training split) or a file.",
+            ),
+            click.option(
+                "--precision",
+                type=click.Choice([*FLOAT_PRECISIONS, "integer"]),
+                help="Of the numbers in the file; integer quantizes a checkpoint, see spikebert quantize  [default: "
+                "float32; integer for an integer graph].",
+            ),
+            click.option(
+                "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"{what} file to write."
+            ),
+            click.argument("source", metavar="CHECKPOINT|MODEL.nir"),
+        ):
+            function = option(function)
+        return function
+
+    return add
 
 
 @export.command("nir")
-@click.argument("checkpoint")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="NIR file to write.")
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "float64", "integer"]),
-    default="float32",
-    show_default=True,
-    help="Of the weights; integer quantizes, see spikebert quantize.",
-)
-@click.option(
-    "--calibration", help="For integers: sentences to choose scales on, a task (its training split) or a file."
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder with TASK/train.tsv [default: SPIKEBERT_DATA, else the hub].",
-)
-@click.option("--force", is_flag=True, help="Write over an existing file.")
+@conversion_options("NIR")
 @common_options
 def nir_command(
-    checkpoint: str,
+    source: str,
     output: Path,
-    precision: str,
+    precision: str | None,
     calibration: str | None,
     data_dir: Path | None,
     force: bool,
     seed: int,
     as_json: bool,
 ) -> None:
-    """Write CHECKPOINT as a NIR graph.
+    """Write a checkpoint as a NIR graph; or a NIR file anew, in another precision or as one of ours.
 
     \b
     Examples:
       spikebert export nir default -o model.nir
       spikebert export nir default -o integer.nir --precision integer --calibration sst2 --data-dir DATA
     """
-    from export import parse_graph, read_nir, to_nir, write_nir
-    from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
-    from spikebert.cli.quantization import CALIBRATION_SENTENCES, quantize_checkpoint, read_calibration
-    from spikebert.errors import ConfigurationError
-    from spikebert.provenance import file_sha256, run_record, seed_everything
+    from export import build_graph, parse_graph, read_nir, write_nir
 
-    if (precision == "integer") != (calibration is not None):
-        raise ConfigurationError("--precision integer needs --calibration, and nothing else takes it")
-    refuse_overwrite(output, force)
-    seed_everything(seed)
-    sha256 = checkpoint_sha256(checkpoint)
-    if calibration is not None:
-        config = load_model(checkpoint).config
-        longest = config.max_position_embeddings if config.position_embedding_type != "none" else None
-        ids = read_calibration(calibration, load_tokenizer(checkpoint), data_dir, CALIBRATION_SENTENCES, longest)
-        graph, _ = quantize_checkpoint(checkpoint, ids)
-    else:
-        graph = to_nir(load_model(checkpoint), precision, metadata={"checkpoint_sha256": sha256})  # type: ignore[arg-type]
+    _check_places(source, output, force)
+    graph, about = _load_graph(source, precision, calibration, data_dir, seed)
+    if _is_graph(source):
+        network = parse_graph(graph)
+        network.metadata.update(about)
+        graph = build_graph(network, precision or str(network.metadata.get("precision", "float32")))
     write_nir(output, graph)
     network = parse_graph(read_nir(output))
     summary = {
-        "file": str(output),
-        "bytes": output.stat().st_size,
-        "sha256": file_sha256(output),
         "nodes": len(graph.nodes),
         "spiking_nodes": [node.name for node in network.spiking_nodes],
-        "precision": precision,
+        "precision": graph.metadata["precision"],
     }
+    said = f"{len(graph.nodes)} nodes, {len(network.spiking_nodes)} of them spiking"
+    _report(output, summary, about, said, seed, as_json)
+
+
+@export.command("onnx")
+@conversion_options("ONNX")
+@click.option("--spikes", is_flag=True, help="Show every spiking node's spikes as an output of its name.")
+@click.option("--membrane-potentials", is_flag=True, help="Show every spiking node's potential too.")
+@click.option("--time-steps", type=click.IntRange(min=1), help="In place of the model's own.")
+@common_options
+def onnx_command(
+    source: str,
+    output: Path,
+    precision: str | None,
+    calibration: str | None,
+    data_dir: Path | None,
+    spikes: bool,
+    membrane_potentials: bool,
+    time_steps: int | None,
+    force: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write a checkpoint or a NIR file as ONNX; inputs input_ids and attention_mask, output logits.
+
+    \b
+    Example:
+      spikebert export onnx default -o model.onnx --precision float64 --spikes
+    """
+    from export import to_onnx, write_onnx
+    from export.onnx_format.file import check_onnx
+
+    _check_places(source, output, force)
+    graph, about = _load_graph(source, precision, calibration, data_dir, seed)
+    precision = precision or ("integer" if graph.metadata.get("precision") == "integer" else "float32")
+    model = to_onnx(
+        graph,
+        precision,
+        spikes=spikes,
+        membrane_potentials=membrane_potentials,
+        time_steps=time_steps,
+        metadata=about,
+    )
+    del graph  # as large as the model; what follows needs neither
+    write_onnx(output, model)
+    outputs = [value.name for value in model.graph.output]
+    summary = {"nodes": len(model.graph.node), "outputs": outputs, "precision": precision}
+    said = f"{len(model.graph.node)} nodes, {len(outputs)} outputs, {precision}"
+    del model
+    check_onnx(output)
+    _report(output, summary, about, said, seed, as_json)
+
+
+def _is_graph(source: str) -> bool:
+    return source.endswith(NIR_SUFFIX)
+
+
+def _check_places(source: str, output: Path, force: bool) -> None:
+    refuse_overwrite(output, force)
+    if output.exists() and Path(source).exists() and output.samefile(source):
+        raise ConfigurationError(f"{output}: is what is to be read; write to another file")
+
+
+def _load_graph(
+    source: str, precision: str | None, calibration: str | None, data_dir: Path | None, seed: int
+) -> tuple[nir.NIRGraph, dict[str, str]]:
+    """Return the graph of a checkpoint or file, and the hash of what it was read from."""
+    from spikebert.provenance import file_sha256, seed_everything
+
+    if _is_graph(source):
+        from export import read_nir
+
+        if calibration is not None:
+            raise ConfigurationError(f"{source}: is a graph; spikebert quantize makes an integer graph of it")
+        graph = read_nir(source)
+        integers = (graph.metadata.get("precision") == "integer", precision == "integer")
+        if precision is not None and integers[0] != integers[1]:
+            found = "an integer" if integers[0] else "a float"
+            raise ConfigurationError(
+                f"{source}: is {found} graph and stays one; spikebert quantize makes integers of floats"
+            )
+        return graph, {"source_sha256": file_sha256(source)}
+    from export import to_nir
+    from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
+    from spikebert.cli.quantization import CALIBRATION_SENTENCES, quantize_checkpoint, read_calibration
+
+    if (precision == "integer") != (calibration is not None):
+        raise ConfigurationError("--precision integer needs --calibration, and nothing else takes it")
+    seed_everything(seed)
+    about = {"checkpoint_sha256": checkpoint_sha256(source)}
+    if calibration is None:
+        return to_nir(load_model(source), precision or "float32", metadata=dict(about)), about  # type: ignore[arg-type]
+    config = load_model(source).config
+    longest = config.max_position_embeddings if config.position_embedding_type != "none" else None
+    ids = read_calibration(calibration, load_tokenizer(source), data_dir, CALIBRATION_SENTENCES, longest)
+    return quantize_checkpoint(source, ids)[0], about
+
+
+def _report(output: Path, summary: dict[str, Any], about: dict[str, str], said: str, seed: int, as_json: bool) -> None:
+    from spikebert.provenance import file_sha256, run_record
+
     if as_json:
-        print_json({**summary, **run_record(seed, sha256)})
+        record = {**run_record(seed), **about}
+        size = output.stat().st_size
+        print_json({"file": str(output), "bytes": size, "sha256": file_sha256(output), **summary, **record})
     else:
-        messages.print(
-            f"wrote {output}: {len(graph.nodes)} nodes, {len(network.spiking_nodes)} of them spiking, "
-            f"{output.stat().st_size / 1e6:.1f} MB, read back and checked"
-        )
+        messages.print(f"wrote {output}: {said}, {output.stat().st_size / 1e6:.1f} MB, read back and checked")

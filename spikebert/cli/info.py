@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from spikebert.cli.application import common_options, print_json, results
 from spikebert.errors import ConfigurationError
+
+SHOWN_VALUES = 8
+"""A setting of a layer with more values is not printed."""
 
 
 @click.command()
 @click.argument("path", metavar="FILE")
 @common_options
 def info(path: str, seed: int, as_json: bool) -> None:
-    """Explain a checkpoint (folder, or the word default), a .nir file or a trace (.npz).
+    """Explain a checkpoint (folder, or the word default), a .nir, .onnx, .net or trace file (.npz).
+
+    Nodes, operators and which of them are not standard, parameters, neuron semantics, precision, hash.
 
     \b
     Example:
       spikebert info model.nir
     """
-    if path.endswith(".nir"):
-        facts, table = _explain_nir(Path(path))
-    elif path.endswith(".npz"):
-        facts, table = _explain_trace(Path(path))
+    explain = EXPLAINED.get(Path(path).suffix)
+    if explain is not None:
+        facts, table = explain(Path(path))
     elif Path(path).is_file():
-        raise ConfigurationError(f"{path}: is not a checkpoint folder, a .nir file or a trace (.npz)")
+        raise ConfigurationError(f"{path}: is not a checkpoint folder, a .nir, .onnx or .net file or a trace (.npz)")
     else:
         facts, table = _explain_checkpoint(path)
     if as_json:
@@ -70,20 +76,11 @@ def _explain_checkpoint(name: str) -> tuple[dict[str, Any], Table]:
 
 def _explain_nir(path: Path) -> tuple[dict[str, Any], Table]:
     from export.nir_file import read_network
-    from export.operators import LeakyIntegrateAndFire
-    from spikebert.provenance import file_sha256
 
     graph, network = read_network(path)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for node in network.nodes:
         operator = node.operator
-        detail = ""
-        if isinstance(operator, LeakyIntegrateAndFire):
-            leak = f"tau {operator.tau[0]:g} steps" if operator.decay_input else f"beta {operator.beta[0]:.6g}"
-            detail = (
-                f"{leak}, threshold {operator.threshold[0]:g}, {'>=' if operator.fire_on_equal else '>'}, "
-                f"reset {operator.reset}"
-            )
         written = graph.nodes.get(node.name)
         standard = "edge sum" if written is None else ("no" if not written.metadata.get("standard", True) else "yes")
         rows.append(
@@ -92,27 +89,184 @@ def _explain_nir(path: Path) -> tuple[dict[str, Any], Table]:
                 "operator": operator.name,
                 "features": f"{operator.in_features} -> {operator.out_features}",
                 "standard": standard,
-                "detail": detail,
+                "parameters": _parameters(operator),
+                "detail": _neuron_detail(operator),
                 "reads": " + ".join(node.sources),
             }
         )
     facts = {
         **{key: value for key, value in network.metadata.items() if isinstance(value, str | int | float)},
         "kind": "NIR graph",
-        "file": str(path),
-        "bytes": path.stat().st_size,
-        "sha256": file_sha256(path),
+        **_file_facts(path),
+        "precision": network.metadata.get("precision", "not said"),
         "time_steps": network.time_steps,
         "dt": network.dt,
+        "parameters": sum(row["parameters"] for row in rows),
+        "operators": dict(Counter(row["operator"] for row in rows)),
+        "non_standard_nodes": [row["node"] for row in rows if row["standard"] == "no"],
+        "neuron_equations": dict(Counter(_equations(node.operator) for node in network.spiking_nodes)),
+        "nodes": rows,
+    }
+    return facts, _node_table(rows, "standard")
+
+
+def _parameters(operator: Any) -> int:
+    return sum(value.size for value in operator.parameters().values() if isinstance(value, np.ndarray))
+
+
+def _neuron_detail(operator: Any) -> str:
+    from export.operators import IntegerLeakyIntegrateAndFire, LeakyIntegrateAndFire
+
+    if isinstance(operator, LeakyIntegrateAndFire):
+        leak = f"tau {operator.tau[0]:g} steps" if operator.decay_input else f"beta {operator.beta[0]:.6g}"
+    elif isinstance(operator, IntegerLeakyIntegrateAndFire):
+        leak = f"decay {operator.decay[0]}/4096"
+    else:
+        return ""
+    return (
+        f"{leak}, threshold {operator.threshold[0]:g}, {'>=' if operator.fire_on_equal else '>'}, "
+        f"reset {operator.reset}"
+    )
+
+
+def _equations(operator: Any) -> str:
+    return str(getattr(operator, "update", operator.name))
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    from spikebert.provenance import file_sha256
+
+    return {"file": str(path), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def _node_table(rows: list[dict[str, Any]], last: str) -> Table:
+    table = Table(box=None)
+    for title in ("node", "operator", "features", last):  # in a narrow window only the operator is wrapped
+        table.add_column(title, no_wrap=title != "operator", overflow="fold")
+    for row in rows:
+        table.add_row(*_cells(row, "features", last))
+    return table
+
+
+def _cells(row: dict[str, Any], *columns: str) -> list[str]:
+    """Return a row as printed: node, operator with its detail below, and more; brackets are no markup."""
+    operator = f"{row['operator']}\n{row['detail']}".strip()
+    return [escape(str(text)) for text in (row["node"], operator, *(row[column] for column in columns))]
+
+
+def _explain_onnx(path: Path) -> tuple[dict[str, Any], Table]:
+    """Explain any ONNX file; one of ours by its own nodes, another's by ONNX's."""
+    from export.onnx_format.file import is_ours, load_onnx, read_onnx
+
+    model = load_onnx(path)
+    values = {"inputs": model.graph.input, "outputs": model.graph.output}
+    stored: Counter[str] = Counter()  # a node's weights are called NODE/weight, NODE/bias, …
+    for tensor in model.graph.initializer:
+        owner = tensor.name.partition("/")[0]  # empty for constants that many nodes share
+        stored[owner] += int(np.prod(tensor.dims, dtype=np.int64)) if owner else 0
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    facts: dict[str, Any] = {
+        **said,
+        "kind": "ONNX model",
+        **_file_facts(path),
+        "operator_set": next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None),
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        **{key: [value.name for value in group] for key, group in values.items()},
+        "parameters": sum(stored.values()),
+        "onnx_operators": dict(Counter(node.op_type for node in model.graph.node)),
+        "external_data": sorted(
+            {entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location"}
+        ),
+    }
+    if not is_ours(model):
+        table = Table("ONNX operator", "nodes", box=None)
+        for op_type, count in facts["onnx_operators"].items():
+            table.add_row(escape(op_type), str(count))
+        return facts, table
+    file = read_onnx(path)
+    neurons = file.neurons
+    rows = [
+        {
+            "node": node,
+            "operator": operator,
+            "detail": neurons[node]["update"] if node in neurons else "",
+            "value": "shown" if node in file.outputs else "inside",
+            "parameters": stored[node],
+        }
+        for node, operator in file.operators.items()
+    ]
+    facts.update(
+        precision=file.precision,
+        time_steps=file.time_steps,
+        operators=dict(Counter(file.operators.values())),
+        neurons=neurons,
+        neuron_equations=dict(Counter(neuron["update"] for neuron in neurons.values())),
+        nodes=rows,
+    )
+    table = Table("node", "operator", "value is", "parameters", box=None)
+    for row in rows:
+        table.add_row(*_cells(row, "value", "parameters"))
+    return facts, table
+
+
+def _explain_net(path: Path) -> tuple[dict[str, Any], Table]:
+    """Explain a file of SLAYER or netx (lava-dl): HDF5 with a group for each layer."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            layers = _plain(file, "layer", h5py.Group)
+            if layers is None or not len(layers):
+                raise ConfigurationError(f"{path}: has no group 'layer'; it is HDF5, but not of SLAYER or netx")
+            rows = [_layer_row(layers, name) for name in sorted(layers, key=lambda key: (len(key), key))]
+    except ConfigurationError:
+        raise
+    except Exception as error:  # a damaged file makes h5py raise OSError, KeyError, RuntimeError, TypeError, ...
+        raise ConfigurationError(f"{path}: is not a readable HDF5 file: {type(error).__name__}: {error}") from error
+    facts = {
+        "kind": "SLAYER / netx network",
+        **_file_facts(path),
+        "precision": "integer",
+        "layers": len(rows),
+        "parameters": sum(row["parameters"] for row in rows),
         "operators": dict(Counter(row["operator"] for row in rows)),
         "nodes": rows,
     }
-    table = Table(box=None)
-    for title in ("node", "operator", "features", "standard"):  # in a narrow window only the operator is wrapped
-        table.add_column(title, no_wrap=title != "operator", overflow="fold")
-    for row in rows:
-        table.add_row(row["node"], f"{row['operator']}\n{row['detail']}".strip(), row["features"], row["standard"])
-    return facts, table
+    return facts, _node_table(rows, "parameters")
+
+
+def _plain(group: Any, key: str, kind: type) -> Any:
+    """Return a member of an HDF5 group, None where it is missing, a link to elsewhere or of another kind."""
+    import h5py
+
+    member = group[key] if isinstance(group.get(key, getlink=True), h5py.HardLink) else None
+    return member if isinstance(member, kind) else None
+
+
+def _layer_row(layers: Any, name: str) -> dict[str, Any]:
+    import h5py
+
+    layer = _plain(layers, name, h5py.Group)
+    if layer is None:
+        return {"node": name, "operator": "not a layer", "detail": "", "features": "", "parameters": 0}
+
+    def value(group: Any, key: str) -> str:
+        found = _plain(group, key, h5py.Dataset) if group is not None else None
+        if found is None or found.size > SHOWN_VALUES:
+            return "" if found is None else f"{found.shape} values"
+        array = np.asarray(found[()]).reshape(-1).tolist()
+        return " ".join(entry.decode("utf-8", "replace") if isinstance(entry, bytes) else f"{entry}" for entry in array)
+
+    neuron = _plain(layer, "neuron", h5py.Group)
+    settings = [f"{key} {value(neuron, key)}" for key in neuron] if neuron is not None else []
+    held = [_plain(layer, key, h5py.Dataset) for key in ("weight", "weight_rec", "bias", "delay")]
+    return {
+        "node": name,
+        "operator": value(layer, "type") or "type not said",
+        "detail": ", ".join(settings),
+        "features": value(layer, "shape").replace(" ", " x "),
+        "parameters": sum(int(dataset.size) for dataset in held if dataset is not None),
+    }
 
 
 def _explain_trace(path: Path) -> tuple[dict[str, Any], Table]:
@@ -137,3 +291,12 @@ def _explain_trace(path: Path) -> tuple[dict[str, Any], Table]:
     for name, spikes in trace.spikes.items():
         table.add_row(name, " x ".join(map(str, spikes.shape)), f"{100 * trace.firing_rate(name):.2f} %")
     return facts, table
+
+
+EXPLAINED: dict[str, Callable[[Path], tuple[dict[str, Any], Table]]] = {
+    ".nir": _explain_nir,
+    ".onnx": _explain_onnx,
+    ".net": _explain_net,
+    ".npz": _explain_trace,
+}
+"""How a file is explained, by the end of its name."""

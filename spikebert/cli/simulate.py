@@ -1,4 +1,4 @@
-"""``spikebert simulate``: a NIR file on a simulator, to a trace."""
+"""``spikebert simulate``: a NIR or ONNX file on a simulator, to a trace."""
 
 from __future__ import annotations
 
@@ -21,18 +21,16 @@ from spikebert.errors import ConfigurationError
 
 
 @click.command(cls=MultiValueCommand)
-@click.argument("graph_file", metavar="MODEL.nir", type=click.Path(path_type=Path))
+@click.argument("graph_file", metavar="MODEL.nir|MODEL.onnx", type=click.Path(path_type=Path))
 @click.option(
     "--runner",
-    type=click.Choice(["reference", "integer", "lava"]),
-    default="reference",
-    show_default=True,
-    help="What simulates.",
+    type=click.Choice(["reference", "integer", "lava", "onnx"]),
+    help="What simulates  [default: reference; onnx for an ONNX file].",
 )
 @click.option(
     "--precision",
     type=click.Choice(["float64", "float32", "integer"]),
-    help="Of the run [default: integer for an integer graph, else float64].",
+    help="Of the run  [default: integer for an integer graph, an ONNX file's own, else float64].",
 )
 @click.option(
     "--granularity",
@@ -67,7 +65,7 @@ from spikebert.errors import ConfigurationError
 @common_options
 def simulate(
     graph_file: Path,
-    runner: str,
+    runner: str | None,
     precision: str | None,
     granularity: str | None,
     timing: str | None,
@@ -86,7 +84,7 @@ def simulate(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Run sentences through MODEL.nir on a simulator; print logits and firing rates, and write the trace.
+    """Run sentences through a NIR or ONNX file on a simulator; print logits and firing rates, and write the trace.
 
     \b
     Example:
@@ -96,6 +94,10 @@ def simulate(
     from hardware.runners import open_runner
     from spikebert.provenance import file_sha256, run_record, seed_everything
 
+    is_onnx = graph_file.suffix == ".onnx"
+    runner = runner or ("onnx" if is_onnx else "reference")
+    if is_onnx and runner != "onnx":
+        raise ConfigurationError(f"{graph_file}: only --runner onnx runs an ONNX file; give the NIR file")
     given = {"granularity": granularity, "timing": timing, "timeout": timeout, "jobs": jobs}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if options and runner != "lava":
@@ -105,8 +107,12 @@ def simulate(
     if output is not None:
         refuse_overwrite(output, force)
     seed_everything(seed)
-    graph = parse_graph(read_nir(graph_file))
-    precision = precision or ("integer" if graph.is_integer else "float64")
+    if is_onnx:
+        graph: Any = graph_file
+        precision = precision or _precision_of_onnx(graph_file)
+    else:
+        graph = parse_graph(read_nir(graph_file))
+        precision = precision or ("integer" if graph.is_integer else "float64")
     if ids_file is not None:
         if texts or task:
             raise ConfigurationError("give --ids, --text or --task, only one of them")
@@ -130,3 +136,9 @@ def simulate(
         results.print(f"{np.array2string(logits, precision=4)}  {text}", markup=False)
     for name, rate in rates.items():
         results.print(f"{name}: {100 * rate:.2f} %")
+
+
+def _precision_of_onnx(path: Path) -> str:
+    from export.onnx_format.file import read_onnx
+
+    return read_onnx(path).precision

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.argument("checkpoint")
 @click.option(
     "--against",
-    type=click.Choice(["reference", "lava"]),
+    type=click.Choice(["reference", "lava", "onnx"]),
     default="lava",
     show_default=True,
     help="Runner to compare with.",

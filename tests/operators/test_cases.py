@@ -33,7 +33,7 @@ from hardware import open_runner
 
 TOLERANCE = 1e-12
 CASES = all_cases()
-RUNNERS = ["reference", pytest.param("lava", marks=pytest.mark.lava)]
+RUNNERS = ["reference", "onnx", pytest.param("lava", marks=pytest.mark.lava)]
 
 
 def _expected(case: Case) -> tuple[np.ndarray, np.ndarray | None]:

@@ -29,7 +29,7 @@ from export.operators.layer_norm import integer_inverse_square_root, integer_lay
 from hardware import open_runner
 
 CASES = all_integer_cases()
-RUNNERS = [("reference", False), ("integer", False), ("integer", True)]
+RUNNERS = [("reference", False), ("integer", False), ("integer", True), ("onnx", False)]
 """Each runner with nothing known of its inputs; the integer one also with their size known, which it may rely on."""
 
 

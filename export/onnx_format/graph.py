@@ -1,0 +1,330 @@
+"""Network -> ONNX model: inputs, one value for each node, logits, and what the file says of itself.
+
+    input_ids (B, N), attention_mask (B, N)  ─▶  one value for each node (T, B, N, D)  ─▶  logits (B, C)
+
+Batch and length are free. A graph without token encoding takes values ``(T, B, N, D)`` under the name of its input
+node in place of ids, and T is free too.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import nir
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from export.errors import GraphError, UnsupportedOperatorError
+from export.network import COUNTS, INTEGER, Network, Node, TokenEncoding, decoding, parse_graph
+from export.onnx_format.builder import OPSET, TOKEN_MASK, OnnxBuilder
+from export.onnx_format.operators import POTENTIAL, WRITERS
+from export.operators import (
+    Affine,
+    Heaviside,
+    IntegerAffine,
+    IntegerLeakyIntegrateAndFire,
+    LeakyIntegrateAndFire,
+    TokenMean,
+    Total,
+)
+from export.operators.affine import narrow_weight
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT = "spikebert-onnx"
+FORMAT_VERSION = 1
+IR_VERSION = 8
+"""The one that came with the operator set; older runtimes refuse newer ones."""
+PRECISIONS: dict[str, Any] = {"float32": np.float32, "float64": np.float64, INTEGER: np.int64}
+INPUT_IDS, ATTENTION_MASK, LOGITS, STEP_LOGITS = "input_ids", "attention_mask", "logits", "step_logits"
+ONLY_IN_NIR = ("sums", "non_standard_nodes")
+"""What a NIR graph says of itself that means nothing here."""
+RESERVED = (INPUT_IDS, ATTENTION_MASK, LOGITS, STEP_LOGITS)
+
+
+def to_onnx(
+    model_or_graph: nn.Module | nir.NIRGraph | Network,
+    precision: str | None = None,
+    *,
+    spikes: bool = False,
+    membrane_potentials: bool = False,
+    time_steps: int | None = None,
+    metadata: dict[str, str] | None = None,
+) -> onnx.ModelProto:
+    """Write a model or graph as ONNX.
+
+    Parameters
+    ----------
+    model_or_graph : SpikeBertForSequenceClassification, nir.NIRGraph or Network
+    precision : {"float32", "float64", "integer"}, optional
+        What everything is computed in; by default the type of the graph's weights. A graph from `quantize` runs in
+        integers, int64 throughout with ``MatMulInteger`` on spikes, and only such a graph.
+    spikes : bool
+        Show every spiking node's spikes ``(T, B, N, D)`` as an output of its name, and ``step_logits``, what each time
+        step by itself says, ``(T, B, C)``, beside the logits.
+    membrane_potentials : bool
+        Show ``NODE.membrane_potential`` too, as it was tested against the threshold.
+    time_steps : int, optional
+        In place of the graph's own; a graph that takes values reads it from their shape.
+    metadata : dict, optional
+        What else the file should say about itself.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Holds a copy of the weights, each once whatever the number of steps. Inputs are ``input_ids`` and
+        ``attention_mask``, int64 ``(B, N)``; padding has mask 0 and changes nothing.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        Nodes have no spelling in ONNX; all of them are named. Or the precision is not the graph's.
+    GraphError
+        The graph means nothing, or a node's name is one the file needs itself.
+    """
+    network = _network(model_or_graph)
+    precision = _precision(network, precision)
+    _check_nodes(network)
+    encoding = network.token_encoding
+    time_steps = network.time_steps if time_steps is None else time_steps
+    if encoding is not None and time_steps is None:
+        raise GraphError("graph: does not say how many time steps a sentence is shown for; give time_steps")
+    build = OnnxBuilder(PRECISIONS[precision], membrane_potentials)
+    _write_mask(build, network.attend_to_padding)
+    for node in network.nodes:
+        _write_node(build, network, node, time_steps)
+    pooled = _pooled(network)
+    _write_logits(build, network, pooled)
+    steps: int | str = "time_steps" if encoding is None or time_steps is None else time_steps
+    model = helper.make_model(
+        helper.make_graph(
+            build.nodes,
+            str(network.metadata.get("name", "spikebert")),
+            _inputs(network, build),
+            _outputs(network, build, pooled, steps, spikes),
+            doc_string="Activations are (time steps, batch, tokens, features); each node's value has the node's name.",
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="spikebert",
+        producer_version=str(network.metadata.get("producer", "")).removeprefix("spikebert").strip(),
+    )
+    build.store_weights(model.graph)
+    about = {**_about(network, precision, time_steps), **(metadata or {})}
+    helper.set_model_props(model, {key: _text(value) for key, value in about.items()})
+    return model
+
+
+def _network(model_or_graph: Any) -> Network:
+    if isinstance(model_or_graph, Network):
+        return model_or_graph
+    if isinstance(model_or_graph, nir.NIRGraph):
+        return parse_graph(model_or_graph)
+    from export.from_spikebert import to_nir
+
+    return parse_graph(to_nir(model_or_graph))
+
+
+def _precision(network: Network, precision: str | None) -> str:
+    own = INTEGER if network.is_integer else str(network.metadata.get("precision", "float32"))
+    precision = own if precision is None else precision
+    if precision not in PRECISIONS:
+        raise UnsupportedOperatorError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if network.is_integer and precision != INTEGER:
+        raise UnsupportedOperatorError(
+            f"graph: computes in whole numbers; its precision is {INTEGER!r}, not {precision!r}"
+        )
+    if precision == INTEGER and not network.is_integer:
+        raise UnsupportedOperatorError("graph: computes in floating point; quantize it first (spikebert quantize)")
+    return precision
+
+
+def _check_nodes(network: Network) -> None:
+    unknown = [
+        f"{node.name} ({node.operator.name})"
+        for node in network.nodes
+        if type(node.operator) not in WRITERS and not isinstance(node.operator, Total)
+    ]
+    if unknown:
+        known = ", ".join([operator.name for operator in WRITERS] + [Total.name])
+        raise UnsupportedOperatorError(f"{', '.join(unknown)}: not yet spelled in ONNX; known are {known}")
+    names = [network.input_name, *(node.name for node in network.nodes)]
+    for name in names:
+        if name in RESERVED:
+            raise GraphError(f"{name}: an ONNX file uses this name for an input or output of its own; rename the node")
+
+
+def _write_mask(build: OnnxBuilder, attend_to_padding: bool) -> None:
+    """Write the mask as operators take it; all ones where padding counts as ordinary tokens."""
+    real = build.add("Cast", [ATTENTION_MASK], "/is_token", to=TensorProto.BOOL)
+    if attend_to_padding:
+        real = build.add("Or", [real, build.add("Not", [real], "/is_padding")], "/is_either")
+    build.add("Unsqueeze", [build.cast(real, "/counts"), build.axes(-1)], TOKEN_MASK)
+
+
+def _write_node(build: OnnxBuilder, network: Network, node: Node, time_steps: int | None) -> None:
+    operator = node.operator
+    if isinstance(operator, Total):
+        build.add("Add", node.sources, node.name)
+        if all(source in build.bounds for source in node.sources):
+            build.bounds[node.name] = sum(build.bounds[source] for source in node.sources)
+    elif network.token_encoding is not None and node.sources == (network.input_name,):
+        assert isinstance(operator, Affine)
+        assert time_steps is not None
+        _write_embedding(build, node.name, operator, network.token_encoding, time_steps)
+    else:
+        WRITERS[type(operator)](build, node.name, operator, node.sources[0])
+
+
+def _write_embedding(build: OnnxBuilder, name: str, operator: Affine, encoding: TokenEncoding, time_steps: int) -> None:
+    """Write an affine map of the multi-hot input as look-ups, one table for words and one for positions.
+
+    Positions are not read from the words' table, so that a token id beyond the vocabulary is refused.
+    """
+    is_integer = isinstance(operator, IntegerAffine)
+    table = narrow_weight(operator.weight) if is_integer else operator.weight
+    dtype = table.dtype if is_integer else None  # in integers as narrow as they are, widened when looked up
+    rows = table.T
+
+    def look_up(table: str, index: str, output: str) -> str:
+        found = build.add("Gather", [table, index], output)
+        return build.cast(found, f"{output}/wide") if is_integer else found
+
+    words = build.weight(f"{name}/words", rows[: encoding.vocabulary], dtype)
+    value = look_up(words, INPUT_IDS, f"{name}/word")
+    if encoding.positions:
+        positions = build.weight(f"{name}/positions", rows[encoding.vocabulary :], dtype)
+        tokens = build.add("Shape", [INPUT_IDS], f"{name}/tokens", start=1)
+        count = build.add("Squeeze", [tokens], f"{name}/count")
+        index = build.add("Range", [build.scalar(0), count, build.scalar(1)], f"{name}/index")
+        value = build.add("Add", [value, look_up(positions, index, f"{name}/position")], f"{name}/sum")
+    if operator.bias is not None:
+        value = build.add("Add", [value, build.weight(f"{name}/bias", operator.bias)], f"{name}/biased")
+    # the same current at every step
+    build.add("Expand", [value, build.shape(time_steps, 1, 1, 1)], name)
+
+
+def _write_logits(build: OnnxBuilder, network: Network, pooled: set[str]) -> None:
+    """Write what each time step says, and their mean; behind a token mean without the token axis."""
+    shown, readout = network.output_source, network.readout
+    if shown in pooled:
+        shown = build.add("Squeeze", [shown, build.axes(-2)], "/shown")
+    if readout is None:
+        build.add("Identity", [shown], STEP_LOGITS)
+        build.add("ReduceMean", [shown, build.axes(0)], LOGITS, keepdims=0)
+        return
+    # see export.network.Readout
+    tokens = build.scalar(1)
+    if network.sums_tokens:
+        tokens = build.add("ReduceSum", [TOKEN_MASK, build.axes(-2)], "/tokens", keepdims=0)
+    bias = build.add("Mul", [tokens, build.weight("/readout_bias", readout.bias)], "/bias")
+    biased = build.add("Add", [shown, bias], "/biased")
+    total = build.add("ReduceSum", [biased, build.axes(0)], "/total", keepdims=0)
+    steps = build.add("Squeeze", [build.add("Shape", [shown], "/steps", end=1)], "/step_count")
+    unit = build.weight("/readout_unit", readout.unit, np.float64)
+
+    def in_float(value: str, count: str, output: str) -> None:
+        numbers, counts = (build.add("Cast", [v], f"{v}/in_float", to=TensorProto.DOUBLE) for v in (value, count))
+        build.add("Div", [build.add("Mul", [numbers, unit], f"{value}/in_units"), counts], output)
+
+    in_float(biased, tokens, STEP_LOGITS)
+    in_float(total, build.add("Mul", [tokens, steps], "/token_steps"), LOGITS)
+
+
+def _pooled(network: Network) -> set[str]:
+    """Return the nodes that send one row a sentence in place of one a token."""
+    pooled: set[str] = set()
+    for node in network.nodes:
+        if isinstance(node.operator, TokenMean) or any(source in pooled for source in node.sources):
+            pooled.add(node.name)
+    return pooled
+
+
+def _inputs(network: Network, build: OnnxBuilder) -> list[onnx.ValueInfoProto]:
+    rows: list[int | str | None] = ["batch", "tokens"]
+    if network.token_encoding is not None:
+        first = helper.make_tensor_value_info(INPUT_IDS, TensorProto.INT64, rows)
+    else:
+        shape: list[int | str | None] = ["time_steps", *rows, network.input_features]
+        first = helper.make_tensor_value_info(network.input_name, build.element_type, shape)
+    ignored = "; ignored: padding counts as ordinary tokens" if network.attend_to_padding else ""
+    mask = helper.make_tensor_value_info(
+        ATTENTION_MASK, TensorProto.INT64, rows, doc_string=f"nonzero at tokens, 0 at padding{ignored}"
+    )
+    return [first, mask]
+
+
+def _outputs(
+    network: Network, build: OnnxBuilder, pooled: set[str], steps: int | str, spikes: bool
+) -> list[onnx.ValueInfoProto]:
+    def value(name: str, node: str, features: int) -> onnx.ValueInfoProto:
+        tokens: int | str = 1 if node in pooled else "tokens"
+        shape: list[int | str | None] = [steps, "batch", tokens, features]
+        return helper.make_tensor_value_info(name, build.element_type, shape)
+
+    rows = ["batch"] if network.output_source in pooled else ["batch", "tokens"]
+    shape: list[int | str | None] = [*rows, network.output_features]
+    logits_type = TensorProto.DOUBLE if network.is_integer else build.element_type
+    found = [helper.make_tensor_value_info(LOGITS, logits_type, shape)]
+    for node in network.spiking_nodes:
+        if spikes:
+            found.append(value(node.name, node.name, node.operator.out_features))
+        if build.membrane_potentials:
+            found.append(value(POTENTIAL.format(node.name), node.name, node.operator.out_features))
+    if spikes:
+        found.append(helper.make_tensor_value_info(STEP_LOGITS, logits_type, [steps, *shape]))
+    return found
+
+
+def _about(network: Network, precision: str, time_steps: int | None) -> dict[str, Any]:
+    """Return what a reader of the file wants to know, with everything the graph says of itself."""
+    encoding = network.token_encoding
+    own = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "precision": precision,
+        "dt": network.dt,
+        "attend_to_padding": network.attend_to_padding,
+        "input": network.input_name,
+        "input_features": network.input_features,
+        "decoding": decoding(network)["decoding"],
+        "layout": "activations are (time steps, batch, tokens, features)",
+        "spiking_nodes": [node.name for node in network.spiking_nodes],
+        "neurons": {node.name: _semantics(node) for node in network.spiking_nodes},
+        "operators": {node.name: node.operator.name for node in network.nodes},
+    }
+    if encoding is not None:
+        own.update(vocabulary=encoding.vocabulary, positions=encoding.positions)
+    counts = {key: getattr(network, key) for key in COUNTS} | {"time_steps": time_steps}
+    own.update({key: count for key, count in counts.items() if count is not None})
+    kept = {key: value for key, value in network.metadata.items() if key not in ONLY_IN_NIR}
+    return {**kept, **own}
+
+
+def _semantics(node: Node) -> dict[str, Any]:
+    neuron = node.operator
+    assert isinstance(neuron, LeakyIntegrateAndFire | IntegerLeakyIntegrateAndFire | Heaviside)
+    return {"operator": neuron.name, "update": neuron.update, "parameters": _ranges(neuron.parameters())}
+
+
+def _ranges(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return one number where all neurons have the same, else the smallest and the largest; arrays are initializers."""
+    short: dict[str, Any] = {}
+    for key, value in parameters.items():
+        if isinstance(value, np.ndarray):
+            low, high = float(value.min()), float(value.max())
+            short[key] = low if low == high else [low, high]
+        else:
+            short[key] = value
+    return short
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, default=lambda other: other.tolist() if hasattr(other, "tolist") else str(other))

@@ -1,0 +1,333 @@
+"""How each operator is spelled in ONNX: the same operations, in the same order, as its NumPy meaning.
+
+Activations are ``(T, B, N, D)``: all time steps at once, so that every affine node is one ``MatMul`` over all of them
+and no weight is stored twice. Time passes only inside a neuron, as a ``Scan`` over the first axis whose state is the
+membrane potential; an unrolled loop would fix T and repeat every node T times, and a ``Loop`` around the whole network
+would hide the nodes' values from whoever wants to see them.
+
+Layer norm is spelled out too: ONNX Runtime's fused operator adds and scales in another order, which flips spikes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from export.loihi_numbers import ACTIVATION_SHIFT, DECAY_BITS, DECAY_UNITY, POTENTIAL_MAX, STATE_LIMIT
+from export.onnx_format.builder import TOKEN_MASK, OnnxBuilder
+from export.operators import (
+    Affine,
+    Heaviside,
+    IntegerAffine,
+    IntegerLayerNorm,
+    IntegerLeakyIntegrateAndFire,
+    IntegerSpikeAttention,
+    LayerNorm,
+    LeakyIntegrateAndFire,
+    Operator,
+    SpikeAttention,
+    TokenMean,
+    TokenSum,
+)
+from export.operators.affine import narrow_weight
+from export.operators.layer_norm import (
+    FACTOR_BITS,
+    NORMED_BITS,
+    PRODUCT_BITS,
+    RADICAND_BITS,
+    ROOT_BITS,
+    TABLE_BITS,
+    inverse_square_root_table,
+    numerator_shift,
+)
+
+INT16_MAX = (1 << 15) - 1
+
+POTENTIAL = "{}.membrane_potential"
+"""Name of the value that holds a neuron's potential as it was tested against the threshold."""
+
+Writer = Callable[[OnnxBuilder, str, Any, str], None]
+"""Called with builder, node name, operator, and the name of what it reads; writes a value called as the node."""
+
+
+def write_affine(build: OnnxBuilder, name: str, operator: Affine, x: str) -> None:
+    """Write ``x W^T + b``; the weight is stored transposed, as ``MatMul`` takes it."""
+    weight = build.weight(f"{name}/weight", operator.weight.T)
+    if operator.bias is None:
+        build.add("MatMul", [x, weight], name)
+        return
+    product = build.add("MatMul", [x, weight], f"{name}/product")
+    build.add("Add", [product, build.weight(f"{name}/bias", operator.bias)], name)
+
+
+def write_integer_affine(build: OnnxBuilder, name: str, operator: IntegerAffine, x: str) -> None:
+    """Write ``x W^T + b`` in whole numbers: ``MatMulInteger`` on spikes and small sums of them, else 64 bits."""
+    product = f"{name}/product" if operator.bias is not None else name
+    weight = narrow_weight(operator.weight)
+    largest = int(np.abs(weight.astype(np.int64)).max(initial=0))
+    bound = build.bounds.get(x, INT16_MAX)
+    if 2 * bound * largest <= INT16_MAX:  # some processors add pairs of such products in 16 bits, and saturate
+        inhibitory = weight.dtype == np.int16  # down to -255: the operator takes 8 bits, so the sign goes behind it
+        stored = build.weight(
+            f"{name}/weight", (-weight if inhibitory else weight).T, np.uint8 if inhibitory else weight.dtype
+        )
+        spikes = build.add("Cast", [x], f"{name}/spikes", to=TensorProto.UINT8)
+        total = build.add("MatMulInteger", [spikes, stored], f"{name}/total")
+        signed = build.add("Neg", [total], f"{name}/inhibition") if inhibitory else total
+        build.cast(signed, product)
+    else:
+        stored = build.weight(f"{name}/weight", weight.T, weight.dtype)
+        build.add("MatMul", [x, build.cast(stored, f"{name}/weight_64")], product)
+    if operator.bias is not None:
+        build.add("Add", [product, build.weight(f"{name}/bias", operator.bias)], name)
+
+
+def write_layer_norm(build: OnnxBuilder, name: str, operator: LayerNorm, x: str) -> None:
+    """Write the norm of each group, centred before it is squared."""
+    grouped = operator.groups > 1
+    parts = build.add("Reshape", [x, build.shape(0, 0, 0, operator.groups, -1)], f"{name}/groups") if grouped else x
+    last_axis = build.axes(-1)
+    centred = build.add("Sub", [parts, build.add("ReduceMean", [parts, last_axis], f"{name}/mean")], f"{name}/centred")
+    squared = build.add("Mul", [centred, centred], f"{name}/squared")
+    variance = build.add("ReduceMean", [squared, last_axis], f"{name}/variance")
+    guarded = build.add("Add", [variance, build.weight(f"{name}/eps", operator.eps)], f"{name}/guarded_variance")
+    deviation = build.add("Sqrt", [guarded], f"{name}/deviation")
+    normed = build.add("Div", [centred, deviation], f"{name}/normed")
+    if grouped:
+        normed = build.add("Reshape", [normed, build.shape(0, 0, 0, operator.in_features)], f"{name}/joined")
+    scaled = build.add("Mul", [normed, build.weight(f"{name}/weight", operator.weight)], f"{name}/scaled")
+    build.add("Add", [scaled, build.weight(f"{name}/bias", operator.bias)], name)
+
+
+def write_integer_layer_norm(build: OnnxBuilder, name: str, operator: IntegerLayerNorm, x: str) -> None:
+    """Write the norm in whole numbers, with the same table, shifts and roundings as its docstring."""
+
+    def add(op_type: str, inputs: list[str], output: str) -> str:
+        return build.add(op_type, inputs, f"{name}/{output}")
+
+    features, last_axis = operator.in_features // operator.groups, build.axes(-1)
+    parts = add("Reshape", [x, build.shape(0, 0, 0, operator.groups, -1)], "groups")
+    total = add("ReduceSum", [parts, last_axis], "total")
+    centred = add("Sub", [add("Mul", [parts, build.scalar(features)], "widened"), total], "centred")
+    squares = add("ReduceSum", [add("Mul", [parts, parts], "squared"), last_axis], "squares")
+    squares = add("Mul", [squares, build.scalar(features)], "squares_widened")
+    radicand = add("Sub", [squares, add("Mul", [total, total], "total_squared")], "variance")
+    eps = build.weight(f"{name}/eps", np.reshape(operator.integer_eps, (-1, 1)))
+    radicand = add("Add", [radicand, eps], "radicand")
+    # e even with 2^60 <= R 2^e < 2^62, by halving; half_power is 2^(e / 2)
+    half_power = build.scalar(1)
+    for bits in (32, 16, 8, 4, 2):
+        fits = add("Less", [radicand, build.scalar(1 << (RADICAND_BITS - bits))], f"fits_{bits}")
+        factor = add("Where", [fits, build.scalar(1 << bits), build.scalar(1)], f"factor_{bits}")
+        half = add("Where", [fits, build.scalar(1 << (bits // 2)), build.scalar(1)], f"half_{bits}")
+        radicand = add("Mul", [radicand, factor], f"radicand_{bits}")
+        half_power = add("Mul", [half_power, half], f"half_power_{bits}")
+    factor = _integer_inverse_square_root(build, name, radicand)
+    drop = numerator_shift(features)
+    numerator = build.round_shift(add("Mul", [centred, half_power], "scaled_up"), drop, f"{name}/numerator")
+    product = add("Mul", [numerator, factor], "quotient")
+    normed = build.round_shift(product, PRODUCT_BITS - drop - NORMED_BITS, f"{name}/normed")
+    joined = add("Reshape", [normed, build.shape(0, 0, 0, operator.in_features)], "joined")
+    gained = add("Mul", [joined, build.weight(f"{name}/weight", operator.weight)], "gained")
+    biased = add("Add", [gained, build.weight(f"{name}/bias", operator.bias)], "biased")
+    build.round_shift(biased, operator.shift, name)
+
+
+def _integer_inverse_square_root(build: OnnxBuilder, name: str, x: str) -> str:
+    """Write ``2^24 / sqrt(x / 2^60)``: a table and two Newton steps."""
+
+    def add(op_type: str, inputs: list[str], output: str) -> str:
+        return build.add(op_type, inputs, f"{name}/root/{output}")
+
+    entry = build.shift_right(x, RADICAND_BITS - TABLE_BITS, f"{name}/root/high_bits")
+    entry = add("Sub", [entry, build.scalar(1 << (TABLE_BITS - 2))], "entry")
+    table = build.weight("/inverse_square_roots", inverse_square_root_table())
+    root = add("Gather", [table, entry], "guess")
+    scaled = build.shift_right(x, RADICAND_BITS - 2 - ROOT_BITS, f"{name}/root/scaled")
+    for step in (1, 2):
+        square = build.shift_right(add("Mul", [root, root], f"square_{step}"), ROOT_BITS, f"{name}/root/squared_{step}")
+        product = add("Mul", [scaled, square], f"product_{step}")
+        share = build.shift_right(product, ROOT_BITS, f"{name}/root/share_{step}")
+        gap = add("Sub", [build.scalar(3 << ROOT_BITS), share], f"gap_{step}")
+        root = build.shift_right(
+            add("Mul", [root, gap], f"better_{step}"), ROOT_BITS + 1, f"{name}/root/estimate_{step}"
+        )
+    return build.round_shift(root, ROOT_BITS - FACTOR_BITS, f"{name}/root/factor")
+
+
+def write_neuron(build: OnnxBuilder, name: str, operator: LeakyIntegrateAndFire, x: str) -> None:
+    """Write a population with the equations of its docstring in their order."""
+
+    def charge(body: OnnxBuilder, before: str, current: str) -> str:
+        if operator.decay_input:
+            gap = body.add("Sub", [current, before], f"{name}/gap")
+            change = body.add("Div", [gap, build.weight(f"{name}/tau", operator.tau)], f"{name}/change")
+            return body.add("Add", [before, change], f"{name}/charged")
+        kept = body.add("Mul", [build.weight(f"{name}/beta", operator.beta), before], f"{name}/kept")
+        return body.add("Add", [kept, current], f"{name}/charged")
+
+    _write_population(build, name, operator, build.weight(f"{name}/threshold", operator.threshold), x, charge)
+
+
+def write_integer_neuron(build: OnnxBuilder, name: str, operator: IntegerLeakyIntegrateAndFire, x: str) -> None:
+    """Write Loihi's neuron with the equations of its docstring in their order."""
+
+    def charge(body: OnnxBuilder, before: str, activation: str) -> str:
+        current = _wrapped_current(body, name, activation)
+        share = build.weight(f"{name}/kept_share", DECAY_UNITY - operator.decay)
+        product = body.add("Mul", [before, share], f"{name}/product")
+        # towards zero is down, but up for negative numbers; ONNX Runtime's Sign says -1 for an int64 of 2^31
+        negative = body.cast(body.add("Less", [product, body.scalar(0)], f"{name}/below_zero"), f"{name}/negative")
+        lift = body.add("Mul", [negative, body.scalar(DECAY_UNITY - 1)], f"{name}/lift")
+        kept = body.shift_right(body.add("Add", [product, lift], f"{name}/to_shift"), DECAY_BITS, f"{name}/kept")
+        charged = body.add("Add", [kept, current], f"{name}/charged")
+        return body.add("Add", [charged, build.weight(f"{name}/bias", operator.bias)], f"{name}/biased")
+
+    def saturate(body: OnnxBuilder, charged: str) -> str:
+        return body.add("Clip", [charged, build.scalar(-POTENTIAL_MAX), build.scalar(POTENTIAL_MAX)], f"{name}/held")
+
+    threshold = build.weight(f"{name}/threshold", operator.tested_threshold)
+    _write_population(build, name, operator, threshold, x, charge, saturate)
+
+
+def _wrapped_current(body: OnnxBuilder, name: str, activation: str) -> str:
+    """Write ``activation << 6`` as stock Lava holds it: in int32, then brought back by 2^24 once."""
+    wide = body.add("Mul", [activation, body.scalar(1 << ACTIVATION_SHIFT)], f"{name}/wide")
+    # modulo 2^32 into -2^31 to 2^31 - 1, in numbers that a Cast to int32 leaves undefined
+    lifted = body.add("Add", [wide, body.scalar(1 << 31)], f"{name}/lifted")
+    current = body.add("Mod", [lifted, body.scalar(1 << 32)], f"{name}/modulo")
+    current = body.add("Sub", [current, body.scalar(1 << 31)], f"{name}/in_32_bits")
+    above = body.add("Greater", [current, body.scalar(STATE_LIMIT)], f"{name}/above")
+    below = body.add("LessOrEqual", [current, body.scalar(-STATE_LIMIT)], f"{name}/below")
+    turns = body.add("Sub", [body.cast(below, f"{name}/up"), body.cast(above, f"{name}/down")], f"{name}/turns")
+    return body.add(
+        "Add", [current, body.add("Mul", [turns, body.scalar(2 * STATE_LIMIT)], f"{name}/turned")], f"{name}/current"
+    )
+
+
+def _write_population(
+    build: OnnxBuilder,
+    name: str,
+    operator: LeakyIntegrateAndFire | IntegerLeakyIntegrateAndFire,
+    threshold: str,
+    x: str,
+    charge: Callable[[OnnxBuilder, str, str], str],
+    limit: Callable[[OnnxBuilder, str], str] | None = None,
+) -> None:
+    """Write a ``Scan`` over time: charge, subtractive reset, limit, test, reset to zero."""
+    subtracts = operator.reset == "subtract"
+    body = build.subgraph()
+    before, spikes_before, current = f"{name}/U_before", f"{name}/S_before", f"{name}/I"
+    potential = charge(body, before, current)
+    if subtracts:
+        potential = body.add(
+            "Sub", [potential, body.add("Mul", [spikes_before, threshold], f"{name}/taken")], f"{name}/reset"
+        )
+    if limit is not None:
+        potential = limit(body, potential)
+    fired = body.add(_test(operator), [potential, threshold], f"{name}/fired")
+    spikes = body.cast(fired, f"{name}/S_now")
+    if subtracts:
+        states = [(before, body.add("Identity", [potential], f"{name}/U_after")), (spikes_before, spikes)]
+    else:
+        # U is multiplied by 0 where the neuron fired, else by 1: exact for every finite U
+        silent = body.cast(body.add("Not", [fired], f"{name}/quiet"), f"{name}/silent")
+        states = [(before, body.add("Mul", [potential, silent], f"{name}/U_after"))]
+    recorded = [body.add("Identity", [spikes], f"{name}/S")]
+    of_all_steps = [f"{name}/S_of_steps"]
+    if build.membrane_potentials:
+        recorded.append(body.add("Identity", [potential], f"{name}/U"))
+        of_all_steps.append(POTENTIAL.format(name))
+
+    def value(tensor: str) -> Any:
+        return helper.make_tensor_value_info(tensor, build.element_type, [None, None, operator.in_features])
+
+    graph = helper.make_graph(
+        body.nodes,
+        f"{name}/step",
+        [*(value(state) for state, _ in states), value(current)],
+        [*(value(state) for _, state in states), *map(value, recorded)],
+    )
+    shape = build.add("Shape", [x], f"{name}/shape", start=1)
+    zero = helper.make_tensor("zero", build.element_type, [1], [0])
+    silence = build.add("ConstantOfShape", [shape], f"{name}/at_rest", value=zero)
+    last = [f"{name}/last_{index}" for index in range(len(states))]
+    build.add_node("Scan", [*(silence for _ in states), x], [*last, *of_all_steps], body=graph, num_scan_inputs=1)
+    _mask_spikes(build, name, of_all_steps[0])
+
+
+def write_heaviside(build: OnnxBuilder, name: str, operator: Heaviside, x: str) -> None:
+    """Write the bare comparison."""
+    if build.membrane_potentials:
+        build.add("Identity", [x], POTENTIAL.format(name))
+    fired = build.add(_test(operator), [x, build.weight(f"{name}/threshold", operator.threshold)], f"{name}/fired")
+    _mask_spikes(build, name, build.cast(fired, f"{name}/S"))
+
+
+def write_spike_attention(build: OnnxBuilder, name: str, operator: SpikeAttention, x: str) -> None:
+    """Write the attention and its scale."""
+    product = _attention_product(build, name, operator, x)
+    build.add("Mul", [product, build.weight(f"{name}/scale", operator.scale)], name)
+
+
+def write_integer_spike_attention(build: OnnxBuilder, name: str, operator: IntegerSpikeAttention, x: str) -> None:
+    """Write the attention and its fraction bits."""
+    build.add("Mul", [_attention_product(build, name, operator, x), build.scalar(1 << operator.shift)], name)
+
+
+def _attention_product(build: OnnxBuilder, name: str, operator: SpikeAttention, x: str) -> str:
+    """Write (Q K^T) V head by head; on spikes its sums are whole numbers, so the order of the products is free."""
+    heads, size = operator.num_heads, operator.head_size
+    x = build.add("Mul", [x, TOKEN_MASK], f"{name}/tokens")
+    split = build.add_node("Split", [x], [f"{name}/{part}" for part in "qkv"], axis=-1, num_outputs=3)
+    query, key, value = (
+        build.add("Reshape", [part, build.shape(0, 0, 0, heads, size)], f"{part}/heads") for part in split
+    )
+    query, value = (build.add("Transpose", [part], f"{part}_first", perm=[0, 1, 3, 2, 4]) for part in (query, value))
+    key = build.add("Transpose", [key], f"{key}_transposed", perm=[0, 1, 3, 4, 2])
+    matches = build.add("MatMul", [query, key], f"{name}/matches")
+    product = build.add("MatMul", [matches, value], f"{name}/product")
+    tokens = build.add("Transpose", [product], f"{name}/tokens_first", perm=[0, 1, 3, 2, 4])
+    return build.add("Reshape", [tokens, build.shape(0, 0, 0, operator.out_features)], f"{name}/joined")
+
+
+def write_token_mean(build: OnnxBuilder, name: str, operator: TokenMean, x: str) -> None:
+    """Write the mean over real tokens; the token axis stays, with length 1."""
+    token_axis = build.axes(-2)
+    total = build.add("ReduceSum", [build.add("Mul", [x, TOKEN_MASK], f"{name}/tokens"), token_axis], f"{name}/sum")
+    count = build.add("ReduceSum", [TOKEN_MASK, token_axis], f"{name}/count")
+    build.add("Div", [total, count], name)
+
+
+def write_token_sum(build: OnnxBuilder, name: str, operator: TokenSum, x: str) -> None:
+    """Write the sum over real tokens."""
+    build.add("ReduceSum", [build.add("Mul", [x, TOKEN_MASK], f"{name}/tokens"), build.axes(-2)], name)
+
+
+def _test(operator: LeakyIntegrateAndFire | IntegerLeakyIntegrateAndFire | Heaviside) -> str:
+    return "GreaterOrEqual" if operator.fire_on_equal else "Greater"
+
+
+def _mask_spikes(build: OnnxBuilder, name: str, spikes: str) -> None:
+    """Write the node's own value: spikes, silent at padding."""
+    build.add("Mul", [spikes, TOKEN_MASK], name)
+    build.bounds[name] = 1
+
+
+WRITERS: dict[type[Operator], Writer] = {
+    Affine: write_affine,
+    IntegerAffine: write_integer_affine,
+    LayerNorm: write_layer_norm,
+    IntegerLayerNorm: write_integer_layer_norm,
+    LeakyIntegrateAndFire: write_neuron,
+    IntegerLeakyIntegrateAndFire: write_integer_neuron,
+    Heaviside: write_heaviside,
+    SpikeAttention: write_spike_attention,
+    IntegerSpikeAttention: write_integer_spike_attention,
+    TokenMean: write_token_mean,
+    TokenSum: write_token_sum,
+}
+"""Operator -> how it is written. `Total` is an ``Add`` and has no row."""

@@ -1,0 +1,402 @@
+"""The promises of the ONNX file: other people's evaluators fire the spikes that torch fires.
+
+Each file is read by ONNX's checker, ONNX Runtime and ONNX's own reference evaluator, neither of which shares a line
+with the operators here, and compared with the torch model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from export import (
+    GraphError,
+    OnnxFileError,
+    UnsupportedOperatorError,
+    build_graph,
+    parse_graph,
+    quantize,
+    read_nir,
+    to_nir,
+    to_onnx,
+    write_nir,
+    write_onnx,
+)
+from export.network import NetworkBuilder
+from export.onnx_format.file import check_onnx, read_onnx
+from export.operators import Affine, Case, all_cases
+from hardware import Trace, compare, open_runner, run
+from hardware.errors import RunnerError
+from spikebert.neuron import NEURON_PRESETS
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{preset: {"neuron": preset} for preset in NEURON_PRESETS},
+    "embedding behind a norm and a neuron": {"embedding_neuron": "lif", "embedding_norm": True},
+    "no positions": {"position_embedding_type": "none"},
+    "padding as tokens": {"attend_to_padding": True},
+    "two blocks, no leak": {"num_hidden_layers": 2, "beta": 1.0},
+}
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+def _feeds(batch: Batch) -> dict[str, np.ndarray]:
+    ids, mask = batch
+    return {"input_ids": ids.astype(np.int64), "attention_mask": mask.astype(np.int64)}
+
+
+def _torch_trace(model: Any, batch: Batch, precision: str) -> Trace:
+    return run(model, *batch, runner="torch", precision=precision, record_membrane_potentials=True)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_float64_files_fire_the_spikes_of_torch(
+    variant: str, make_model: Callable, padded_batch: Batch, tmp_path: Path
+) -> None:
+    model = make_model(**VARIANTS[variant])
+    expected = _torch_trace(model, padded_batch, "float64")
+    path = write_onnx(tmp_path / "model.onnx", to_onnx(model, "float64", spikes=True, membrane_potentials=True))
+    check_onnx(path)
+    with open_runner(path, "onnx", "float64", record_membrane_potentials=True) as runner:
+        comparison = compare(expected, runner.run(*padded_batch))
+    assert comparison.equal, comparison.first_divergence
+    assert comparison.spikes_compared > 1000
+    evaluator = ReferenceEvaluator(str(path))
+    found = dict(zip(evaluator.output_names, evaluator.run(None, _feeds(padded_batch)), strict=True))
+    for name, spikes in expected.spikes.items():
+        assert np.array_equal(found[name], spikes), name
+        potential = expected.membrane_potentials[name][:, expected.mask]
+        shown = found[f"{name}.membrane_potential"][:, expected.mask]
+        np.testing.assert_allclose(shown, potential, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found["logits"], expected.logits, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("preset", NEURON_PRESETS)
+def test_float32_differs_from_torch_by_rounding_only(preset: str, make_model: Callable, padded_batch: Batch) -> None:
+    model = make_model(neuron=preset)
+    expected = _torch_trace(model, padded_batch, "float32")
+    trace = run(to_nir(model), *padded_batch, runner="onnx", precision="float32", record_membrane_potentials=True)
+    comparison = compare(expected, trace)
+    assert trace.logits.dtype == np.float32
+    assert comparison.equal, comparison.first_divergence
+
+
+def test_batch_and_length_are_free(tiny_model: Any, padded_batch: Batch) -> None:
+    ids, mask = padded_batch
+    with open_runner(to_nir(tiny_model), "onnx", "float64") as runner:
+        together = runner.run(ids, mask)
+        for row in range(len(ids)):
+            tokens = int(mask[row].sum())
+            alone = runner.run(ids[row : row + 1, :tokens])
+            for name, spikes in together.spikes.items():
+                assert np.array_equal(alone.spikes[name][:, 0], spikes[:, row, :tokens]), name
+            np.testing.assert_allclose(alone.logits[0], together.logits[row], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.title)
+def test_onnx_itself_computes_every_operator(case: Case) -> None:
+    builder = NetworkBuilder("input", case.operator.in_features)
+    builder.add("node", case.operator, "input")
+    network = builder.network("output", "node")
+    model = to_onnx(network, "float64", spikes=True)
+    onnx.checker.check_model(model, full_check=True)
+    mask = np.ones(case.inputs.shape[1:3], bool) if case.token_mask is None else case.token_mask
+    evaluator = ReferenceEvaluator(model)
+    (found,) = evaluator.run(["node"], {"input": case.inputs, "attention_mask": mask.astype(np.int64)})
+    expected = run(network, case.inputs, case.token_mask).outputs
+    assert expected is not None
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=0, atol=1e-12)
+
+
+def test_a_changed_weight_changes_the_answer(tiny_model: Any, padded_batch: Batch, tmp_path: Path) -> None:
+    expected = _torch_trace(tiny_model, padded_batch, "float64")
+    model = to_onnx(tiny_model, "float64", spikes=True, membrane_potentials=True)
+    (weight,) = [tensor for tensor in model.graph.initializer if tensor.name == "block00_output_affine/weight"]
+    changed = onnx.numpy_helper.to_array(weight).copy()
+    changed[:, 0] += 1e-6
+    weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
+    path = write_onnx(tmp_path / "model.onnx", model)
+    with open_runner(path, "onnx", "float64", record_membrane_potentials=True) as runner:
+        comparison = compare(expected, runner.run(*padded_batch))
+    assert not comparison.equal
+    assert comparison.first_divergence is not None
+    assert comparison.first_divergence.node == "block00_output_neuron"
+
+
+def test_weights_stand_in_the_file_once_whatever_the_number_of_steps(tiny_model: Any) -> None:
+    parameters = sum(parameter.numel() for parameter in tiny_model.parameters())
+    sizes, nodes = [], []
+    for time_steps in (1, 4, 64):
+        model = to_onnx(tiny_model, "float32", time_steps=time_steps)
+        sizes.append(sum(len(t.raw_data) for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT))
+        nodes.append(len(model.graph.node))
+    assert len(set(sizes)) == len(set(nodes)) == 1
+    neurons = 7 * (
+        tiny_model.config.hidden_size + tiny_model.config.intermediate_size
+    )  # thresholds and decays, at most
+    assert 4 * parameters <= sizes[0] <= 4 * (parameters + neurons)
+
+
+def test_other_time_steps_are_run_when_asked(tiny_model: Any, padded_batch: Batch) -> None:
+    graph = to_nir(tiny_model)
+    expected = run(graph, *padded_batch, time_steps=7)
+    assert compare(expected, run(graph, *padded_batch, runner="onnx", time_steps=7)).equal
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the file says of itself.
+
+
+def test_metadata_tell_a_stranger_what_runs(tiny_model: Any, tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "model.onnx", to_onnx(tiny_model, metadata={"checkpoint_sha256": "ab12"}))
+    model = onnx.load(path)
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(about["time_steps"]) == tiny_model.config.time_steps
+    assert json.loads(about["model_config"])["hidden_size"] == tiny_model.config.hidden_size
+    assert about["checkpoint_sha256"] == "ab12"
+    assert about["precision"] == "float32"
+    neurons = json.loads(about["neurons"])
+    assert list(neurons) == json.loads(about["spiking_nodes"])
+    neuron = neurons["block00_qkv_neuron"]
+    assert neuron["update"] == "U[t] = ((beta * U[t-1]) + I[t]) - S[t-1] * threshold; S[t] = U[t] >= threshold"
+    assert neuron["parameters"]["beta"] == pytest.approx(0.9)
+    assert neuron["parameters"]["threshold"] == 1.0
+    assert neurons["block00_attention_neuron"]["parameters"]["threshold"] == 0.25
+    assert model.producer_name == "spikebert"
+    assert [value.name for value in model.graph.output] == ["logits"]
+    assert model.opset_import[0].version >= 17
+
+
+def test_a_file_without_spikes_cannot_fill_a_trace(tiny_model: Any, tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "model.onnx", to_onnx(tiny_model))
+    with pytest.raises(RunnerError, match=r"model\.onnx: does not show embedding_neuron .* export it with --spikes"):
+        open_runner(path, "onnx", "float32")
+    path = write_onnx(path, to_onnx(tiny_model, spikes=True))
+    with pytest.raises(RunnerError, match="computes in float32, not float64"):
+        open_runner(path, "onnx", "float64")
+    with pytest.raises(RunnerError, match="runs 4 time steps, not 5"):
+        open_runner(path, "onnx", "float32", time_steps=5)
+    with pytest.raises(RunnerError, match=r"does not show embedding_neuron\.membrane_potential"):
+        open_runner(path, "onnx", "float32", record_membrane_potentials=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: path.write_bytes(b"not protobuf"), "not a readable ONNX file"),
+        (lambda path: path.write_bytes(b""), "not a readable ONNX file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "not a readable ONNX file"),
+        (lambda path: _say(path, "format", "other"), "was not written by spikebert"),
+        (lambda path: _say(path, "format_version", "2"), "version 2; this reader knows version 1"),
+        (lambda path: _say(path, "format_version", "one"), "'format_version' is not JSON"),
+        (lambda path: _say(path, "precision", "float16"), "precision is 'float16'"),
+        (lambda path: _say(path, "spiking_nodes", "[1]"), "not a list of names"),
+        (lambda path: _say(path, "time_steps", "true"), "'time_steps' is True; expected int"),
+        (lambda path: _say(path, "attend_to_padding", None), "have no 'attend_to_padding'"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(damage: Callable, said: str, tiny_model: Any, tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "model.onnx", to_onnx(tiny_model))
+    damage(path)
+    with pytest.raises(OnnxFileError, match=said) as refused:
+        read_onnx(path)
+    assert str(path) in str(refused.value)
+
+
+def _say(path: Path, key: str, value: str | None) -> None:
+    model = onnx.load(path)
+    about = {entry.key: entry.value for entry in model.metadata_props if entry.key != key}
+    onnx.helper.set_model_props(model, about if value is None else {**about, key: value})
+    path.write_bytes(model.SerializeToString())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files: whole or not at all, of any size.
+
+
+def test_what_is_written_piece_by_piece_is_what_protobuf_writes(tiny_model: Any, tmp_path: Path) -> None:
+    model = to_onnx(tiny_model, spikes=True, metadata={"note": "ü"})
+    path = write_onnx(tmp_path / "model.onnx", model)
+    assert onnx.load(path) == model
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_large_weights_go_beside_the_file(tiny_model: Any, padded_batch: Batch, tmp_path: Path) -> None:
+    model = to_onnx(tiny_model, "float64", spikes=True, membrane_potentials=True)
+    path = write_onnx(tmp_path / "model.onnx", model, external_above=1000)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert path.stat().st_size + (tmp_path / "model.onnx.data").stat().st_size >= model.ByteSize()
+    skeleton = onnx.load(path, load_external_data=False)
+    outside = [tensor for tensor in skeleton.graph.initializer if tensor.external_data]
+    assert outside
+    assert not any(tensor.raw_data for tensor in outside)
+    check_onnx(path)
+    loaded = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    for tensor in model.graph.initializer:
+        assert np.array_equal(loaded[tensor.name], onnx.numpy_helper.to_array(tensor)), tensor.name
+    with open_runner(path, "onnx", "float64", record_membrane_potentials=True) as runner:
+        assert compare(_torch_trace(tiny_model, padded_batch, "float64"), runner.run(*padded_batch)).equal
+
+
+@pytest.fixture
+def folder_with_file(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "model.onnx").write_bytes(b"what was there before")
+    yield tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"], "something half-written stayed"
+    assert (tmp_path / "model.onnx").read_bytes() == b"what was there before"
+
+
+@pytest.mark.parametrize("external_above", [0, 1 << 40])
+def test_a_failure_while_writing_leaves_nothing(
+    external_above: int, folder_with_file: Path, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export.onnx_format import file
+
+    model = to_onnx(tiny_model)
+    monkeypatch.setattr(file, "_head", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+    for name in ("model.onnx", "new.onnx"):
+        with pytest.raises(OnnxFileError, match=f"{name}: cannot be written.*the disk is full"):
+            write_onnx(folder_with_file / name, model, external_above)
+    with pytest.raises(OnnxFileError, match="does not exist"):
+        write_onnx(folder_with_file / "missing" / "model.onnx", model)
+
+
+@pytest.mark.slow
+def test_spikebert_base_exports_in_half_a_minute_and_twice_its_weights(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    found = subprocess.run([sys.executable, "-c", _EXPORT_BASE, str(tmp_path / "base.onnx")], capture_output=True)
+    assert found.returncode == 0, found.stderr.decode()
+    said = json.loads(found.stdout)
+    assert said["seconds"] < 30
+    # what is read and what is written, and the largest tensor twice on its way from one to the other
+    assert said["growth"] < 2 * said["weights"] + 2 * said["largest"]
+    check_onnx(tmp_path / "base.onnx")
+
+
+_EXPORT_BASE = """
+import json, resource, sys, time
+from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification
+from export import to_nir, to_onnx, write_onnx
+import onnx
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+model = SpikeBertForSequenceClassification(SpikeBertConfig(
+    vocab_size=30522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
+    max_position_embeddings=512))
+sizes = [parameter.numel() * parameter.element_size() for parameter in model.parameters()]
+without = peak() - sum(sizes)
+started = time.perf_counter()
+graph = to_nir(model)
+del model
+written = to_onnx(graph)
+del graph
+write_onnx(sys.argv[1], written)
+json.dump({"seconds": time.perf_counter() - started, "growth": peak() - without, "weights": sum(sizes),
+           "largest": max(sizes)}, sys.stdout)
+"""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What cannot be written is refused, by name.
+
+
+def test_operators_without_a_spelling_are_all_named() -> None:
+    class Odd(Affine):
+        name = "odd"
+
+    builder = NetworkBuilder("input", 2)
+    first = builder.add("first", Odd(np.eye(2)), "input")
+    builder.add("second", Odd(np.eye(2)), first)
+    with pytest.raises(UnsupportedOperatorError, match=r"first \(odd\), second \(odd\): .*known are affine"):
+        to_onnx(builder.network("output", "second"))
+
+
+@pytest.mark.parametrize("name", ["logits", "attention_mask", "input_ids"])
+def test_a_node_called_as_an_input_or_output_of_the_file_is_refused(name: str) -> None:
+    builder = NetworkBuilder("input", 2)
+    builder.add(name, Affine(np.eye(2)), "input")
+    with pytest.raises(GraphError, match=f"{name}: an ONNX file uses this name"):
+        to_onnx(builder.network("output", name))
+
+
+def test_what_else_cannot_be_asked_for_is_refused(tiny_model: Any) -> None:
+    with pytest.raises(UnsupportedOperatorError, match="precision 'float16' is not one of"):
+        to_onnx(tiny_model, "float16")
+    graph = to_nir(tiny_model)
+    del graph.metadata["time_steps"]
+    with pytest.raises(GraphError, match="how many time steps"):
+        to_onnx(graph)
+
+
+def test_a_graph_read_from_a_file_is_written_as_well(tiny_model: Any, padded_batch: Batch, tmp_path: Path) -> None:
+    graph = read_nir(write_nir(tmp_path / "model.nir", to_nir(tiny_model)))
+    expected = run(graph, *padded_batch)
+    assert compare(expected, run(graph, *padded_batch, runner="onnx")).equal
+    again = build_graph(parse_graph(graph), "float64")
+    assert compare(expected, run(again, *padded_batch, runner="onnx")).equal
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole numbers.
+
+
+@pytest.fixture(scope="module")
+def integer_graph(tiny_model: Any, padded_batch: Batch) -> Any:
+    return quantize(to_nir(tiny_model), calibration=padded_batch)
+
+
+def test_integer_files_fire_the_spikes_of_the_integer_graph(
+    integer_graph: Any, padded_batch: Batch, tmp_path: Path
+) -> None:
+    expected = run(integer_graph, *padded_batch, precision="integer", record_membrane_potentials=True)
+    path = write_onnx(tmp_path / "model.onnx", to_onnx(integer_graph, spikes=True, membrane_potentials=True))
+    check_onnx(path)
+    with open_runner(path, "onnx", "integer", record_membrane_potentials=True) as runner:
+        trace = runner.run(*padded_batch)
+    evaluator = ReferenceEvaluator(str(path))
+    found = dict(zip(evaluator.output_names, evaluator.run(None, _feeds(padded_batch)), strict=True))
+    assert sum(int(spikes.sum()) for spikes in expected.spikes.values()) > 100
+    for name, spikes in expected.spikes.items():
+        potential = expected.membrane_potentials[name][:, expected.mask]
+        assert np.array_equal(trace.spikes[name], spikes), name
+        assert np.array_equal(trace.membrane_potentials[name][:, expected.mask], potential), name
+        assert np.array_equal(found[name], spikes), name
+        assert np.array_equal(found[f"{name}.membrane_potential"][:, expected.mask], potential), name
+        assert np.array_equal(trace.thresholds[name], expected.thresholds[name]), name
+    for logits, outputs in ((trace.logits, trace.outputs), (found["logits"], found["step_logits"])):
+        assert np.array_equal(logits, expected.logits)
+        assert np.array_equal(outputs, expected.outputs)
+
+
+def test_integer_files_hold_8_bit_weights_and_multiply_spikes_in_integers(integer_graph: Any) -> None:
+    model = to_onnx(integer_graph)
+    kinds = {node.op_type for node in model.graph.node}
+    assert {"MatMulInteger", "BitShift"} <= kinds
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    narrow = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    assert types["block00_qkv_affine/weight"] in narrow
+    assert types["embedding/words"] in narrow
+    floats = [name for name, kind in types.items() if kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)]
+    assert floats == ["/readout_unit"]
+
+
+def test_a_precision_that_is_not_the_graphs_is_refused(integer_graph: Any, tiny_model: Any) -> None:
+    with pytest.raises(UnsupportedOperatorError, match="its precision is 'integer', not 'float32'"):
+        to_onnx(integer_graph, "float32")
+    with pytest.raises(UnsupportedOperatorError, match="quantize it first"):
+        to_onnx(tiny_model, "integer")
+    with pytest.raises(RunnerError, match="integer graph"):
+        open_runner(integer_graph, "onnx", "float64")
