@@ -28,7 +28,17 @@ from hardware.energy.comparison import EnergyComparison, firing_rate
 from hardware.energy.figures import SensitivityPanel
 from hardware.energy.paper import dense_energy_mj
 from hardware.energy.published import check, implied_firing_rate, published_rows
-from hardware.energy.report import DASH, Picture, ReportTable, comparison_table, explanations, number, render_page
+from hardware.energy.report import (
+    DASH,
+    Picture,
+    ReportTable,
+    comparison_table,
+    explanations,
+    mean_field_table,
+    number,
+    render_page,
+    timing_table,
+)
 from hardware.reports.pictures import picture_data_uri
 
 NONE: frozenset[int] = frozenset()
@@ -86,7 +96,11 @@ class EnergyResults:
             self._measured_table(),
             self._energy_table(),
             comparison_table(f"Estimated energy of a sentence, {own}", self.first.comparisons),
+            mean_field_table(self.first.counts),
         ]
+        timing = timing_table([comparison.network for comparison in self.first.comparisons])
+        if timing is not None:
+            found.append(timing)
         if self.base is not None:
             found.append(comparison_table(f"Estimated energy, {self.base.title}", self.base.comparisons))
         return [*found, self._baseline_table()]

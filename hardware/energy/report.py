@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hardware.energy.comparison import EnergyComparison
+from hardware.energy.models import EnergyEstimate
 from hardware.energy.operation_counts import OperationCounts, Tally, headline
 from hardware.reports.files import write_whole
 
@@ -140,6 +141,59 @@ def operations_table(counts: OperationCounts) -> ReportTable:
         )
     columns = ("node", "reads", "binary AC", "graded AC", "as additions", "MAC")
     return ReportTable("Operations of a sentence, in millions", columns, rows, notes, frozenset({0, 1}))
+
+
+def mean_field_table(counts: OperationCounts) -> ReportTable:
+    """Return Eq. 18 beside the exact count, for every node that spikes drive, in both readings of γ."""
+    rows = []
+    for name, node in counts.nodes.items():
+        if not node.spike_driven:
+            continue
+        top = headline(node.real)
+        events = top["ac_binary"] + top["ac_graded"]
+        additions = top["ac_binary"] + node.real.get("ac_graded_additions", 0)
+        figures = (
+            node.mean_field_operations("nonzero_fraction"),
+            events,
+            node.mean_field_operations("mean_value"),
+            additions,
+        )
+        gammas = (f"{100 * node.nonzero_fraction:.1f}", f"{node.mean_value:.3f}")
+        rows.append((name, *gammas, *(f"{count / counts.sentences / 1e6:,.3f}" for count in figures)))
+    notes = (
+        "γ: share of inputs that are not zero, and mean input. Accumulates in millions a sentence: by Eq. 18 "
+        "(T x γ x FLOPs) and counted, then the same with integers as repeated additions. Affine maps agree, since "
+        "every input has the same fan-out; attention does not, since an accumulate there needs two spikes that meet.",
+    )
+    columns = ("node", "γ>0 %", "γ mean", "Eq. 18", "counted", "by mean", "additions")
+    return ReportTable("Mean field (Eq. 18) beside the exact count", columns, rows, notes)
+
+
+def timing_table(estimates: Sequence[EnergyEstimate]) -> ReportTable | None:
+    """Return time, throughput, static and host energy where an energy model has time; None where none has."""
+    timed = {estimate.model: estimate for estimate in estimates if estimate.timing is not None}
+    if not timed:
+        return None
+    quantities: dict[str, list[str]] = {}
+    for estimate in timed.values():
+        timing = estimate.timing
+        assert timing is not None
+        host = {kind.removeprefix("host: "): mj for kind, mj in estimate.by_kind.items() if kind.startswith("host: ")}
+        for title, value in {
+            "steps a sentence": f"{timing.steps:g}",
+            "µs a step": number(1e6 * timing.seconds_per_step),
+            "µs a sentence": number(1e6 * timing.seconds),
+            "sentences a second": number(timing.sentences_per_second),
+            "sentences a second, pipelined": number(timing.pipelined_sentences_per_second),
+            "mJ a sentence": number(estimate.energy_mj),
+            "of these static": number(timing.static_mj),
+            **{f"of these host, {kind}": number(mj) for kind, mj in host.items()},
+            "energy-delay product, nJ s": number(1e9 * timing.energy_delay_product),
+        }.items():
+            quantities.setdefault(title, []).append(value)
+    notes = tuple(f"{name}: {estimate.timing.basis}." for name, estimate in timed.items() if estimate.timing)
+    rows = [(title, *values) for title, values in quantities.items()]
+    return ReportTable("Time and what comes with it (estimates)", ("of a sentence", *timed), rows, notes)
 
 
 def _operation_cells(name: str, reads: str, tally: Tally, sentences: int) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hardware.energy import EnergyModel, OperationCounts
     from hardware.energy.baselines import Baseline
     from hardware.energy.comparison import EnergyComparison
+    from hardware.energy.report import ReportTable
 
 DEFAULT_BASELINE = "bert-base-cased"
 RUN_PRECISION = "float32"
@@ -130,7 +131,7 @@ def energy(
     from hardware.energy import energy_model, energy_models
     from hardware.energy.baselines import QuantizedTwin, find_baseline
     from hardware.energy.comparison import compare_energy, firing_rate
-    from hardware.energy.report import comparison_table, explanations, operations_table
+    from hardware.energy.report import comparison_table, explanations
     from spikebert.provenance import seed_everything
 
     for path in (csv_file, page_file):
@@ -161,11 +162,10 @@ def energy(
     if as_json:
         print_json(_json_object(run, baseline, comparisons))
         return
-    results.print(operations_table(run.counts).to_rich())
-    results.print()
     title = f"Estimated energy of a sentence on {run.title}; {firing_rate(run.counts):.1%} of its neurons fire"
-    results.print(comparison_table(title, comparisons).to_rich())
-    results.print()
+    for table in (*_tables_of_counts(run.counts, comparisons), comparison_table(title, comparisons)):
+        results.print(table.to_rich())
+        results.print()
     for line in explanations(comparisons):
         results.print(line, markup=False)
 
@@ -302,6 +302,14 @@ def _json_object(run: CountedRun, baseline: Baseline, comparisons: Sequence[Ener
     }
 
 
+def _tables_of_counts(counts: OperationCounts, comparisons: Sequence[EnergyComparison]) -> list[ReportTable]:
+    """Return operations, Eq. 18 beside them, and time where an energy model has it."""
+    from hardware.energy.report import mean_field_table, operations_table, timing_table
+
+    timing = timing_table([comparison.network for comparison in comparisons])
+    return [operations_table(counts), mean_field_table(counts), *([] if timing is None else [timing])]
+
+
 def _write_page(
     path: Path,
     run: CountedRun,
@@ -317,7 +325,6 @@ def _write_page(
         comparison_table,
         explanations,
         number,
-        operations_table,
         write_page,
     )
     from hardware.reports.pictures import draw, picture_data_uri
@@ -357,7 +364,10 @@ def _write_page(
             (f"{counts.padding_tokens:,}", "padding tokens, left out"),
             *((f"{count / counts.sentences / 1e6:,.2f} M", f"{KINDS[kind]} a sentence") for kind, count in top.items()),
         ],
-        tables=[comparison_table("Energy of a sentence (estimates)", comparisons), operations_table(counts)],
+        tables=[
+            comparison_table("Energy of a sentence (estimates)", comparisons),
+            *_tables_of_counts(counts, comparisons),
+        ],
         pictures=pictures,
         paragraphs=[("What the estimates rest on", explanations(comparisons))],
         record=run.record,

@@ -39,6 +39,7 @@ from hardware.energy.paper import (
     mean_field_synaptic_operations,
     spikebert_energy_mj,
 )
+from hardware.energy.report import mean_field_table, timing_table
 from hardware.trace import Trace
 
 MODELS = (
@@ -436,3 +437,37 @@ def test_a_file_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
         load_energy_model(path)
     with pytest.raises(EnergyModelError, match="cannot be read"):
         load_energy_model(tmp_path / "missing.json")
+
+
+# Tables of an estimate
+
+
+def test_eq_18_stands_beside_the_exact_count(counts: OperationCounts) -> None:
+    table = mean_field_table(counts)
+    spiking = {name: node for name, node in counts.nodes.items() if node.spike_driven}
+    assert [row[0] for row in table.rows] == list(spiking)
+    for name, *_, by_events, events, by_mean, additions in table.rows:
+        node, millions = spiking[name], 1e-6 / counts.sentences
+        if node.operator == "affine":
+            assert (by_events, by_mean) == (events, additions), "every input has the same fan-out"
+            assert float(events) == pytest.approx(node.real["weight_read"] * millions, abs=5e-4)
+        else:
+            both = node.real["attention_count"] + node.real["attention_add"]
+            assert float(events) == float(additions) == pytest.approx(both * millions, abs=5e-4)
+
+
+def test_time_is_shown_where_a_model_has_it(counts: OperationCounts) -> None:
+    paper, loihi = (estimate_energy(counts, model=name) for name in ("paper", "loihi1"))
+    assert timing_table([paper]) is None
+    table = timing_table([paper, loihi, loihi])
+    assert table is not None
+    shown = dict(table.rows)
+    assert table.columns[1:] == ("loihi1",)
+    assert shown["steps a sentence"] == f"{loihi.timing.steps:g}"
+    seconds = float(shown["µs a sentence"].replace(",", "")) / 1e6
+    assert 1 / seconds == pytest.approx(float(shown["sentences a second"].replace(",", "")), rel=0.01)
+    energy = float(shown["mJ a sentence"])
+    assert energy * 1e-3 * seconds * 1e9 == pytest.approx(
+        float(shown["energy-delay product, nJ s"].replace(",", "")), rel=0.02
+    )
+    assert {"of these host, embedding read", "of these host, spikes injected"} <= set(shown)
