@@ -105,7 +105,7 @@ class Loihi1Model(EnergyModel):
             static_mj=static_mj,
             energy_delay_product=(dynamic_mj + static_mj) * JOULES_PER_MILLIJOULE * seconds,
             basis=f"a neuron for every feature of every token of the longest sentence ({counts.longest_sentence}) on "
-            f"{cores} cores of {chips} chip{'s' * (chips > 1)}, powered whole; the work of a step is spread evenly over "
+            f"{cores} cores of {chips} chip{'s' * (chips > 1)}, powered whole; work is spread evenly over "
             f"the cores (best case), then a barrier; a layer a step, so {counts.time_steps:g} + {counts.depth} - 1 "
             "steps; one sentence at a time, which is what static energy and energy-delay product assume; synapses and "
             "axons are assumed to fit, see place()",
