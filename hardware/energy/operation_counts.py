@@ -20,6 +20,9 @@ layer norm            ``3 F + 2 G`` mac: each element is squared into the varian
                       ``2 F`` parameter_read, ``3 F`` activation_read, ``F`` activation_write
 attention on spikes   see `ATTENTION_ORDERS`, and ``out`` mac for the scale (a shift where it is a power of two)
 attention on others   two dense products: mac, no sparsity used
+integer graphs        the same, but: a layer norm's table and Newton steps are charged as the root and reciprocal they
+                      replace; the attention scale is wiring; a neuron's own bias is an addition and parameter_read
+                      where it is not 0; a token sum has no mac and no special
 leaky neuron          ``F`` membrane_update, membrane_leak (none without leak), comparison, state_read and state_write;
                       a spike and a reset for each spike; ``F`` addition where the input decays too (I - U)
 heaviside             ``F`` comparison; a spike for each spike
@@ -48,7 +51,19 @@ import numpy as np
 
 from export.errors import UnsupportedOperatorError
 from export.network import Network, Node, parse_graph
-from export.operators import Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire, SpikeAttention, TokenMean, Total
+from export.operators import (
+    Affine,
+    Heaviside,
+    IntegerLeakyIntegrateAndFire,
+    IntegerSpikeAttention,
+    LayerNorm,
+    LeakyIntegrateAndFire,
+    Operator,
+    SpikeAttention,
+    TokenMean,
+    TokenSum,
+    Total,
+)
 from hardware.edges import Edge, EdgeKind, edges_by_node, pooled_nodes
 from hardware.energy.attention_counts import count_spike_products
 from hardware.errors import TraceMismatchError
@@ -127,7 +142,7 @@ class NodeOperations:
     Attributes
     ----------
     name, operator : str
-        Node, and the name of its operator.
+        Node, and the name of its operator; that of the float one in an integer graph.
     edge : {"binary", "graded", "analog", "tokens"}
         What it reads; for a sum, its first summand.
     stage : {"input", "body", "head"}
@@ -468,7 +483,7 @@ class OperationCounter:
         nodes = {
             node.name: NodeOperations(
                 name=node.name,
-                operator=node.operator.name,
+                operator=_charged_as(node.operator),
                 edge=self._kinds[node.name],
                 stage=stages[node.name],
                 fan_in=node.operator.in_features,
@@ -671,6 +686,21 @@ def _count_neurons(operator: LeakyIntegrateAndFire, task: _Task) -> Split:
     return counted
 
 
+def _count_integer_neurons(operator: IntegerLeakyIntegrateAndFire, task: _Task) -> Split:
+    features, biased = operator.in_features, int(np.count_nonzero(operator.bias_mantissa))
+    counted = task.step_rows.times(
+        membrane_update=features,
+        membrane_leak=int(np.count_nonzero(operator.decay)),
+        comparison=features,
+        addition=biased,
+        parameter_read=biased,
+        state_read=features,
+        state_write=features,
+    )
+    counted.add(task.sent("spike", "reset"))
+    return counted
+
+
 def _count_heaviside(operator: Heaviside, task: _Task) -> Split:
     counted = task.rows.times(comparison=operator.in_features)
     counted.add(task.sent("spike"))
@@ -689,13 +719,15 @@ def _count_token_mean(operator: TokenMean, task: _Task) -> Split:
     sentences = len(batch.real) * task.steps
     averaged = (int((batch.attended & real).sum()) * task.steps * features for real in (batch.real, batch.padding))
     counted = Split(*(dict.fromkeys(("addition", "activation_read"), count) for count in averaged))
-    counted.add(Split({"mac": sentences * features, "special": sentences, "activation_write": sentences * features}))
+    counted.add(Split({"activation_write": sentences * features}))
+    if not isinstance(operator, TokenSum):
+        counted.add(Split({"mac": sentences * features, "special": sentences}))
     return counted
 
 
 def _count_attention(operator: SpikeAttention, task: _Task) -> Split:
-    """Count what both orders share: the scale, and what flows in."""
-    counted = task.rows.times(mac=operator.out_features)
+    """Count what both orders share: the scale, which integers leave to the threshold behind, and what flows in."""
+    counted = task.rows.times(mac=0 if isinstance(operator, IntegerSpikeAttention) else operator.out_features)
     edge = task.edges[0]
     if edge.kind == "binary" and edge.values is not None:
         counted.add(task.rows.times(input_element=operator.in_features))
@@ -732,10 +764,11 @@ def _products_among(
     return {order: {"dense_mac": dense[order], **counted[order]} for order in orders}
 
 
-_COUNTERS: dict[type, Callable[[Any, _Task], Split]] = {
+_COUNTERS: dict[type[Operator], Callable[[Any, _Task], Split]] = {
     Affine: _count_affine,
     LayerNorm: _count_layer_norm,
     LeakyIntegrateAndFire: _count_neurons,
+    IntegerLeakyIntegrateAndFire: _count_integer_neurons,
     Heaviside: _count_heaviside,
     SpikeAttention: _count_attention,
     Total: _count_total,
@@ -750,6 +783,13 @@ def _sum(tallies: Iterable[Mapping[str, int]]) -> Tally:
             if count:
                 total[kind] = total.get(kind, 0) + count
     return {kind: total[kind] for kind in (*OPERATION_KINDS, *STATISTIC_KINDS) if kind in total}
+
+
+def _charged_as(operator: Operator) -> str:
+    """Return the name energy models know an operator by: an integer one is charged as what it stands for."""
+    if isinstance(operator, IntegerLeakyIntegrateAndFire):
+        return LeakyIntegrateAndFire.name
+    return next(kind.name for kind in _COUNTERS if isinstance(operator, kind))
 
 
 def _parameters(node: Node) -> int:

@@ -15,11 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export import UnsupportedOperatorError, to_nir
+from export import UnsupportedOperatorError, parse_graph, quantize, to_nir
 from export.network import Network, NetworkBuilder, TokenEncoding
 from export.operators import (
     Affine,
     Heaviside,
+    IntegerLeakyIntegrateAndFire,
     LayerNorm,
     LeakyIntegrateAndFire,
     Operator,
@@ -495,6 +496,34 @@ def test_an_order_of_attention_that_was_not_counted_is_not_made_up(tiny_model: A
         assert f"attention_{other}" not in estimate_energy(one, model="horowitz-fp32").alternatives_mj
     with pytest.raises(ValueError, match=r"attention_orders is \('vk',\); give one or both of qk_first, kv_first"):
         OperationCounter(graph, ("vk",))
+
+
+def test_an_integer_graph_is_charged_for_the_same_spikes_and_for_less_that_is_dense(
+    tiny_model: Any, padded_batch: Any
+) -> None:
+    """One trace, counted with the integer graph it is of and with the float graph that was quantized."""
+    ids, mask = padded_batch
+    float_graph = to_nir(tiny_model)
+    graph = quantize(float_graph, calibration=(ids, mask))
+    trace = run(graph, ids, mask, runner="integer", precision="integer")
+    found, expected = count_operations(trace, graph), count_operations(trace, float_graph)
+    names = {name: (node.operator, node.edge, node.stage) for name, node in found.nodes.items()}
+    assert names == {name: (node.operator, node.edge, node.stage) for name, node in expected.nodes.items()}
+    less_dense = ("mac", "special", "addition", "parameter_read")
+    for kind in {*OPERATION_KINDS, *STATISTIC_KINDS} - set(less_dense):
+        assert found.totals.get(kind) == expected.totals.get(kind), kind
+    steps, config = trace.metadata["time_steps"], tiny_model.config
+    scales = config.num_hidden_layers * config.hidden_size * int(mask.sum()) * steps
+    mean = config.hidden_size * len(mask) * steps
+    assert expected.totals["mac"] - found.totals["mac"] == scales + mean
+    assert expected.totals["special"] - found.totals["special"] == len(mask) * steps
+    biases = sum(
+        np.count_nonzero(node.operator.bias_mantissa)
+        for node in parse_graph(graph).nodes
+        if isinstance(node.operator, IntegerLeakyIntegrateAndFire)
+    )
+    neurons = [node for name, node in found.nodes.items() if node.fires]
+    assert sum(node.real.get("addition", 0) for node in neurons) == biases * int(mask.sum()) * steps
 
 
 # Other people's counters, on what they can count.
