@@ -30,8 +30,8 @@ from export import (
     write_onnx,
 )
 from export.network import NetworkBuilder
-from export.onnx_format.file import check_onnx, read_onnx
-from export.operators import Affine, Case, all_cases
+from export.onnx_format.file import SMALLEST_EXTERNAL_BYTES, check_onnx, read_onnx
+from export.operators import Affine, Case, Heaviside, all_cases
 from hardware import Trace, compare, open_runner, run
 from hardware.errors import RunnerError
 from spikebert.neuron import NEURON_PRESETS
@@ -245,6 +245,31 @@ def test_large_weights_go_beside_the_file(tiny_model: Any, padded_batch: Batch, 
         assert np.array_equal(loaded[tensor.name], onnx.numpy_helper.to_array(tensor)), tensor.name
     with open_runner(path, "onnx", "float64", record_membrane_potentials=True) as runner:
         assert compare(_torch_trace(tiny_model, padded_batch, "float64"), runner.run(*padded_batch)).equal
+    (tmp_path / "model.onnx.data").unlink()
+    with pytest.raises((OnnxFileError, RunnerError), match=r"model\.onnx: "):
+        open_runner(path, "onnx", "float64")
+
+
+def test_thresholds_beyond_the_file_are_read_or_refused(tmp_path: Path) -> None:
+    features = SMALLEST_EXTERNAL_BYTES
+    builder = NetworkBuilder("input", features)
+    builder.add("step", Heaviside(np.arange(features) / 4), "input")
+    network = builder.network("output", "step")
+    path = write_onnx(tmp_path / "model.onnx", to_onnx(network, "float64", spikes=True), external_above=0)
+    assert np.array_equal(read_onnx(path).thresholds["step"], np.arange(features) / 4)
+    (tmp_path / "model.onnx.data").unlink()
+    with pytest.raises(OnnxFileError, match=r"model\.onnx: its external data cannot be read"):
+        read_onnx(path)
+
+
+def test_a_graph_of_values_runs_any_number_of_steps() -> None:
+    builder = NetworkBuilder("input", 3)
+    builder.add("step", Heaviside(np.zeros(3)), "input")
+    network = builder.network("output", "step", time_steps=4)
+    with open_runner(network, "onnx") as runner:
+        for steps in (4, 7):
+            x = np.random.default_rng(steps).normal(size=(steps, 1, 2, 3))
+            assert np.array_equal(runner.run(x).spikes["step"], x > 0)
 
 
 @pytest.fixture
