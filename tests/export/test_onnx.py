@@ -29,9 +29,9 @@ from export import (
     write_nir,
     write_onnx,
 )
-from export.network import NetworkBuilder
+from export.network import NetworkBuilder, Readout
 from export.onnx_format.file import SMALLEST_EXTERNAL_BYTES, check_onnx, read_onnx
-from export.operators import Affine, Case, Heaviside, all_cases
+from export.operators import Affine, Case, Heaviside, IntegerAffine, all_cases
 from hardware import Trace, compare, open_runner, run
 from hardware.errors import RunnerError
 from spikebert.neuron import NEURON_PRESETS
@@ -425,3 +425,25 @@ def test_a_precision_that_is_not_the_graphs_is_refused(integer_graph: Any, tiny_
         to_onnx(tiny_model, "integer")
     with pytest.raises(RunnerError, match="integer graph"):
         open_runner(integer_graph, "onnx", "float64")
+
+
+@pytest.mark.parametrize("copies", [1, 3, 200])
+@pytest.mark.parametrize(("low", "high"), [(-128, 127), (0, 255), (-255, 0)], ids=["mixed", "excitatory", "inhibitory"])
+def test_spikes_and_sums_of_them_meet_weights_of_every_sign_exactly(low: int, high: int, copies: int) -> None:
+    rng = np.random.default_rng(copies)
+    weight = rng.integers(low, high + 1, (5, 40))
+    weight[0] = np.where(np.arange(40) % 2, low, high)
+    builder = NetworkBuilder("input", 40)
+    fired = [
+        builder.add(f"step{index:03}", Heaviside(np.zeros(40)), "input") for index in range(copies)
+    ]  # each the same, so that their sum counts to `copies`
+    builder.add("affine", IntegerAffine(weight=weight, unit=np.ones(5)), fired)
+    network = builder.network("output", "affine", readout=Readout(1.0, np.zeros(5, np.int64)))
+    model = to_onnx(network)
+    assert any(node.op_type == "MatMulInteger" for node in model.graph.node) == (copies < 200)
+    x = rng.integers(-1, 2, (2, 3, 4, 40))
+    expected = copies * ((x > 0).astype(int) @ weight.T)
+    feeds = {"input": x, "attention_mask": np.ones((3, 4), np.int64)}
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for evaluator in (session, ReferenceEvaluator(model)):
+        np.testing.assert_array_equal(evaluator.run(["logits"], feeds)[0], expected.mean(0))
