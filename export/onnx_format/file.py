@@ -108,8 +108,6 @@ class OnnxFile:
         ``(D,)`` for each spiking node.
     metadata : dict of str to str
         All of it, as it stands in the file.
-    model : onnx.ModelProto
-        External data not loaded.
     """
 
     path: Path
@@ -127,7 +125,6 @@ class OnnxFile:
     outputs: tuple[str, ...]
     thresholds: dict[str, np.ndarray]
     metadata: dict[str, str]
-    model: onnx.ModelProto
 
     @property
     def is_integer(self) -> bool:
@@ -190,7 +187,6 @@ def read_onnx(path: str | Path) -> OnnxFile:
         raise OnnxFileError(f"{path}: metadata operators is not names by node")
     if not all(isinstance(neuron, dict) and isinstance(neuron.get("update"), str) for neuron in neurons.values()):
         raise OnnxFileError(f"{path}: metadata neurons does not hold the equations of each")
-    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
     return OnnxFile(
         path=path,
         precision=precision,
@@ -205,14 +201,21 @@ def read_onnx(path: str | Path) -> OnnxFile:
         operators=operators,
         neurons=neurons,
         outputs=tuple(output.name for output in model.graph.output),
-        thresholds={
-            name: numpy_helper.to_array(arrays[f"{name}/threshold"], base_dir=str(path.parent))
-            for name in spiking
-            if f"{name}/threshold" in arrays
-        },
+        thresholds=_thresholds(model, path, spiking),
         metadata=text,
-        model=model,
     )
+
+
+def _thresholds(model: onnx.ModelProto, path: Path, spiking: list[str]) -> dict[str, np.ndarray]:
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    try:
+        return {
+            name: numpy_helper.to_array(stored[f"{name}/threshold"], base_dir=str(path.parent))
+            for name in spiking
+            if f"{name}/threshold" in stored
+        }
+    except Exception as error:  # the file with the external data is missing, too short, or elsewhere
+        raise OnnxFileError(f"{path}: its external data cannot be read: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class OnnxRunner(Runner):
         time_steps: int | None = None,
         record_membrane_potentials: bool = False,
     ) -> None:
-        check_time_steps(time_steps)
+        self.time_steps = check_time_steps(time_steps)
         self.precision = precision
         self.record_membrane_potentials = record_membrane_potentials
         with tempfile.TemporaryDirectory(prefix="spikebert-onnx-") as scratch:
@@ -75,7 +75,7 @@ class OnnxRunner(Runner):
                 )
             assert isinstance(path, Path)
             self.file = read_onnx(path)
-            self._check_file(time_steps)
+            self._check_file()
             options = onnxruntime.SessionOptions()
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             try:
@@ -83,8 +83,8 @@ class OnnxRunner(Runner):
             except Exception as error:  # ONNX Runtime has an exception class of its own for each status code
                 raise RunnerError(f"{path}: ONNX Runtime refuses it: {error}") from error
 
-    def _check_file(self, time_steps: int | None) -> None:
-        file = self.file
+    def _check_file(self) -> None:
+        file, time_steps = self.file, self.time_steps
         if file.precision != self.precision:
             raise RunnerError(f"{file.path}: computes in {file.precision}, not {self.precision}; export it again")
         if time_steps is not None and file.time_steps is not None and time_steps != file.time_steps:
@@ -108,7 +108,7 @@ class OnnxRunner(Runner):
             Inputs do not fit, or ONNX Runtime fails.
         """
         file = self.file
-        batch = check_batch(file, inputs, token_mask, file.time_steps)
+        batch = check_batch(file, inputs, token_mask, self.time_steps)
         feeds: dict[str, np.ndarray] = {ATTENTION_MASK: batch.mask.astype(np.int64)}
         if batch.values is not None:
             feeds[file.input_name] = batch.values.astype(PRECISIONS[self.precision])

@@ -29,9 +29,9 @@ from export import (
     write_nir,
     write_onnx,
 )
-from export.network import NetworkBuilder
-from export.onnx_format.file import check_onnx, read_onnx
-from export.operators import Affine, Case, all_cases
+from export.network import NetworkBuilder, Readout
+from export.onnx_format.file import SMALLEST_EXTERNAL_BYTES, check_onnx, read_onnx
+from export.operators import Affine, Case, Heaviside, IntegerAffine, all_cases
 from hardware import Trace, compare, open_runner, run
 from hardware.errors import RunnerError
 from spikebert.neuron import NEURON_PRESETS
@@ -245,6 +245,31 @@ def test_large_weights_go_beside_the_file(tiny_model: Any, padded_batch: Batch, 
         assert np.array_equal(loaded[tensor.name], onnx.numpy_helper.to_array(tensor)), tensor.name
     with open_runner(path, "onnx", "float64", record_membrane_potentials=True) as runner:
         assert compare(_torch_trace(tiny_model, padded_batch, "float64"), runner.run(*padded_batch)).equal
+    (tmp_path / "model.onnx.data").unlink()
+    with pytest.raises((OnnxFileError, RunnerError), match=r"model\.onnx: "):
+        open_runner(path, "onnx", "float64")
+
+
+def test_thresholds_beyond_the_file_are_read_or_refused(tmp_path: Path) -> None:
+    features = SMALLEST_EXTERNAL_BYTES
+    builder = NetworkBuilder("input", features)
+    builder.add("step", Heaviside(np.arange(features) / 4), "input")
+    network = builder.network("output", "step")
+    path = write_onnx(tmp_path / "model.onnx", to_onnx(network, "float64", spikes=True), external_above=0)
+    assert np.array_equal(read_onnx(path).thresholds["step"], np.arange(features) / 4)
+    (tmp_path / "model.onnx.data").unlink()
+    with pytest.raises(OnnxFileError, match=r"model\.onnx: its external data cannot be read"):
+        read_onnx(path)
+
+
+def test_a_graph_of_values_runs_any_number_of_steps() -> None:
+    builder = NetworkBuilder("input", 3)
+    builder.add("step", Heaviside(np.zeros(3)), "input")
+    network = builder.network("output", "step", time_steps=4)
+    with open_runner(network, "onnx") as runner:
+        for steps in (4, 7):
+            x = np.random.default_rng(steps).normal(size=(steps, 1, 2, 3))
+            assert np.array_equal(runner.run(x).spikes["step"], x > 0)
 
 
 @pytest.fixture
@@ -400,3 +425,25 @@ def test_a_precision_that_is_not_the_graphs_is_refused(integer_graph: Any, tiny_
         to_onnx(tiny_model, "integer")
     with pytest.raises(RunnerError, match="integer graph"):
         open_runner(integer_graph, "onnx", "float64")
+
+
+@pytest.mark.parametrize("copies", [1, 3, 200])
+@pytest.mark.parametrize(("low", "high"), [(-128, 127), (0, 255), (-255, 0)], ids=["mixed", "excitatory", "inhibitory"])
+def test_spikes_and_sums_of_them_meet_weights_of_every_sign_exactly(low: int, high: int, copies: int) -> None:
+    rng = np.random.default_rng(copies)
+    weight = rng.integers(low, high + 1, (5, 40))
+    weight[0] = np.where(np.arange(40) % 2, low, high)
+    builder = NetworkBuilder("input", 40)
+    fired = [
+        builder.add(f"step{index:03}", Heaviside(np.zeros(40)), "input") for index in range(copies)
+    ]  # each the same, so that their sum counts to `copies`
+    builder.add("affine", IntegerAffine(weight=weight, unit=np.ones(5)), fired)
+    network = builder.network("output", "affine", readout=Readout(1.0, np.zeros(5, np.int64)))
+    model = to_onnx(network)
+    assert any(node.op_type == "MatMulInteger" for node in model.graph.node) == (copies < 200)
+    x = rng.integers(-1, 2, (2, 3, 4, 40))
+    expected = copies * ((x > 0).astype(int) @ weight.T)
+    feeds = {"input": x, "attention_mask": np.ones((3, 4), np.int64)}
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for evaluator in (session, ReferenceEvaluator(model)):
+        np.testing.assert_array_equal(evaluator.run(["logits"], feeds)[0], expected.mean(0))
