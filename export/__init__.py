@@ -7,13 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.errors import GraphError, NirFileError, UnsupportedOperatorError
+    from export.errors import ChipLimitError, GraphError, NirFileError, UnsupportedOperatorError
     from export.from_spikebert import to_nir
     from export.network import Network, build_graph, parse_graph
     from export.nir_file import read_nir, write_nir
     from export.passes.quantize import quantize, quantize_with_report
 
 _HOMES = {
+    "ChipLimitError": "export.errors",
     "GraphError": "export.errors",
     "NirFileError": "export.errors",
     "UnsupportedOperatorError": "export.errors",
@@ -28,6 +29,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ChipLimitError",
     "GraphError",
     "Network",
     "NirFileError",

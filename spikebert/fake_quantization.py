@@ -10,6 +10,7 @@ with. Baked into the model, the weights are such that quantizing its graph finds
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,17 +70,10 @@ class FakeQuantizedWeight(nn.Module):
     def __init__(self, groups: int = 1) -> None:
         super().__init__()
         self.groups = groups
-        self.sharing: list[nn.Module] = []
-
-    def share_scale(self, modules: Sequence[nn.Module]) -> None:
-        """Take one scale for the weights of all `modules`, which must be parametrized and hold one group each."""
-        object.__setattr__(self, "sharing", list(modules))  # no child modules: their weights are not this one's
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the rounded weight."""
-        shared = [module.parametrizations.weight.original for module in self.sharing]  # type: ignore[union-attr]
-        scale = weight_scale(shared) if shared else weight_scale([weight], self.groups)
-        return quantize_weight(weight, scale[0] if shared else scale)
+        return quantize_weight(weight, weight_scale([weight], self.groups))
 
 
 def integer_recurrence(current: Tensor, neuron: NeuronParameters, fraction_bits: int = FRACTION_BITS) -> tuple:
@@ -113,40 +107,47 @@ class FakeQuantization:
 
     Attributes
     ----------
-    modules : list of nn.Module
-        Linear layers and embeddings whose weights are rounded in the forward pass.
+    linears, tables : list of nn.Module
+        Linear layers, whose weights are rounded in the forward pass, and embeddings, whose looked-up rows are: the
+        tables themselves stay plain parameters, so that their gradients may stay sparse.
     """
 
     def __init__(self, model: nn.Module, fraction_bits: int = FRACTION_BITS) -> None:
-        self.modules: list[nn.Module] = []
-        self._neurons: list[tuple[SpikingNeuron, Any]] = []
-        for module in model.modules():
-            if isinstance(module, SpikingNeuron):
-                if module.parameters_of_neuron.initial_membrane_potential:
-                    raise ConfigurationError(
-                        "neurons that start at another potential than 0 have no place on the chip; "
-                        "set initial_membrane_potential to 0 to train for integers"
-                    )
-                self._neurons.append((module, module.recurrence))
-                module.recurrence = lambda current, neuron: integer_recurrence(current, neuron, fraction_bits)
-            elif isinstance(module, nn.Linear | nn.Embedding):
-                self.modules.append(module)
+        self.linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        self.tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+        neurons = [module for module in model.modules() if isinstance(module, SpikingNeuron)]
+        if any(neuron.parameters_of_neuron.initial_membrane_potential for neuron in neurons):
+            raise ConfigurationError(
+                "neurons that start at another potential than 0 have no place on the chip; set "
+                "initial_membrane_potential to 0 to train for integers"
+            )
         groups = {id(part.affine): getattr(part.norm, "groups", 1) for part in model.modules() if _is_projection(part)}
-        rounding = {}
-        for module in self.modules:
-            rounding[id(module)] = FakeQuantizedWeight(groups.get(id(module), 1))
-            parametrize.register_parametrization(module, "weight", rounding[id(module)])
-        tables = [module for module in self.modules if isinstance(module, nn.Embedding)]
-        for table in tables:  # words and positions are added, so they stand on one scale
-            rounding[id(table)].share_scale(tables)
+        for linear in self.linears:
+            parametrize.register_parametrization(linear, "weight", FakeQuantizedWeight(groups.get(id(linear), 1)))
+        self._hooks = [table.register_forward_hook(self._round_rows) for table in self.tables]
+        self._neurons = [(neuron, neuron.recurrence) for neuron in neurons]
+        for neuron in neurons:
+            neuron.recurrence = partial(integer_recurrence, fraction_bits=fraction_bits)
+
+    def _round_rows(self, table: nn.Module, ids: Any, rows: Tensor) -> Tensor:
+        return quantize_weight(rows, self._table_scale())
+
+    def _table_scale(self) -> Tensor:
+        """Return the one scale of all tables: words and positions are added."""
+        return torch.stack([table.weight.detach().abs().amax() for table in self.tables]).amax() / WEIGHT_MAX
 
     @torch.no_grad()
     def bake(self) -> None:
-        """Leave the rounded weights in the model, and the neurons as they were before."""
-        rounded = [module.weight.clone() for module in self.modules]
-        for module, weight in zip(self.modules, rounded, strict=True):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-            module.weight.copy_(weight)  # type: ignore[operator, union-attr]
+        """Leave the rounded weights in the model, and all else as it was before."""
+        for hook in self._hooks:
+            hook.remove()
+        scale = self._table_scale() if self.tables else 1.0
+        for table in self.tables:
+            table.weight.copy_(quantize_weight(table.weight, scale))
+        for linear in self.linears:
+            weight = linear.weight.clone()
+            parametrize.remove_parametrizations(linear, "weight", leave_parametrized=False)
+            linear.weight.copy_(weight)
         for neuron, recurrence in self._neurons:
             neuron.recurrence = recurrence
 

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from export.loihi_numbers import ACTIVATION_MAX, ACTIVATION_SHIFT, DECAY_UNITY, POTENTIAL_MAX
-from export.network import Network, Node
+from export.network import INTEGER, Network, Node
 from export.operators import (
     Heaviside,
     IntegerAffine,
@@ -49,6 +49,7 @@ from export.operators.layer_norm import (
 )
 from export.operators.operator import FLOAT64_EXACT
 from export.passes.intervals import Interval, check_layer_norm, value_intervals
+from hardware.errors import RunnerError
 from hardware.runners.execution import NodeExecution
 from hardware.runners.reference import overflows, read_outputs, thresholds
 from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, number_type
@@ -94,7 +95,9 @@ class IntegerRunner(Runner):
         device: str = "cpu",
         compiled: bool = False,
     ) -> None:
-        number_type(network, precision)
+        number_type(network, INTEGER)  # refuses a float graph
+        if precision != INTEGER:
+            raise RunnerError(f"runner 'integer' runs at precision {INTEGER!r}, not {precision!r}")
         self.network, self.precision = network, precision
         self.time_steps = check_time_steps(time_steps)
         self.record_membrane_potentials, self.record_spikes = record_membrane_potentials, record_spikes
