@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.errors import GraphError, NirFileError, OnnxFileError, UnsupportedOperatorError
+    from export.errors import ChipLimitError, GraphError, NirFileError, OnnxFileError, UnsupportedOperatorError
     from export.from_spikebert import to_nir
     from export.network import Network, build_graph, parse_graph
     from export.nir_file import read_nir, write_nir
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from export.passes.quantize import quantize, quantize_with_report
 
 _HOMES = {
+    "ChipLimitError": "export.errors",
     "GraphError": "export.errors",
     "NirFileError": "export.errors",
     "OnnxFileError": "export.errors",
@@ -33,6 +34,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ChipLimitError",
     "GraphError",
     "Network",
     "NirFileError",

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from export.loihi_numbers import ACTIVATION_MAX, ACTIVATION_SHIFT, DECAY_UNITY, POTENTIAL_MAX
-from export.network import Network, Node
+from export.network import INTEGER, Network, Node
 from export.operators import (
     Heaviside,
     IntegerAffine,
@@ -49,6 +49,7 @@ from export.operators.layer_norm import (
 )
 from export.operators.operator import FLOAT64_EXACT
 from export.passes.intervals import Interval, check_layer_norm, value_intervals
+from hardware.errors import RunnerError
 from hardware.runners.execution import NodeExecution
 from hardware.runners.reference import overflows, read_outputs, thresholds
 from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, number_type
@@ -94,7 +95,9 @@ class IntegerRunner(Runner):
         device: str = "cpu",
         compiled: bool = False,
     ) -> None:
-        number_type(network, precision)
+        number_type(network, INTEGER)  # refuses a float graph
+        if precision != INTEGER:
+            raise RunnerError(f"runner 'integer' runs at precision {INTEGER!r}, not {precision!r}")
         self.network, self.precision = network, precision
         self.time_steps = check_time_steps(time_steps)
         self.record_membrane_potentials, self.record_spikes = record_membrane_potentials, record_spikes
@@ -280,12 +283,12 @@ def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _gather(node: Node, operator: IntegerAffine, device: torch.device) -> Callable[[_Group], None]:
-    rows = torch.from_numpy(np.ascontiguousarray(operator.weight.T)).to(device)
+    weight = torch.from_numpy(operator.weight).to(device)
     bias = None if operator.bias is None else torch.from_numpy(operator.bias).to(device)
 
     def run(group: _Group) -> None:
         assert group.hot is not None
-        y = rows[group.hot].sum(0, dtype=torch.int64)
+        y = torch.stack([weight.index_select(1, hot).t().to(torch.int64) for hot in group.hot]).sum(0)
         group.values[node.name] = (y if bias is None else y + bias)[None]
 
     return run
@@ -399,30 +402,38 @@ def _neuron(
     keep = constant((DECAY_UNITY - neuron.decay) / DECAY_UNITY)
     threshold, bias = constant(neuron.tested_threshold), constant(neuron.bias)
     features = neuron.in_features
-    charge = (largest_activation << ACTIVATION_SHIFT) + int(np.abs(neuron.bias).max())
-    charge += int(neuron.tested_threshold.max()) if neuron.reset == "subtract" else 0
+    own = int(np.abs(neuron.bias).max()) + (int(neuron.tested_threshold.max()) if neuron.reset == "subtract" else 0)
+    strongest = float(keep.max())
+
+    def may_saturate(activation: int, steps: int) -> bool:
+        """Return whether activations up to so much can drive a potential to its limit."""
+        reachable = 0.0
+        for _ in range(steps):
+            reachable = reachable * strongest + (activation << ACTIVATION_SHIFT) + own
+        return reachable > POTENTIAL_MAX
 
     def run(group: _Group) -> None:
         x = group.values[node.sources[0]]
         tokens = x.shape[1]
-        reachable = 0.0
-        for _ in range(group.steps):
-            reachable = reachable * float(keep.max()) + charge
+        doubtful = may_saturate(largest_activation, group.steps)
         spikes = torch.empty(group.steps, tokens, features, dtype=torch.int8, device=x.device)
         potentials = None
         if runner.record_membrane_potentials:
             potentials = torch.empty(group.steps, tokens, features, dtype=torch.int32, device=x.device)
         saturated: int | Tensor = 0
         for rows in _chunks(tokens, features * 8 * (2 + x.shape[0]), runner.compiled):
+            part = x[:, rows]
+            # what may happen in some sentence seldom does in this one, and one look is cheaper than many clamps
+            clamp = doubtful and may_saturate(int(max(-part.min(), part.max())), group.steps)
             saturated += runner._fire(  # counted on the device; read once at the end
-                x[:, rows],
+                part,
                 keep,
                 threshold,
                 bias,
                 bool(neuron.bias.any()),
                 neuron.reset == "subtract",
                 neuron.fire_on_equal,
-                reachable > POTENTIAL_MAX,
+                clamp,
                 spikes[:, rows],
                 None if potentials is None else potentials[:, rows],
             )
@@ -442,7 +453,7 @@ def _fire(
     biased: bool,
     subtract: bool,
     fire_on_equal: bool,
-    may_saturate: bool,
+    clamp: bool,
     spikes: Tensor,
     potentials: Tensor | None,
 ) -> Tensor:
@@ -459,7 +470,7 @@ def _fire(
             potential.add_(bias)
         if subtract and step:
             potential.addcmul_(fired, threshold, value=-1)
-        if may_saturate:
+        if clamp:
             saturated += (potential.abs() > POTENTIAL_MAX).sum()
             potential.clamp_(-POTENTIAL_MAX, POTENTIAL_MAX)
         if potentials is not None:

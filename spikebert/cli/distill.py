@@ -69,7 +69,7 @@ SETTINGS_OF_EVERY_STAGE = (
     "compile_neurons",
     "average_decay",
 )
-SETTINGS_OF_TASK = ("epochs", "evaluate_every", "patience", *SETTINGS_OF_EVERY_STAGE)
+SETTINGS_OF_TASK = ("epochs", "evaluate_every", "patience", "integer", *SETTINGS_OF_EVERY_STAGE)
 
 
 def training_options(function: Any) -> Any:
@@ -342,6 +342,9 @@ def teacher(
 @click.option("--epochs", type=int, default=TrainingSettings.epochs, show_default=True, help="Passes over the data.")
 @click.option("--evaluate-every", type=int, help="Steps between scores on dev [default: one an epoch].")
 @click.option("--patience", type=int, help="Stop after so many scores in a row without a new best.")
+@click.option(
+    "--integer", is_flag=True, help="Train for the chip: 8-bit weights and 12-bit decays in the forward pass."
+)
 @training_options
 @click.option(
     "--weight-features", type=float, default=LossWeights.features, show_default=True, help="Of the feature loss."

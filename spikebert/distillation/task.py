@@ -51,6 +51,7 @@ from spikebert.distillation.training import (
 )
 from spikebert.errors import ConfigurationError
 from spikebert.evaluation import evaluate, firing_rates
+from spikebert.fake_quantization import fake_quantize
 from spikebert.modeling import SpikeBertForSequenceClassification
 from spikebert.norms import LAYER, calibrate_norms
 from spikebert.provenance import run_record, seed_everything
@@ -213,6 +214,7 @@ def distill_task(
             signals, transforms = _signals(
                 *guide, model, tokenizer, parts, train, task, settings, weights, teacher_use, reports.on_labelling
             )
+    rounding = fake_quantize(model) if settings.integer else None
     trainer = TaskTrainer(model, task, train, dev, settings, weights, signals, transforms, accelerator)
     state_file = StateFile(
         state_beside(output),
@@ -238,6 +240,8 @@ def distill_task(
     if not accelerator.is_main_process:
         return {}
     model.to("cpu")
+    if rounding is not None:
+        rounding.bake()
     with writing_directory(output) as folder:
         write_checkpoint_files(model, tokenizer, folder)
         stored = load_model(folder)  # rounded to half precision: these weights, not the trained ones, are the model

@@ -55,6 +55,8 @@ class TrainingSettings:
         Of matrix products while training; membrane potentials and dev scores are always float32.
     compile_neurons : bool
         Compile the neurons' loop over time: half the time a step, after seconds of compiling; needs a C++ compiler.
+    integer : bool
+        Round weights to 8 bits and decays to 12 in the forward pass, as the chip will (``fake_quantization``).
     seed : int
         Of initial weights and of the order of sentences.
     accumulate : int
@@ -82,6 +84,7 @@ class TrainingSettings:
     max_length: int = 128
     precision: str = "bfloat16"
     compile_neurons: bool = False
+    integer: bool = False
     seed: int = 0
     accumulate: int = 1
     evaluate_every: int | None = None
@@ -102,6 +105,10 @@ class TrainingSettings:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
         if not self.weight_decay >= 0:
             raise ConfigurationError(f"weight_decay is {self.weight_decay}; it must not be negative")
+        if self.integer and self.compile_neurons:
+            raise ConfigurationError("neurons cannot be compiled while they train for integers; leave out --compile")
+        if self.integer and self.average_decay:
+            raise ConfigurationError("an average of weights is no 8-bit weight; leave out --average-decay or --integer")
         if self.precision not in PRECISIONS:
             raise ConfigurationError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
 

@@ -1,0 +1,180 @@
+"""How fast a graph is simulated: samples a second by size, batch and simulator, all in one run of one process.
+
+    python benchmarks/simulation.py [--sizes 2x128 2x384 12x768] [--batches 1 32] [--tokens 128] [--compile]
+
+Every row of a table is a function `(case) -> Callable[[], None] | None` in `ROWS`: it builds what it needs and returns
+what is timed, or None where it does not apply. Rounds go through all rows in turn, so that a busy machine slows all of
+them; what counts are the ratios. Weights are random (the time does not depend on them, spikes or no); sentences are
+full. Prints a table and writes results/simulation.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from export import quantize, to_nir
+from export.network import Network, parse_graph
+from export.operators import Affine
+from hardware import open_runner
+from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification
+from spikebert.neuron import SpikingNeuron
+
+RESULTS = Path("results/simulation.json")
+VOCABULARY = 1000
+CALIBRATION_TOKENS = 16
+REFERENCE_ROW = "torch float32"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is simulated.
+
+    Attributes
+    ----------
+    model : SpikeBertForSequenceClassification
+    integer : Network
+        The model's graph, quantized.
+    ids : ndarray
+        ``(B, N)`` token ids.
+    compile : bool
+        Whether rows that compile may.
+    """
+
+    model: SpikeBertForSequenceClassification
+    integer: Network
+    ids: np.ndarray
+    compile: bool
+
+
+def torch_row(case: Case, dtype: torch.dtype = torch.float32, compiled: bool = False) -> Callable[[], None]:
+    """Time the model itself, logits only."""
+    import copy
+
+    model = copy.deepcopy(case.model).to(dtype)
+    if compiled:
+        for module in model.modules():
+            if isinstance(module, SpikingNeuron):
+                module.compile_recurrence()
+    ids = torch.from_numpy(case.ids)
+
+    @torch.no_grad()
+    def run() -> None:
+        model(ids)
+
+    return run
+
+
+def integer_row(case: Case, compiled: bool = False) -> Callable[[], None]:
+    """Time the integer simulator, logits only."""
+    runner = open_runner(case.integer, "integer", "integer", record_spikes=False, compiled=compiled)
+    return lambda: runner.run(case.ids) and None
+
+
+ROWS: dict[str, Callable[[Case], Callable[[], None] | None]] = {
+    REFERENCE_ROW: torch_row,
+    "torch float32, compiled neurons": lambda case: torch_row(case, compiled=True) if case.compile else None,
+    "torch bfloat16": lambda case: torch_row(case, torch.bfloat16),
+    "integer": integer_row,
+    "integer, compiled": lambda case: integer_row(case, compiled=True) if case.compile else None,
+}
+
+
+def make_case(blocks: int, width: int, batch: int, tokens: int, time_steps: int, compiled: bool) -> Case:
+    """Return a random model of that size and its integer graph."""
+    torch.manual_seed(0)
+    config = SpikeBertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        num_hidden_layers=blocks,
+        num_attention_heads=max(1, width // 64),
+        intermediate_size=4 * width,
+        max_position_embeddings=tokens,
+        position_embedding_type="absolute",
+        time_steps=time_steps,
+        embedding_norm=True,
+        embedding_neuron="lif",
+    )
+    model = SpikeBertForSequenceClassification(config).eval()
+    ids = np.random.default_rng(0).integers(1, VOCABULARY, (batch, tokens))
+    graph = quantize(to_nir(model), ids[:1, :CALIBRATION_TOKENS], clip=False)
+    return Case(model, parse_graph(graph), ids, compiled)
+
+
+def measure(case: Case, rounds: int) -> dict[str, float]:
+    """Return the median seconds of a batch by row."""
+    timed = {name: row(case) for name, row in ROWS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name, run in timed.items() if run is not None}
+    for turn in range(rounds + 1):  # the first warms up
+        for name, run in timed.items():
+            if run is None:
+                continue
+            began = time.perf_counter()
+            run()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def memory_share(case: Case) -> dict[str, float]:
+    """Return what the integer runner holds beside the network, in bytes, with the int8 weights to compare with."""
+    process = psutil.Process()
+    weights = sum(n.operator.weight.nbytes for n in case.integer.nodes if isinstance(n.operator, Affine))
+    before = process.memory_info().rss
+    with open_runner(case.integer, "integer", "integer", record_spikes=False) as runner:
+        built = process.memory_info().rss - before
+        runner.run(case.ids[:1])
+        ran = process.memory_info().rss - before
+    return {"int8_weight_bytes": weights, "built_bytes": built, "built_and_run_bytes": ran}
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["2x128", "2x384", "12x768"], help="blocks x width")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--time-steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--compile", action="store_true", help="also what torch.compile makes of them"
+    )
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
+    words = parser.parse_args()
+    torch.set_num_threads(words.threads)
+    console, results = Console(), []
+    for size in words.sizes:
+        blocks, width = map(int, size.split("x"))
+        for batch in words.batches:
+            case = make_case(blocks, width, batch, words.tokens, words.time_steps, words.compile)
+            seconds = measure(case, words.rounds)
+            row: dict[str, Any] = {"size": size, "batch": batch, "tokens": words.tokens, "time_steps": words.time_steps}
+            row |= {"seconds": seconds, "memory": memory_share(case)}
+            results.append(row)
+            title = f"{blocks} blocks of {width}, {batch} x {words.tokens} tokens, T = {words.time_steps}"
+            table = Table("simulator", "samples a second", f"of {REFERENCE_ROW}", title=title, box=None)
+            for name, spent in seconds.items():
+                table.add_row(name, f"{batch / spent:.2f}", f"{seconds[REFERENCE_ROW] / spent:.2f} x")
+            console.print(table)
+    words.output.parent.mkdir(parents=True, exist_ok=True)
+    machine = {"processor": platform.processor() or platform.machine(), "threads": words.threads}
+    words.output.write_text(json.dumps({"machine": machine, "torch": torch.__version__, "rows": results}, indent=2))
+    console.print(f"wrote {words.output}")
+
+
+if __name__ == "__main__":
+    main()
