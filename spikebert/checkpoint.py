@@ -26,20 +26,29 @@ from spikebert.errors import CheckpointError, ConfigurationError
 from spikebert.provenance import file_sha256
 
 DEFAULT_CHECKPOINT = "default"
+SHIPPED_CHECKPOINTS = (DEFAULT_CHECKPOINT, "default-loihi")
+"""``default-loihi``: norms folded away and hard reset, so that its neurons and synapses are stock ones on Loihi."""
 WEIGHTS_FILE = "model.safetensors"
 CONFIGURATION_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 
 
 def default_checkpoint() -> Path:
-    """Return the folder of the checkpoint shipped with the package.
+    """Return the folder of the shipped checkpoint ``default``; see `shipped_checkpoint`."""
+    return shipped_checkpoint(DEFAULT_CHECKPOINT)
+
+
+def shipped_checkpoint(name: str) -> Path:
+    """Return the folder of a checkpoint shipped with the package, one of `SHIPPED_CHECKPOINTS`.
 
     Raises
     ------
     CheckpointError
-        The package was installed without it.
+        There is no such checkpoint, or the package was installed without it.
     """
-    directory = Path(str(resources.files("spikebert.checkpoints"))) / DEFAULT_CHECKPOINT
+    if name not in SHIPPED_CHECKPOINTS:
+        raise CheckpointError(f"no checkpoint {name!r} is shipped; choose one of {', '.join(SHIPPED_CHECKPOINTS)}")
+    directory = Path(str(resources.files("spikebert.checkpoints"))) / name
     if not (directory / WEIGHTS_FILE).is_file():
         raise CheckpointError(f"the shipped checkpoint is not in {directory}; install the package again")
     return directory
@@ -48,15 +57,15 @@ def default_checkpoint() -> Path:
 def resolve_checkpoint(name: str | Path) -> str:
     """Return the folder or hub name that `name` means.
 
-    ``default`` is the shipped checkpoint; what exists is a folder; ``owner/model`` is left to the Hugging Face hub.
+    ``default`` and ``default-loihi`` are shipped; what exists is a folder; ``owner/model`` is left to the Hugging Face hub.
 
     Raises
     ------
     CheckpointError
         It is none of these, or a folder that lacks a file of a checkpoint.
     """
-    if str(name) == DEFAULT_CHECKPOINT:
-        return str(default_checkpoint())
+    if str(name) in SHIPPED_CHECKPOINTS:
+        return str(shipped_checkpoint(str(name)))
     path = Path(name)
     if path.is_dir():
         missing = [file for file in (CONFIGURATION_FILE, WEIGHTS_FILE) if not (path / file).is_file()]
@@ -67,7 +76,10 @@ def resolve_checkpoint(name: str | Path) -> str:
         raise CheckpointError(f"{path} is a file; a checkpoint is a folder with config.json and {WEIGHTS_FILE}")
     if str(name).count("/") == 1 and not str(name).startswith((".", "/")):
         return str(name)
-    raise CheckpointError(f"there is no checkpoint {str(name)!r}; give a folder, the word default, or a hub name")
+    raise CheckpointError(
+        f"there is no checkpoint {str(name)!r}; give a folder, a hub name, or the name of a "
+        f"shipped one: {', '.join(SHIPPED_CHECKPOINTS)}"
+    )
 
 
 def load_model(name: str | Path) -> PreTrainedModel:
