@@ -5,7 +5,8 @@ and no weight is stored twice. Time passes only inside a neuron, as a ``Scan`` o
 membrane potential; an unrolled loop would fix T and repeat every node T times, and a ``Loop`` around the whole network
 would hide the nodes' values from whoever wants to see them.
 
-Layer norm is spelled out too: ONNX Runtime's fused operator adds and scales in another order, which flips spikes.
+Layer norm is spelled out too: ONNX Runtime's fused operator adds and scales in an order of its own, which can flip a
+spike.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runner ``onnx``: ONNX Runtime executes a graph, or an ONNX file of ours, and fills the same trace.
 
 A graph is written to a temporary file first, so that what runs is always a file as users get it. ONNX Runtime's graph
-optimizations are off: some of them (fused layer norm, fused multiply-add) round differently and flip spikes.
+optimizations are off: they may fuse what is spelled out (a layer norm) and round differently, which can flip a spike.
 """
 
 from __future__ import annotations
