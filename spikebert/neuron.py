@@ -274,20 +274,19 @@ def _recurrence(current: Tensor, neuron: NeuronParameters) -> tuple[Tensor, Tens
     fires = torch.ge if neuron.fire_on_equal else torch.gt
     spikes = torch.empty_like(current)
     potentials = torch.empty_like(current, dtype=state_type)
-    potential = torch.full_like(potentials[0], neuron.initial_membrane_potential)
-    fired = torch.zeros_like(potential)
+    kept = torch.full_like(potentials[0], neuron.initial_membrane_potential)  # what the step before leaves
     for step in range(current.shape[0]):
+        potential, fired = potentials[step], spikes[step]
         if neuron.decay_input:
-            potential = (current[step] - potential).div_(neuron.tau).add_(potential)
+            torch.sub(current[step], kept, out=potential).div_(neuron.tau).add_(kept)
         else:
-            potential = (potential * neuron.beta).add_(current[step])
-        if neuron.reset == "subtract":
-            potential.sub_(fired, alpha=neuron.threshold)  # 0 or 1 times the threshold: nothing to round
-        potentials[step] = potential
+            torch.mul(kept, neuron.beta, out=potential).add_(current[step])
+        if neuron.reset == "subtract" and step:
+            potential.sub_(spikes[step - 1], alpha=neuron.threshold)  # 0 or 1 times the threshold: nothing to round
         fires(potential, neuron.threshold, out=fired)
-        spikes[step] = fired
+        kept = potential
         if neuron.reset == "zero":
-            potential.mul_(1 - fired)
+            kept = torch.addcmul(potential, potential, fired, value=-1)  # itself or 0: nothing to round
     return spikes, potentials
 
 
@@ -300,12 +299,14 @@ def _recurrence_gradient(
     alpha: float,
 ) -> Tensor:
     """Return the gradient of the input current ``(T, ...)`` from that of the spikes."""
-    grad_current = torch.empty_like(grad_spikes)
+    grad_current = torch.empty_like(potentials)
     carried = torch.zeros_like(potentials[0])
     for step in range(spikes.shape[0] - 1, -1, -1):
         if neuron.reset == "zero":  # what was reset does not reach the next step
-            carried.mul_(1 - spikes[step])
-        grad_potential = gradient(potentials[step] - neuron.threshold, alpha).mul_(grad_spikes[step]).add_(carried)
-        grad_current[step] = grad_potential / neuron.tau if neuron.decay_input else grad_potential
-        carried = grad_potential.mul_(neuron.decay)
-    return grad_current
+            carried.addcmul_(carried, spikes[step], value=-1)
+        at_threshold = gradient(potentials[step] - neuron.threshold, alpha).mul_(grad_spikes[step])
+        grad_potential = torch.add(at_threshold, carried, out=grad_current[step])
+        carried = grad_potential * neuron.decay
+        if neuron.decay_input:
+            grad_potential.div_(neuron.tau)
+    return grad_current.to(grad_spikes.dtype)

@@ -201,9 +201,10 @@ def fold_norms(model: SpikeBertForSequenceClassification) -> SpikeBertForSequenc
         )
     if model.config.norm == NONE:
         raise ConfigurationError("this model has no norms to fold: its norm is none already")
-    config = copy.deepcopy(model.config)
+    config: Any = copy.deepcopy(model.config)
     config.norm, config.embedding_norm = NONE, False
-    folded = SpikeBertForSequenceClassification(config).to(model.device, model.dtype).eval()
+    folded: Any = SpikeBertForSequenceClassification(config)
+    folded.to(model.device, model.dtype).eval()
     weights = {name: value.clone() for name, value in model.state_dict().items() if ".norm." not in name}
     for name, module in model.named_modules():
         if not isinstance(module, StatisticsNorm):
@@ -297,9 +298,10 @@ def change_norms(
             "this model has no norms that could be changed (norm is none); start from one that has"
         )
     moments = _moments(model, batches)
-    config = copy.deepcopy(model.config)
+    config: Any = copy.deepcopy(model.config)
     config.norm = kind
-    changed = SpikeBertForSequenceClassification(config).to(model.device, model.dtype)
+    changed: Any = SpikeBertForSequenceClassification(config)
+    changed.to(model.device, model.dtype)
     same = {name: value for name, value in model.state_dict().items() if "norm." not in name}
     changed.load_state_dict(same, strict=False)
     for name, module in changed.named_modules():

@@ -94,8 +94,8 @@ def open_corpus(sources: Sequence[str | Path]) -> Corpus:
     if from_hub:
         if len(sources) > 1:
             raise DataError(f"{from_hub[0]} is a data set of the hub; give it alone, or text files alone")
-        path, _, name = from_hub[0].removeprefix(HUB_PREFIX).partition(":")
-        return HubTexts(path, name or None)
+        data_set, _, name = from_hub[0].removeprefix(HUB_PREFIX).partition(":")
+        return HubTexts(data_set, name or None)
     if not sources:
         raise DataError("a corpus needs at least one text file")
     paths = tuple(Path(source) for source in sources)

@@ -1,6 +1,7 @@
 """``spikebert distill task`` and ``spikebert evaluate``: their exit codes, their JSON, and what they refuse."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -113,8 +114,62 @@ def test_bad_evaluation_input_ends_with_2(words, complaint):
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("words", [["distill"], ["distill", "task"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "words", [["distill"], ["distill", "general"], ["distill", "teacher"], ["distill", "task"], ["fold"], ["evaluate"]]
+)
 def test_help_shows_an_example(words):
     result = run(*words, "--help")
     assert result.exit_code == 0
-    assert f"Example:\n    spikebert {words[0]}" in result.stdout
+    assert re.search(rf"Examples?:\n    spikebert {words[0]}", result.stdout)
+
+
+def test_both_stages_the_teacher_and_several_seeds_by_command(tiny_teacher, tiny_data, tmp_path):
+    """Corpus to encoder, teacher to fine-tuned teacher, both to students of two seeds, trained once."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("a good film\nthe dull story .\n" * 8, encoding="utf-8")
+    known = [
+        "--teacher",
+        tiny_teacher,
+        "--task",
+        "sst2",
+        "--data-dir",
+        tiny_data,
+        "--max-length",
+        16,
+        "--batch-size",
+        8,
+    ]
+    words = ["distill", "general", "--teacher", tiny_teacher, "--corpus", corpus, "-o", tmp_path / "encoder", *TINY]
+    result = run(*words, "--steps", 3, "--ignore-front-blocks", 0, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["steps"] == 3
+    assert run(*words).exit_code == 2  # it is there
+    result = run("distill", "teacher", *known, "-o", tmp_path / "knowing", "--epochs", 1, "--json")
+    assert result.exit_code == 0, result.output
+    dev = json.loads(result.stdout)["dev"]
+    words = ["distill", "task", *known, "--student", tmp_path / "encoder", "--fine-tuned-teacher", tmp_path / "knowing"]
+    words += ["--cache", tmp_path / "cache", "--epochs", 1, "-o", tmp_path / "students"]
+    result = run(*words, "--seeds", 3, 5, "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert list(summary["dev"]) == ["3", "5"]
+    record = json.loads((tmp_path / "students" / "seed-5" / "training.json").read_text())
+    assert record["teacher"]["dev"] == dev
+    assert record["seed"] == record["settings"]["seed"] == 5
+    assert summary["checkpoint_sha256"]["5"] == checkpoint_sha256(tmp_path / "students" / "seed-5")
+    result = run(*words, "--seeds", 3, 5, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "+-" in result.stdout
+    assert run(*words, "--seeds", 3, 5).exit_code == 2
+
+
+def test_a_student_that_is_there_may_change_its_norms_and_not_its_shape(trained, tmp_path):
+    folder, _, words = trained
+    words = [*words[:-1], tmp_path / "model", "--label-only", "--student", folder, "--epochs", 1]
+    result = run(*words, "--norm", "power", "--neuron", "loihi", "--json")
+    assert result.exit_code == 0, result.output
+    configuration = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (configuration["norm"], configuration["neuron"]) == ("power", "loihi")
+    refused = run(*words, "--force", "--vocabulary-size", 10)
+    assert refused.exit_code == 2
+    assert "--vocabulary-size" in refused.stderr

