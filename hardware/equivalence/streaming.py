@@ -211,6 +211,10 @@ class Pair:
         trace_a, trace_b = timed("expected", self.expected), timed("actual", self.actual)
         if self.on_traces is not None:
             self.on_traces(trace_a, trace_b)
+        return replace(self.compare_traces(trace_a, trace_b), faults=faults, seconds=seconds)
+
+    def compare_traces(self, trace_a: Trace, trace_b: Trace) -> Finding:
+        """Return what is found about two traces of the same sentences."""
         whole_a = trace_a
         if self.nodes:
             trace_a, trace_b = (_selected(trace, self.nodes) for trace in (trace_a, trace_b))
@@ -236,7 +240,7 @@ class Pair:
         in_stock = self.network is not None and "stock_nodes" in trace_b.metadata and not self.nodes
         stock = stock_share(self.network, trace_b) if in_stock else None  # type: ignore[arg-type]
         by_node = (rerun, rerun_explanation, left_out)
-        return Finding(comparison, explanation, evidence, *by_node, faults, seconds, facts, stock)
+        return Finding(comparison, explanation, evidence, *by_node, facts=facts, stock=stock)
 
     def _run_side(self, runner: Runner, first_sample: int, inputs: Any, mask: Any, faults: list[Fault]) -> Trace:
         for attempt in range(1, ATTEMPTS + 1):

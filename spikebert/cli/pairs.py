@@ -90,13 +90,13 @@ class Side:
         """Whether it can run a part of a graph by itself."""
         return self.trace_file is None and self.runner != "torch"
 
-    def open(self, model: nn.Module | None, graph: Network | nir.NIRGraph, precision: str) -> Runner:
+    def open(self, model: nn.Module | None, graph: Network | nir.NIRGraph, precision: str, **options: Any) -> Runner:
         """Build the runner; the integer simulator is integer at any precision of the other side."""
         if self.trace_file is not None:
             return RecordedRunner(load_trace(self.trace_file), self.trace_file)
         precision = INTEGER if self.runner == INTEGER else precision
         subject = model if self.runner == "torch" else graph
-        return open_runner(subject, self.runner, precision, record_membrane_potentials=True, **self.options)
+        return open_runner(subject, self.runner, precision, record_membrane_potentials=True, **self.options, **options)
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,15 @@ def with_words(found: Finding, sentences: Sentences, tokenizer: Any) -> Finding:
     first = found.comparison.first_divergence
     if first is None or not 0 <= first.sample < len(sentences):
         return found
-    tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(sentences.token_ids[first.sample])]
+    ids = sentences.token_ids[first.sample]
+    return with_tokens(found, [str(token) for token in tokenizer.convert_ids_to_tokens(ids)])
+
+
+def with_tokens(found: Finding, tokens: list[str]) -> Finding:
+    """Return the same with the tokens of the first divergence's sentence as text."""
+    first = found.comparison.first_divergence
+    if first is None or not tokens:
+        return found
     named = replace(first, token_text=None if first.token is None else tokens[first.token])
     evidence = found.evidence and replace(found.evidence, divergence=named, tokens=tokens)
     return replace(found, comparison=replace(found.comparison, first_divergence=named), evidence=evidence)
