@@ -106,7 +106,7 @@ class NodeComparison:
     different_by_step : list of int
         Differing spikes at each time step.
     states_different : int or None
-        Membrane potentials that differ, where both runs hold them as integers.
+        Potentials that are not the same number in both.
     """
 
     node: str
@@ -140,6 +140,9 @@ class Comparison:
     equal : bool
         No spike differs, and potentials and logits agree within rounding where both runs say the same float precision.
     spikes_compared, spikes_different : int
+    states_compared, states_different : int
+        Membrane potentials that both traces hold, and how many of them are not the same number; 0 must differ between
+        integer runs.
     first_divergence : Divergence or None
     per_node : list of NodeComparison
         In topological order.
@@ -147,8 +150,6 @@ class Comparison:
         Largest difference between logits.
     samples, tokens : int
         Sentences and real tokens compared.
-    states_different : int or None
-        Integer membrane potentials that differ; None where the runs are not integer.
     predictions_different : int
         Sentences (tokens, for a graph that keeps them) whose largest logit is another one.
     """
@@ -161,7 +162,8 @@ class Comparison:
     logit_difference: float = 0.0
     samples: int = 0
     tokens: int = 0
-    states_different: int | None = None
+    states_compared: int = 0
+    states_different: int = 0
     predictions_different: int = 0
 
     @property
@@ -213,12 +215,9 @@ def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
         potential_a, potential_b = trace_a.membrane_potentials.get(name), trace_b.membrane_potentials.get(name)
         thresholds = _thresholds(name, trace_a, trace_b)
         moved = None
-        states_different = None
         same_unit = (trace_a.precision == "integer") == (trace_b.precision == "integer")
         if potential_a is not None and potential_b is not None and same_unit:
             moved = np.where(mask[None, :, :, None], _distance(potential_a, potential_b), 0)
-            if potential_a.dtype.kind in "iu" and potential_b.dtype.kind in "iu":
-                states_different = int(np.count_nonzero(moved))
         if first is None:
             if differs.any():
                 first = _first_spike(name, differs, trace_a, trace_b, thresholds)
@@ -237,7 +236,7 @@ def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
                 margin=_margin((potential_a, potential_b), thresholds, mask),
                 potential_difference=None if moved is None else float(moved.max()),
                 different_by_step=np.count_nonzero(differs, axis=(1, 2, 3)).tolist(),
-                states_different=states_different,
+                states_different=None if moved is None else int(np.count_nonzero(moved)),
             )
         )
     without_logits = 0 in (trace_a.logits.shape[-1], trace_b.logits.shape[-1])
@@ -249,7 +248,6 @@ def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
         if too_far.any():
             first = _first_logit(too_far, trace_a, trace_b)
     different = sum(node.different for node in per_node)
-    states = [node.states_different for node in per_node if node.states_different is not None]
     return Comparison(
         equal=different == 0 and first is None,
         spikes_compared=sum(node.compared for node in per_node),
@@ -259,7 +257,8 @@ def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
         logit_difference=float(logit_difference.max(initial=0)),
         samples=mask.shape[0],
         tokens=int(mask.sum()),
-        states_different=sum(states) if states else None,
+        states_compared=sum(node.compared for node in per_node if node.states_different is not None),
+        states_different=sum(node.states_different or 0 for node in per_node),
         predictions_different=0 if without_logits else _predictions_different(trace_a, trace_b),
     )
 
@@ -299,7 +298,8 @@ def merge_comparisons(parts: Iterable[Comparison]) -> Comparison:
         logit_difference=max(part.logit_difference for part in parts),
         samples=samples,
         tokens=sum(part.tokens for part in parts),
-        states_different=_sum_of_known(part.states_different for part in parts),
+        states_compared=sum(part.states_compared for part in parts),
+        states_different=sum(part.states_different for part in parts),
         predictions_different=sum(part.predictions_different for part in parts),
     )
 
@@ -316,6 +316,7 @@ def _merge_nodes(nodes: list[NodeComparison]) -> NodeComparison:
 
     margins = [node.margin for node in nodes if node.margin is not None]
     moved = [node.potential_difference for node in nodes if node.potential_difference is not None]
+    states = [node.states_different for node in nodes if node.states_different is not None]
     return NodeComparison(
         node=nodes[0].node,
         compared=compared,
@@ -325,13 +326,8 @@ def _merge_nodes(nodes: list[NodeComparison]) -> NodeComparison:
         margin=min(margins) if margins else None,
         potential_difference=max(moved) if moved else None,
         different_by_step=[sum(steps) for steps in zip(*(node.different_by_step for node in nodes), strict=True)],
-        states_different=_sum_of_known(node.states_different for node in nodes),
+        states_different=sum(states) if states else None,
     )
-
-
-def _sum_of_known(numbers: Iterable[int | None]) -> int | None:
-    known = [number for number in numbers if number is not None]
-    return sum(known) if known else None
 
 
 def _check_fit(trace_a: Trace, trace_b: Trace) -> None:
@@ -378,7 +374,7 @@ def _tolerances(trace_a: Trace, trace_b: Trace) -> tuple[float, float]:
     if trace_a.precision == trace_b.precision == "float32":
         return FLOAT32_TOLERANCE, FLOAT32_TOLERANCE
     if trace_a.precision == trace_b.precision == "integer":
-        return 0.0, LOGIT_TOLERANCE  # logits are what the last integers mean, a float
+        return 0.0, 0.0
     return np.inf, np.inf
 
 

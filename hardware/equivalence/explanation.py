@@ -38,6 +38,8 @@ class NodeExplanation:
         How far two implementations may lie apart here, at most over neurons and steps.
     tightness_a, tightness_b : float or None
         Largest share of its bound that a recorded value used; None where none were recorded.
+    unbounded : int
+        Values, of both runs, that no bound holds: a layer norm of a token whose features are nearly all the same.
     """
 
     node: str
@@ -52,6 +54,7 @@ class NodeExplanation:
     largest_bound: float
     tightness_a: float | None = None
     tightness_b: float | None = None
+    unbounded: int = 0
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,7 @@ def _join(a: NodeExplanation, b: NodeExplanation) -> NodeExplanation:
         return max(known) if known else None
 
     counts = ("different", "rounding", "propagated", "unexplained")
-    counts += ("impossible_a", "impossible_b", "outside_a", "outside_b")  # type: ignore[assignment]
+    counts += ("impossible_a", "impossible_b", "outside_a", "outside_b", "unbounded")  # type: ignore[assignment]
     return NodeExplanation(
         a.node,
         **{name: getattr(a, name) + getattr(b, name) for name in counts},
@@ -254,7 +257,15 @@ def _explain_part(a: PartAudit, b: PartAudit, trace_a: Trace, trace_b: Trace) ->
         largest_bound=float(finite.max(initial=0)),
         tightness_a=a.tightness,
         tightness_b=b.tightness,
+        unbounded=_unbounded(a, trace_a) + _unbounded(b, trace_b),
     )
+
+
+def _unbounded(part: PartAudit, trace: Trace) -> int:
+    infinite = np.isinf(part.bounds)
+    if infinite.shape[2] == trace.mask.shape[1]:
+        infinite = infinite & trace.mask[None, :, :, None]
+    return int(np.count_nonzero(infinite))
 
 
 def _count(where: np.ndarray | None) -> int:

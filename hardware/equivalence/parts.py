@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from export.network import Network, Node
-from export.operators import Total
+from export.network import Network, Node, Readout
 from hardware.edges import edge_kinds, edges_by_node
 from hardware.equivalence.comparison import NODE_OF_LOGITS
 from hardware.trace import Trace
@@ -56,18 +55,28 @@ class Part:
         (source,) = self.sources
         widths = {whole.input_name: whole.input_features}
         widths.update((node.name, node.operator.out_features) for node in whole.nodes)
-        return Network(
-            self.nodes,
+        last = self.nodes[-1]
+        readout, limit = whole.readout, whole.input_limit
+        if whole.is_integer and self.spikes:
+            readout = Readout(1.0, np.zeros(last.operator.out_features, np.int64))
+        if whole.is_integer and source != whole.input_name:
+            limit = _most_spikes(whole, source)
+        return replace(
+            whole,
+            nodes=self.nodes,
             input_name=source,
             input_features=widths[source],
-            output_name=whole.output_name,
-            output_source=self.nodes[-1].name,
+            output_source=last.name,
             token_encoding=whole.token_encoding if source == whole.input_name else None,
-            time_steps=whole.time_steps,
-            dt=whole.dt,
-            attend_to_padding=whole.attend_to_padding,
-            metadata=whole.metadata,
+            input_limit=limit,
+            readout=readout,
         )
+
+
+def _most_spikes(network: Network, source: str) -> int:
+    """Return the largest number that a node of spikes, or a sum of such, can send."""
+    node = next(node for node in network.nodes if node.name == source)
+    return 1 if node.operator.spikes else sum(_most_spikes(network, name) for name in node.sources)
 
 
 def parts_of(network: Network, spiking_input: bool = False) -> list[Part]:
@@ -128,7 +137,3 @@ def parts_with_inputs(trace: Trace, network: Network) -> Iterator[tuple[Part, di
             if not readers[source]:
                 held.pop(source, None)
 
-
-def is_sum(node: Node) -> bool:
-    """Whether a node adds two others."""
-    return isinstance(node.operator, Total)

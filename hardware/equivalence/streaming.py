@@ -25,13 +25,12 @@ from typing import Any
 import numpy as np
 
 from export.network import Network
-from hardware.equivalence.comparison import NODE_OF_LOGITS, Comparison, compare, merge_comparisons
+from hardware.equivalence.comparison import NODE_OF_LOGITS, Comparison, Divergence, compare, merge_comparisons
 from hardware.equivalence.evidence import Evidence, gather_evidence
 from hardware.equivalence.explanation import Explanation, explain, merge_explanations
 from hardware.equivalence.node_by_node import NodeByNode
 from hardware.errors import RunnerError, TraceMismatchError
 from hardware.recorded import RecordedRunner
-from hardware.runners.lava.guard import LavaRunError
 from hardware.runners.runner import FLOAT_PRECISIONS, Runner
 from hardware.stock_share import StockShare, stock_share
 from hardware.trace import Trace
@@ -48,7 +47,7 @@ PROGRESS_VERSION = 1
 
 @dataclass(frozen=True)
 class Fault:
-    """A batch that failed and was run again.
+    """Sentences that failed and were run again.
 
     Attributes
     ----------
@@ -175,7 +174,7 @@ class Pair:
     nodes : tuple of str
         Patterns of the nodes to compare, ``"output"`` for the logits; all where empty.
     explain_all : bool
-        Audit every batch, not only those with differences.
+        Audit every batch, not only those with differences. A float32 batch always is: there bounds decide what is equal.
     node_by_node : NodeByNode or None
         Runs the parts of the network on the second runner.
     on_traces : callable, optional
@@ -191,26 +190,25 @@ class Pair:
     on_traces: Callable[[Trace, Trace], None] | None = None
 
     def run(self, first_sample: int, inputs: Any, mask: Any) -> Finding:
-        """Run one batch on both sides; a Lava network that fails is built anew and the batch run again.
+        """Run one batch on both sides.
 
-        Raises
-        ------
-        LavaRunError
-            It failed `ATTEMPTS` times.
+        What a runner mended on the way (a Lava worker that was killed, built again and its samples rerun) stands in the
+        finding's faults.
         """
-        faults: list[Fault] = []
         seconds: dict[str, float] = {}
 
         def timed(side: str, runner: Runner) -> Trace:
             started = time.perf_counter()
-            try:
-                return self._run_side(runner, first_sample, inputs, mask, faults)
-            finally:
-                seconds[side] = time.perf_counter() - started
+            if isinstance(runner, RecordedRunner):
+                runner.seek(first_sample)
+            trace = runner.run(inputs, mask)
+            seconds[side] = time.perf_counter() - started
+            return trace
 
         trace_a, trace_b = timed("expected", self.expected), timed("actual", self.actual)
         if self.on_traces is not None:
             self.on_traces(trace_a, trace_b)
+        faults = [*_mended(trace_a), *_mended(trace_b)]
         return replace(self.compare_traces(trace_a, trace_b), faults=faults, seconds=seconds)
 
     def compare_traces(self, trace_a: Trace, trace_b: Trace) -> Finding:
@@ -222,11 +220,14 @@ class Pair:
         first = comparison.first_divergence
         explanation = evidence = None
         can_explain = self.network is not None and _float(trace_a) and _float(trace_b)
-        if can_explain and (self.explain_all or first is not None):
+        in_single = trace_b.precision == "float32"
+        if can_explain and (self.explain_all or in_single or first is not None):
             assert self.network is not None
             full_b = replace(trace_b, spikes={**whole_a.spikes, **trace_b.spikes})
             explanation = explain(self.network, whole_a, trace_b, inputs_b=full_b)
-        if first is not None:
+            comparison = held_against_bounds(comparison, explanation)
+            first = comparison.first_divergence
+        if first is not None and first.node in whole_a.spikes:
             evidence = gather_evidence(first, whole_a, trace_b, self.network if can_explain else None)
         rerun = rerun_explanation = None
         left_out: list[str] = []
@@ -242,18 +243,6 @@ class Pair:
         by_node = (rerun, rerun_explanation, left_out)
         return Finding(comparison, explanation, evidence, *by_node, facts=facts, stock=stock)
 
-    def _run_side(self, runner: Runner, first_sample: int, inputs: Any, mask: Any, faults: list[Fault]) -> Trace:
-        for attempt in range(1, ATTEMPTS + 1):
-            if isinstance(runner, RecordedRunner):
-                runner.seek(first_sample)
-            try:
-                return runner.run(inputs, mask)
-            except LavaRunError as error:
-                if attempt == ATTEMPTS:
-                    raise
-                faults.append(Fault(0, len(mask), attempt, str(error)))
-        raise AssertionError("unreachable")
-
     def close(self) -> None:
         """Close both runners."""
         with ExitStack() as stack:
@@ -268,6 +257,41 @@ class Pair:
     def __exit__(self, *exception: object) -> None:
         """Close both runners."""
         self.close()
+
+
+def held_against_bounds(comparison: Comparison, explanation: Explanation) -> Comparison:
+    """Return a comparison without differing spikes judged by derived bounds in place of fixed tolerances."""
+    if comparison.spikes_different:
+        return comparison
+    if explanation.explained:
+        return replace(comparison, equal=True, first_divergence=None)
+    beyond = explanation.first_unexplained
+    if comparison.first_divergence is not None or beyond is None:
+        return replace(comparison, equal=False)
+    values = {beyond.run: beyond.found, "b" if beyond.run == "a" else "a": beyond.expected}
+    is_potential = beyond.quantity == "membrane_potential"
+    potentials = {f"membrane_potential_{run}": value for run, value in values.items()} if is_potential else {}
+    divergence = Divergence(
+        quantity=beyond.quantity,
+        node=beyond.node,
+        time_step=beyond.time_step,
+        sample=beyond.sample,
+        token=beyond.token,
+        feature=beyond.feature,
+        value_a=values["a"],
+        value_b=values["b"],
+        **potentials,
+        threshold=beyond.threshold,
+    )
+    return replace(comparison, equal=False, first_divergence=divergence)
+
+
+def _mended(trace: Trace) -> list[Fault]:
+    """Return what a runner says it had to run again."""
+    return [
+        Fault(min(fault["samples"]), len(fault["samples"]), fault["attempt"], fault["message"])
+        for fault in trace.metadata.get("faults", ())
+    ]
 
 
 def _float(trace: Trace) -> bool:

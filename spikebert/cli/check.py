@@ -58,7 +58,7 @@ def check(
       spikebert check default --runner torch --precision float32 --check batch padding
     """
     from export import parse_graph, read_nir, to_nir
-    from hardware.checks import check_hidden_state
+    from hardware.checks import EXTRA_PADDING, check_hidden_state
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
     from spikebert.cli.pairs import Side
     from spikebert.provenance import run_record, seed_everything
@@ -75,6 +75,8 @@ def check(
         raise ConfigurationError(f"{len(sentences)} sentences are more than the checks run; --limit {MOST_SENTENCES}")
     network = parse_graph(to_nir(model) if graph_file is None else read_nir(graph_file))  # type: ignore[arg-type]
     (batch,) = sentences.batches(len(sentences))
+    room = sentences.longest + EXTRA_PADDING
+    side = side.with_options(tokens=room if longest is None else min(room, longest))
 
     def open_runner(time_steps: int | None) -> Any:
         if time_steps is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from hardware.trace import Trace
 from spikebert.errors import ConfigurationError
 
 TRACE_SUFFIX = ".npz"
-INTEGER = "integer"
+INTEGER, LAVA = "integer", "lava"
 WORDS = {
     "operator": "granularity",
     "block": "granularity",
@@ -34,6 +34,8 @@ WORDS = {
     "hardware": "timing",
 }
 """What may stand behind ``lava:``, and which option of the runner it is."""
+DECIDING = ("granularity", "timing")
+"""Options that decide how a run goes, not only how long it takes."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Side:
             )
         options: dict[str, Any] = {}
         for word in words.replace(",", ":").split(":") if words else ():
-            if runner != "lava" or word not in WORDS:
+            if runner != LAVA or word not in WORDS:
                 raise ConfigurationError(
                     f"{text!r}: {word!r} is not known; behind lava: may stand {', '.join(WORDS)}, as in lava:network"
                 )
@@ -80,10 +82,16 @@ class Side:
         return cls(runner, options)
 
     def __str__(self) -> str:
-        """Return a short name for tables."""
+        """Return a short name for tables: that of the file, or of the runner with what decides how it runs."""
         if self.trace_file is not None:
             return self.trace_file.name
-        return ":".join([self.runner, *map(str, self.options.values())]) if len(self.options) == 1 else self.runner
+        return ":".join([self.runner, *(str(self.options[name]) for name in DECIDING if name in self.options)])
+
+    def with_options(self, **options: Any) -> Side:
+        """Return the side with more options, where the runner takes any; those given before stay."""
+        if self.runner != LAVA:
+            return self
+        return replace(self, options={**{k: v for k, v in options.items() if v is not None}, **self.options})
 
     @property
     def executes_graphs(self) -> bool:

@@ -34,7 +34,7 @@ from hardware.stock_share import StockShare
 from hardware.trace import Trace
 from spikebert.cli.application import messages, refuse_overwrite, results
 from spikebert.cli.inputs import BATCH_SIZE, Sentences
-from spikebert.cli.pairs import PairPlan, Side
+from spikebert.cli.pairs import INTEGER, LAVA, PairPlan, Side
 
 SECONDS_BETWEEN_WRITES = 1.0
 
@@ -104,6 +104,8 @@ def verify_graph(
     options
         For the runner.
     """
+    if against == LAVA:
+        options = {"tokens": sentences.longest, **options}
     plan = PairPlan(Side("torch"), Side(against, options), precision)
     logits: list[np.ndarray] = []
 
@@ -189,8 +191,8 @@ def job_of(plan: PairPlan, sentences: Sentences, **subject: Any) -> dict[str, An
     words = hashlib.sha256(repr(sentences.token_ids).encode()).hexdigest()
     return {
         **{name: getattr(plan, name) for name in ("precision", "nodes", "explain_all", "node_by_node")},
-        "expected": (plan.expected.trace_file or plan.expected.runner, sorted(plan.expected.options.items())),
-        "against": (plan.actual.trace_file or plan.actual.runner, sorted(plan.actual.options.items())),
+        "expected": plan.expected.trace_file or plan.expected,
+        "against": plan.actual.trace_file or plan.actual,
         "sentences_sha256": words,
         **subject,
     }
@@ -317,8 +319,8 @@ def verdict(
     """Return the answer in words, as rich markup."""
     scope = f"{comparison.samples} sentence{'s' if comparison.samples != 1 else ''}, {comparison.tokens} tokens"
     states = ""
-    if comparison.states_different is not None:
-        states = f", {comparison.states_different:,} states differ"
+    if precision == INTEGER:
+        states = f", {comparison.states_different:,} of {comparison.states_compared:,} membrane potentials differ"
     if comparison.equal:
         return (
             f"[bold green]EQUAL[/] {name_a} and {name_b} at {precision}: 0 of {comparison.spikes_compared:,} spikes "

@@ -42,13 +42,14 @@ if TYPE_CHECKING:
     type=click.Choice(["operator", "block", "network"]),
     help="Lava only: how much runs in one process [default: block].",
 )
+@click.option("--timing", type=click.Choice(["zero-latency", "hardware"]), help="Lava only [default: zero-latency].")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Lava only: seconds without progress.")
 @click.option("--nodes", multiple=True, help="Compare only nodes that match, such as 'block00_*'; output is the logits.")
 @click.option("--node-by-node", is_flag=True, help="Also run every node by itself, on the inputs it had in --expected.")
 @click.option("--audit", is_flag=True, help="Hold every value against its rounding bound, also where nothing differs.")
 @click.option("--accept-rounding", is_flag=True, help="Exit with 0 if every difference is explained by rounding.")
 @click.option("--stop-at-first", is_flag=True, help="End with the first batch in which anything differs.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that run batches.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, or Lava workers.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True, help="Sentences a batch.")
 @click.option(
     "--resume", "resume_file", type=click.Path(path_type=Path), help="Keep progress in this file, and go on from it."
@@ -64,6 +65,7 @@ def verify(
     graph_file: Path | None,
     precision: str,
     granularity: str | None,
+    timing: str | None,
     timeout: float | None,
     nodes: tuple[str, ...],
     node_by_node: bool,
@@ -103,18 +105,25 @@ def verify(
     from export.differences import graph_differences
     from hardware.equivalence.streaming import ProgressFile
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
-    from spikebert.cli.pairs import CheckpointPair, PairPlan, Side
+    from spikebert.cli.pairs import LAVA, CheckpointPair, PairPlan, Side
     from spikebert.cli.verification import Stream, finding_to_dict, job_of, progress_bar, report_place, with_words
     from spikebert.provenance import file_sha256, run_record, seed_everything
 
     report_place(report_file, force)
-    side_b = _with_options(Side.parse(against), {"granularity": granularity, "timeout": timeout})
-    side_a = Side.parse(expected or "torch")
-    plan = PairPlan(side_a, side_b, precision, nodes, audit, node_by_node)
+    side_a, side_b = Side.parse(expected or "torch"), Side.parse(against)
+    of_lava = {"granularity": granularity, "timing": timing, "timeout": timeout}
+    for name, value in of_lava.items():
+        if value is not None and side_b.runner != LAVA:
+            raise ConfigurationError(f"--{name} is for --against lava only")
+    side_b = side_b.with_options(**of_lava)
     seed_everything(seed)
     model = load_model(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
     sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, model.config.max_position_embeddings)
+    # Lava is built once for the longest sentence, and spreads the samples of a batch over workers of its own
+    side_a, side_b = (side.with_options(tokens=sentences.longest, jobs=jobs) for side in (side_a, side_b))
+    processes = 1 if LAVA in (side_a.runner, side_b.runner) else jobs
+    plan = PairPlan(side_a, side_b, precision, nodes, audit, node_by_node)
     meant = to_nir(model)  # type: ignore[arg-type]
     differences = []
     runs = meant
@@ -126,10 +135,10 @@ def verify(
     if resume_file is not None:
         subject = {"checkpoint_sha256": sha256, "graph_sha256": graph_file and file_sha256(graph_file)}
         progress_file = ProgressFile(resume_file, job_of(plan, sentences, **subject))
-    here = CheckpointPair(plan, checkpoint, graph_file) if jobs > 1 else lambda: plan.open(model, meant, runs)
+    here = CheckpointPair(plan, checkpoint, graph_file) if processes > 1 else lambda: plan.open(model, meant, runs)
     name_a, name_b = str(side_a), str(side_b)
     with progress_bar(f"{name_a} and {name_b}", len(sentences)) as advance:
-        found = Stream(jobs, batch_size, stop_at_first, progress_file).run(here, sentences, advance)
+        found = Stream(processes, batch_size, stop_at_first, progress_file).run(here, sentences, advance)
     found = with_words(found, sentences, tokenizer)
     comparison = found.comparison
     equal = comparison.equal and not differences
@@ -167,16 +176,6 @@ def verify(
     explained = found.explanation is not None and found.explanation.explained and not differences
     if not (equal or (accept_rounding and explained)):
         raise SystemExit(EXIT_ANSWER_IS_NO)
-
-
-def _with_options(side: Any, given: dict[str, Any]) -> Any:
-    """Return a side with the options that were given, which only Lava takes."""
-    from dataclasses import replace
-
-    options = {key: value for key, value in given.items() if value is not None}
-    if options and side.runner != "lava":
-        raise ConfigurationError(f"--{next(iter(options))} is for --against lava only")
-    return replace(side, options={**side.options, **options})
 
 
 def _print(

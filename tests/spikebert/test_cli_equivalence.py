@@ -95,7 +95,7 @@ REFERENCE = ("--against", "reference")
         ("reference", "torch"),
         ("torch", "torch"),
         pytest.param("reference", "lava:network", marks=lava),
-        pytest.param("lava:operator", "lava:block", marks=lava),
+        pytest.param("lava:operator:hardware", "lava:block", marks=lava),
     ],
 )
 def test_any_two_runners_make_a_pair(expected: str, against: str, checkpoint: Path) -> None:
