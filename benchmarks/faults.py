@@ -489,9 +489,7 @@ def judge_flips(content: bytes, network: Network, folder: Path, seed: int = 1) -
     """Flip single bits at random places."""
     rng = np.random.default_rng(seed)
     verdicts = FileVerdicts()
-    for place, bit in zip(
-        rng.integers(0, len(content), RANDOM_FLIPS), rng.integers(0, 8, RANDOM_FLIPS), strict=True
-    ):
+    for place, bit in zip(rng.integers(0, len(content), RANDOM_FLIPS), rng.integers(0, 8, RANDOM_FLIPS), strict=True):
         damaged = bytearray(content)
         damaged[int(place)] ^= 1 << int(bit)
         verdicts = verdicts.add(judge_file(bytes(damaged), network, folder))

@@ -60,7 +60,7 @@ def _foreign(arrays: dict[str, np.ndarray], path: Path) -> Trace:
                 observables[NIR_VOLTAGES], shape, f"{path}: {node}.{NIR_VOLTAGES}"
             )
     for key, value in arrays.items():
-        if _nir_node(key) or key.endswith(SHAPE) and f"{key.removesuffix(SHAPE)}{EVENTS}" in arrays:
+        if _nir_node(key) or (key.endswith(SHAPE) and f"{key.removesuffix(SHAPE)}{EVENTS}" in arrays):
             continue
         if key.endswith(EVENTS):
             node = key.removesuffix(EVENTS)
@@ -104,8 +104,8 @@ def _nir_observable(arrays: dict[str, np.ndarray], prefix: str, path: Path) -> T
 def events_to_grid(events: EventData, dt: float) -> TimeGriddedData:
     """Return events on a grid of time steps.
 
-    NIR's own ``to_time_gridded`` rounds ``t_max / dt`` and every time down, so that 3e-4 s at 1e-4 s a step becomes step
-    2; an event here belongs to the step whose start it lies nearest to, or within.
+    NIR's own ``to_time_gridded`` rounds ``t_max / dt`` and every time down, so that 3e-4 s at 1e-4 s a step becomes
+    step 2; an event here belongs to the step whose start it lies nearest to, or within.
 
     Raises
     ------
@@ -142,7 +142,9 @@ def _from_events(events: np.ndarray, shape: np.ndarray | None, where: str) -> np
             "sentences, tokens, features"
         )
     if events.ndim != 2 or events.shape[1] != 4 or events.dtype.kind not in "ui":
-        raise TraceError(f"{where}{EVENTS} has shape {events.shape} and type {events.dtype}; expected whole numbers (E, 4)")
+        raise TraceError(
+            f"{where}{EVENTS} has shape {events.shape} and type {events.dtype}; expected whole numbers (E, 4)"
+        )
     beyond = ((events < 0) | (events >= shape)).any(-1)
     if beyond.any():
         index = int(np.argmax(beyond))

@@ -55,9 +55,9 @@ class PartAudit:
     tightness: float | None = None
 
 
-def audit(network: Network, inputs: Trace, claimed: Trace | None = None, precision: str | None = None) -> Iterator[
-    PartAudit
-]:
+def audit(
+    network: Network, inputs: Trace, claimed: Trace | None = None, precision: str | None = None
+) -> Iterator[PartAudit]:
     """Yield every part of a network computed again, in topological order.
 
     Parameters
@@ -127,9 +127,7 @@ def audit_part(
     near = real & (bound > 0) & (np.abs(value.astype(np.float64) - threshold) <= bound)
     impossible = real & (fires != (spikes != 0)) & ~near
     recorded = claimed.membrane_potentials.get(part.name)
-    return PartAudit(
-        part.name, value, bound, impossible, near, **_against_recorded(value, bound, recorded, real)
-    )
+    return PartAudit(part.name, value, bound, impossible, near, **_against_recorded(value, bound, recorded, real))
 
 
 class PartExecution:
@@ -155,9 +153,7 @@ class PartExecution:
         self._states: dict[str, Any] = {}
         self._distances: dict[str, np.ndarray] = {}
 
-    def step(
-        self, entering: dict[str, np.ndarray], fired: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def step(self, entering: dict[str, np.ndarray], fired: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return the value behind one step and its bound.
 
         Parameters

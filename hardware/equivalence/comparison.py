@@ -1,11 +1,11 @@
 """Are two runs the same? Counts every spike that differs and names the first, with both membrane potentials.
 
 "The same" means that every spike is equal and, up to the first node where one is not, every membrane potential within
-rounding, so that a changed weight is found even where it flips no spike. Integer states are the same or not. In floating
-point how much rounding is depends on precision (`POTENTIAL_TOLERANCE`, `FLOAT32_TOLERANCE`); these two serve where there
-are only traces, and `hardware.equivalence.rounding` derives what a graph allows. In float32 spikes may flip near a
-threshold and the difference grows with depth; they are counted and the answer is no. What is not a number is never the
-same.
+rounding, so that a changed weight is found even where it flips no spike. Integer states are the same or not. In
+floating point how much rounding is depends on precision (`POTENTIAL_TOLERANCE`, `FLOAT32_TOLERANCE`); these two serve
+where there are only traces, and `hardware.equivalence.rounding` derives what a graph allows. In float32 spikes may flip
+near a threshold and the difference grows with depth; they are counted and the answer is no. What is not a number is
+never the same.
 """
 
 from __future__ import annotations
@@ -418,9 +418,7 @@ def _first_index(where: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape))
 
 
-def _first_spike(
-    name: str, differs: np.ndarray, trace_a: Trace, trace_b: Trace, thresholds: Thresholds
-) -> Divergence:
+def _first_spike(name: str, differs: np.ndarray, trace_a: Trace, trace_b: Trace, thresholds: Thresholds) -> Divergence:
     index = _first_index(differs)
     potentials = [
         None if name not in trace.membrane_potentials else float(trace.membrane_potentials[name][index])
@@ -461,9 +459,7 @@ def _first_potential(
     )
 
 
-def _threshold_at(
-    thresholds: Thresholds, feature: int, potentials: Iterable[float | None]
-) -> dict[str, float | None]:
+def _threshold_at(thresholds: Thresholds, feature: int, potentials: Iterable[float | None]) -> dict[str, float | None]:
     at = [None if threshold is None else float(threshold[feature]) for threshold in thresholds]
     distances = [abs(u - t) for u, t in zip(potentials, at, strict=True) if u is not None and t is not None]
     return {"threshold": at[1] if at[0] is None else at[0], "distance": min(distances) if distances else None}

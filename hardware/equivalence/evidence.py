@@ -151,7 +151,8 @@ def gather_evidence(
     ]
     return Evidence(
         divergence,
-        *sides,
+        side_a=sides[0],
+        side_b=sides[1],
         first_feature=first,
         cause=cause,
         same_inputs=same,
@@ -190,4 +191,3 @@ def _cause(expected: list[tuple[Any, Any, Any, Any]], step: int) -> str | None:
     if at_fault:
         return "both" if len(at_fault) == 2 else at_fault[0]
     return "rounding" if all(w["near"][step] for w in wrong) else "propagated"
-

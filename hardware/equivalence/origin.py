@@ -1,8 +1,9 @@
 """The inputs that produced a membrane potential, ranked: weight times spike, and from which neuron.
 
 Going back from the potential of one neuron at one step, every spike since its last reset to zero contributed a share:
-through the weight, through the layer norm (with the token's mean and deviation held as they were, so that it is linear)
-and through the leak of the steps since. The shares add up to the potential, with those of biases and resets beside them.
+through the weight, through the layer norm (with the token's mean and deviation held as they were, so that it is
+linear) and through the leak of the steps since. The shares add up to the potential, with those of biases and resets
+beside them.
 """
 
 from __future__ import annotations
@@ -129,9 +130,7 @@ class _Tracer:
     def _features(self, name: str) -> int:
         return self.nodes[name].operator.out_features if name in self.nodes else self.network.input_features
 
-    def _back(
-        self, name: str, gradient: np.ndarray, step: int
-    ) -> list[Entry]:
+    def _back(self, name: str, gradient: np.ndarray, step: int) -> list[Entry]:
         """Follow one token's row of `name`, of which ``gradient @ row`` is asked, back to spikes."""
         if name not in self.nodes:
             return self._input(gradient, step)
@@ -183,16 +182,12 @@ class _Tracer:
         assert self.trace.input_ids is not None
         return self.network.token_encoding.hot_inputs(self.trace.input_ids[self.sample])[:, self.token]
 
-    def _input(
-        self, gradient: np.ndarray, step: int
-    ) -> list[Entry]:
+    def _input(self, gradient: np.ndarray, step: int) -> list[Entry]:
         name = self.network.input_name
         row = self.trace.spikes[name][step, self.sample, self.token].astype(np.float64)
         return [((name, self.token, int(i)), float(gradient[i]), float(row[i])) for i in np.flatnonzero(row)]
 
-    def _words(
-        self, table: Affine, gradient: np.ndarray
-    ) -> list[Entry]:
+    def _words(self, table: Affine, gradient: np.ndarray) -> list[Entry]:
         assert self.network.token_encoding is not None
         starts = {INPUT_WORD: 0, INPUT_POSITION: self.network.token_encoding.vocabulary}
         return [
@@ -207,9 +202,7 @@ class _Tracer:
         scaled = (gradient * norm.weight).reshape(norm.groups, -1) / deviation
         return (scaled - scaled.mean(-1, keepdims=True)).reshape(-1), float(gradient @ norm.bias)
 
-    def _attention(
-        self, attention: SpikeAttention, source: str, gradient: np.ndarray, step: int
-    ) -> list[Entry]:
+    def _attention(self, attention: SpikeAttention, source: str, gradient: np.ndarray, step: int) -> list[Entry]:
         """Return the value neurons of every token that is attended to; query and key are their weight."""
         heads, size, width = attention.num_heads, attention.head_size, attention.out_features
         rows = self.trace.spikes[source][step, self.sample].astype(np.float64)

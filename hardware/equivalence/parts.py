@@ -136,4 +136,3 @@ def parts_with_inputs(trace: Trace, network: Network) -> Iterator[tuple[Part, di
             readers[source] -= 1
             if not readers[source]:
                 held.pop(source, None)
-

@@ -81,8 +81,9 @@ def bound_affine(operator: Affine, x: Array, distance: Array, precision: Precisi
     """Return how far another ``y = x W^T + b`` may lie from ours, ``(..., out_features)``.
 
     Same inputs, ``m`` of them not zero: ``2 gamma(k) (|x| |W|^T + |b|)`` where a term goes through ``k = m - 1``
-    additions, one more with a bias, and one rounding of its product unless every input is 0 or 1. Two terms can be added
-    in one order only: the bound is 0. Inputs that differ by `distance` move the exact result by ``distance |W|^T``.
+    additions, one more with a bias, and one rounding of its product unless every input is 0 or 1. Two terms can be
+    added in one order only: the bound is 0. Inputs that differ by `distance` move the exact result by
+    ``distance |W|^T``.
     """
     weight = np.abs(operator.weight, dtype=np.float64)
     bias = 0.0 if operator.bias is None else np.abs(operator.bias, dtype=np.float64)

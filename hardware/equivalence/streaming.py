@@ -1,8 +1,8 @@
 """Two runners over any number of sentences, in bounded memory: batch by batch, in several processes, resumable.
 
-A `Pair` runs one batch on both sides and keeps what was found of it, not the traces. `stream_findings` does so for every
-batch, in order, in as many processes as asked; a batch whose worker died is run again. `ProgressFile` remembers how far
-a stream came, so that a killed run goes on where it stopped.
+A `Pair` runs one batch on both sides and keeps what was found of it, not the traces. `stream_findings` does so for
+every batch, in order, in as many processes as asked; a batch whose worker died is run again. `ProgressFile` remembers
+how far a stream came, so that a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Pair:
     nodes : tuple of str
         Patterns of the nodes to compare, ``"output"`` for the logits; all where empty.
     explain_all : bool
-        Audit every batch, not only those with differences. A float32 batch always is: there bounds decide what is equal.
+        Audit every batch, not only those with differences. A float32 batch always is: there bounds decide.
     node_by_node : NodeByNode or None
         Runs the parts of the network on the second runner.
     on_traces : callable, optional
@@ -270,7 +270,6 @@ def held_against_bounds(comparison: Comparison, explanation: Explanation) -> Com
         return replace(comparison, equal=False)
     values = {beyond.run: beyond.found, "b" if beyond.run == "a" else "a": beyond.expected}
     is_potential = beyond.quantity == "membrane_potential"
-    potentials = {f"membrane_potential_{run}": value for run, value in values.items()} if is_potential else {}
     divergence = Divergence(
         quantity=beyond.quantity,
         node=beyond.node,
@@ -280,7 +279,8 @@ def held_against_bounds(comparison: Comparison, explanation: Explanation) -> Com
         feature=beyond.feature,
         value_a=values["a"],
         value_b=values["b"],
-        **potentials,
+        membrane_potential_a=values["a"] if is_potential else None,
+        membrane_potential_b=values["b"] if is_potential else None,
         threshold=beyond.threshold,
     )
     return replace(comparison, equal=False, first_divergence=divergence)
@@ -334,18 +334,24 @@ def select_nodes(trace_a: Trace, trace_b: Trace, patterns: tuple[str, ...]) -> t
 Batch = tuple[int, np.ndarray, np.ndarray]
 """Number of the first sentence, inputs, mask."""
 
-_worker_pair: Pair | None = None
+_worker_pair: Pair | Exception | None = None
 
 
 def _open_worker(open_pair: Callable[[], Pair]) -> None:
-    """Make a worker process's own pair, closed when the process ends."""
+    """Make a worker process's own pair, closed when the process ends; what is raised is told with the first batch."""
     global _worker_pair
-    _worker_pair = open_pair()
-    multiprocessing.util.Finalize(_worker_pair, _worker_pair.close, exitpriority=100)
+    try:
+        _worker_pair = open_pair()
+    except Exception as error:  # raised here, it would only break the pool
+        _worker_pair = error
+    else:
+        multiprocessing.util.Finalize(_worker_pair, _worker_pair.close, exitpriority=100)
 
 
 def _run_in_worker(batch: Batch) -> Finding:
     assert _worker_pair is not None
+    if isinstance(_worker_pair, Exception):
+        raise _worker_pair
     return _worker_pair.run(*batch)
 
 
@@ -380,7 +386,7 @@ def _stream_parallel(open_pair: Callable[[], Pair], batches: Iterator[Batch], jo
     try:
         while True:
             for batch in islice(batches, jobs * IN_FLIGHT_PER_JOB - len(waiting)):
-                waiting.append((batch, [], pool.submit(_run_in_worker, batch)))
+                waiting.append((batch, [], _submit(pool, batch)))
             if not waiting:
                 return
             batch, faults, future = waiting[0]
@@ -397,14 +403,23 @@ def _stream_parallel(open_pair: Callable[[], Pair], batches: Iterator[Batch], jo
                 pool.shutdown(wait=True, cancel_futures=True)
                 pool = _make_pool(open_pair, jobs)
                 waiting = deque(
-                    (again, known, done if _is_good(done) else pool.submit(_run_in_worker, again))
-                    for again, known, done in waiting
+                    (again, known, done if _is_good(done) else _submit(pool, again)) for again, known, done in waiting
                 )
                 continue
             waiting.popleft()
             yield replace(found, faults=[*faults, *found.faults])
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, batch: Batch) -> Future[Finding]:
+    """Hand a batch to a worker; a pool that broke since says so in the future, as it does for those that waited."""
+    try:
+        return pool.submit(_run_in_worker, batch)
+    except BrokenProcessPool as error:
+        failed: Future[Finding] = Future()
+        failed.set_exception(error)
+        return failed
 
 
 def _is_good(future: Future[Finding]) -> bool:
@@ -449,16 +464,16 @@ class ProgressFile:
             found = Finding.from_dict(finding)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunnerError(
-                f"{self.path}: is not a progress file of this command ({type(error).__name__}: {error}); choose another "
-                "file, or remove it"
+                f"{self.path}: is not a progress file of this command ({type(error).__name__}: {error}); choose "
+                "another file, or remove it"
             ) from error
         if told != (PROGRESS_FORMAT, PROGRESS_VERSION):
             raise RunnerError(f"{self.path}: is {told[0]} version {told[1]}; this reads version {PROGRESS_VERSION}")
         for key, equal in same.items():
             if not equal:
                 raise RunnerError(
-                    f"{self.path}: belongs to another run: its {key} is {job.get(key)}, here it is {self.job.get(key)}; "
-                    "choose another file, or remove it to start again"
+                    f"{self.path}: belongs to another run: its {key} is {job.get(key)}, here it is "
+                    f"{self.job.get(key)}; choose another file, or remove it to start again"
                 )
         return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure, SubFigure
@@ -26,7 +28,7 @@ AnyFigure = Figure | SubFigure
 
 
 def growth_figure(comparison: Comparison) -> Figure:
-    """Return a heat map of differing spikes, nodes downwards and time steps across, with each node's share beside it."""
+    """Return a heat map of differing spikes, nodes downwards and time steps across, each node's share beside it."""
     nodes = comparison.per_node
     counts = np.array([node.different_by_step for node in nodes], dtype=float)
     shares = [100 * node.different / max(1, node.compared) for node in nodes]
@@ -67,7 +69,8 @@ def neuron_figure(evidence: Evidence, name_a: str, name_b: str) -> Figure:
     step, feature = divergence.time_step or 0, divergence.feature
 
     def paint(figure: Figure) -> None:
-        left, right = figure.subfigures(1, 2, width_ratios=[1, 1.25])
+        panels: Any = figure.subfigures(1, 2, width_ratios=[1, 1.25])
+        left, right = panels
         _paint_potentials(left, evidence)
         axes = right.subplots(1, 3, sharey=True)
         rasters = [np.array(side.raster).T for side, _, _ in sides]
@@ -83,7 +86,12 @@ def neuron_figure(evidence: Evidence, name_a: str, name_b: str) -> Figure:
         for panel in axes:
             panel.add_patch(
                 Rectangle(
-                    (step - 0.5, feature - evidence.first_feature - 0.5), 1, 1, fill=False, color=COLOURS[4], linewidth=1.5
+                    (step - 0.5, feature - evidence.first_feature - 0.5),
+                    1,
+                    1,
+                    fill=False,
+                    color=COLOURS[4],
+                    linewidth=1.5,
                 )
             )
             panel.set_xlabel("time step")
@@ -111,13 +119,15 @@ def _paint_potentials(figure: AnyFigure, evidence: Evidence) -> None:
         values = np.array(potentials)
         axes.plot(steps, values, color=colour, linewidth=1, linestyle="-" if label == "A" else "--")
         axes.scatter(steps[fired], values[fired], color=colour, marker=marker, s=26, zorder=3)
-        axes.scatter(steps[~fired], values[~fired], facecolors="white", edgecolors=colour, marker=marker, s=26, zorder=3)
+        axes.scatter(
+            steps[~fired], values[~fired], facecolors="white", edgecolors=colour, marker=marker, s=26, zorder=3
+        )
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=4, label=label))
     threshold = evidence.divergence.threshold
     if threshold is not None:
         axes.axhline(threshold, color="black", linewidth=0.8, linestyle=":")
         handles.append(Line2D([], [], color="black", linestyle=":", linewidth=0.8, label="threshold"))
-    axes.axvline(evidence.divergence.time_step, color=COLOURS[4], linewidth=6, alpha=0.25, zorder=0)
+    axes.axvline(evidence.divergence.time_step or 0, color=COLOURS[4], linewidth=6, alpha=0.25, zorder=0)
     axes.set_xlabel("time step")
     axes.set_ylabel("membrane potential")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -160,13 +170,16 @@ def margin_figure(comparison: Comparison, explanation: Explanation | None) -> Fi
         axes.set_xlabel("membrane potential")
         handles = [
             Line2D([], [], color=COLOUR_A, marker="o", linestyle="", markersize=4, label="nearest to a threshold"),
-            Line2D([], [], color=COLOUR_B, marker="x", linestyle="", markersize=4, label="largest difference of the runs"),
+            Line2D(
+                [], [], color=COLOUR_B, marker="x", linestyle="", markersize=4, label="largest difference of the runs"
+            ),
         ]
         if any(bounds.values()):
             handles.append(
-                Line2D([], [], color=NEUTRAL_COLOUR, marker="d", linestyle="", markersize=4, label="largest rounding bound")
+                Line2D(
+                    [], [], color=NEUTRAL_COLOUR, marker="d", linestyle="", markersize=4, label="largest rounding bound"
+                )
             )
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
 
     return draw(paint, WIDTH, max(2.0, ROW_HEIGHT * len(nodes) + 0.9))
-

@@ -98,4 +98,3 @@ def _outcome(found: Finding, subject: EquivalenceSubject) -> str:
     if found.comparison.equal:
         return "equal"
     return "explained" if found.explanation is not None and found.explanation.explained else "different"
-

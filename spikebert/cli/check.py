@@ -27,7 +27,9 @@ MOST_SENTENCES = 16
 @click.command(cls=MultiValueCommand)
 @click.argument("checkpoint")
 @click.option("--runner", default="reference", show_default=True, help="Runner to ask: torch, reference, lava, …")
-@click.option("--graph", "graph_file", type=click.Path(path_type=Path), help="Run this NIR file in place of CHECKPOINT's.")
+@click.option(
+    "--graph", "graph_file", type=click.Path(path_type=Path), help="Run this NIR file in place of CHECKPOINT's."
+)
 @click.option("--precision", default="float64", show_default=True, help="float64, float32 or integer.")
 @click.option("--check", "names", multiple=True, help="Only these: batch, padding, order, repeat, reset, prefix.")
 @sentence_options
@@ -70,7 +72,9 @@ def check(
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     longest = model.config.max_position_embeddings
     asked = texts or (() if task else OWN_SENTENCES)
-    sentences = read_sentences(tokenizer, asked, task, data_dir, split, limit or (MOST_SENTENCES if task else None), longest)
+    sentences = read_sentences(
+        tokenizer, asked, task, data_dir, split, limit or (MOST_SENTENCES if task else None), longest
+    )
     if len(sentences) > MOST_SENTENCES:
         raise ConfigurationError(f"{len(sentences)} sentences are more than the checks run; --limit {MOST_SENTENCES}")
     network = parse_graph(to_nir(model) if graph_file is None else read_nir(graph_file))  # type: ignore[arg-type]
@@ -142,7 +146,9 @@ def _print(found: list[Any], sentences: Sentences, runner: str, precision: str) 
         if result.passed is None:
             results.print(f"{result.name}: not asked: {result.reason}", markup=False, soft_wrap=True)
     for result in failed:
-        results.print(f"{result.name}: first divergence: {result.comparison.first_divergence}", markup=False, soft_wrap=True)
+        results.print(
+            f"{result.name}: first divergence: {result.comparison.first_divergence}", markup=False, soft_wrap=True
+        )
     scope = f"{runner} at {precision}, {len(sentences)} sentences"
     if failed:
         names = ", ".join(result.name for result in failed)

@@ -17,7 +17,9 @@ from spikebert.errors import ConfigurationError
 @click.option(
     "--graph", "graph_file", type=click.Path(path_type=Path), help="NIR file that both ran: explains differences."
 )
-@click.option("--nodes", multiple=True, help="Compare only nodes that match, such as 'block00_*'; output is the logits.")
+@click.option(
+    "--nodes", multiple=True, help="Compare only nodes that match, such as 'block00_*'; output is the logits."
+)
 @click.option("--tokenizer", "tokenizer_name", help="Checkpoint whose tokenizer names tokens.")
 @click.option("--audit", is_flag=True, help="With --graph: hold every value against its rounding bound in any case.")
 @click.option("--accept-rounding", is_flag=True, help="Exit with 0 if every difference is explained by rounding.")

@@ -356,7 +356,9 @@ def explanation_in_words(explanation: Explanation, name_a: str, name_b: str) -> 
     names = {"a": name_a, "b": name_b}
     blamed = " and ".join(names[run] for run in explanation.at_fault)
     text = f"[bold red]UNEXPLAINED[/] {text}; {blamed} does what the graph does not say"
-    return text if explanation.first_unexplained is None else f"{text}, first {escape(str(explanation.first_unexplained))}"
+    return (
+        text if explanation.first_unexplained is None else f"{text}, first {escape(str(explanation.first_unexplained))}"
+    )
 
 
 def report_place(path: Path | None, force: bool) -> None:

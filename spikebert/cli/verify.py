@@ -44,13 +44,17 @@ if TYPE_CHECKING:
 )
 @click.option("--timing", type=click.Choice(["zero-latency", "hardware"]), help="Lava only [default: zero-latency].")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Lava only: seconds without progress.")
-@click.option("--nodes", multiple=True, help="Compare only nodes that match, such as 'block00_*'; output is the logits.")
+@click.option(
+    "--nodes", multiple=True, help="Compare only nodes that match, such as 'block00_*'; output is the logits."
+)
 @click.option("--node-by-node", is_flag=True, help="Also run every node by itself, on the inputs it had in --expected.")
 @click.option("--audit", is_flag=True, help="Hold every value against its rounding bound, also where nothing differs.")
 @click.option("--accept-rounding", is_flag=True, help="Exit with 0 if every difference is explained by rounding.")
 @click.option("--stop-at-first", is_flag=True, help="End with the first batch in which anything differs.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, or Lava workers.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True, help="Sentences a batch.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True, help="Sentences a batch."
+)
 @click.option(
     "--resume", "resume_file", type=click.Path(path_type=Path), help="Keep progress in this file, and go on from it."
 )

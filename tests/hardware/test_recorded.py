@@ -145,7 +145,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"ant.spikes.data": np.zeros((1, 2, 6), bool), "ant.spikes.dt": np.array(DT)},
         "add an array 'mask'",
     ),
-    "NIR data without dt": ({"ant.spikes.data": np.zeros((2, 2, 6), bool), "mask": MASK}, "is not in NIR's data layout"),
+    "NIR data without dt": (
+        {"ant.spikes.data": np.zeros((2, 2, 6), bool), "mask": MASK},
+        "is not in NIR's data layout",
+    ),
     "NIR data of other neurons": (
         {"ant.spikes.data": np.zeros((2, 2, 7), bool), "ant.spikes.dt": np.array(DT), "mask": MASK},
         "2 samples of 7 neurons",

@@ -141,7 +141,17 @@ def test_spikes_from_elsewhere_need_no_more_than_their_nodes(
 
 def test_a_fault_is_unexplained_and_blamed_on_the_right_side(checkpoint: Path, faulty_file: Path) -> None:
     for precision in ("float64", "float32"):
-        arguments = ("verify", checkpoint, "--graph", faulty_file, *REFERENCE, "--precision", precision, "--text", *TEXTS)
+        arguments = (
+            "verify",
+            checkpoint,
+            "--graph",
+            faulty_file,
+            *REFERENCE,
+            "--precision",
+            precision,
+            "--text",
+            *TEXTS,
+        )
         found = _json(*arguments, exit_code=1)
         explanation = found["explanation"]
         assert explanation["explained"] is False
@@ -153,7 +163,12 @@ def test_a_fault_is_unexplained_and_blamed_on_the_right_side(checkpoint: Path, f
         assert sum(map(sum, by_step.values())) == found["spikes_different"]
         assert _invoke(*arguments, "--accept-rounding").exit_code == 1
     said = " ".join(_invoke(*arguments).stdout.split())
-    for words in ("UNEXPLAINED", "reference does what the graph does not say", "differing spikes by step", "what entered"):
+    for words in (
+        "UNEXPLAINED",
+        "reference does what the graph does not say",
+        "differing spikes by step",
+        "what entered",
+    ):
         assert words in said
 
 
@@ -191,7 +206,14 @@ def test_node_by_node_names_the_faulty_node_alone(checkpoint: Path, faulty_file:
     free = {node["node"]: node["different"] for node in found["per_node"]}
     assert free["block00_output_neuron"] > 0
     _refused(
-        "verify", checkpoint, "--against", "torch", "--node-by-node", "--text", "good", said="cannot run a node by itself"
+        "verify",
+        checkpoint,
+        "--against",
+        "torch",
+        "--node-by-node",
+        "--text",
+        "good",
+        said="cannot run a node by itself",
     )
 
 
@@ -293,9 +315,7 @@ def test_verify_and_compare_write_pages(
     assert "EQUAL" in page.read_text(encoding="utf-8")
 
 
-def test_compare_names_tokens_and_causes(
-    checkpoint: Path, trace_file: Path, graph_file: Path, tmp_path: Path
-) -> None:
+def test_compare_names_tokens_and_causes(checkpoint: Path, trace_file: Path, graph_file: Path, tmp_path: Path) -> None:
     trace = Trace.load(trace_file)
     trace.spikes["block00_qkv_neuron"][2, 0, 2, 5] ^= 1
     broken = trace.save(tmp_path / "broken.npz")

@@ -162,9 +162,7 @@ def _near_threshold(name: str = "n") -> tuple[Network, Trace]:
 
 def test_a_flip_within_rounding_of_the_threshold_is_explained_and_called_rounding() -> None:
     network, trace = _near_threshold()
-    flipped = replace(
-        trace, spikes={**trace.spikes, "n": 1 - trace.spikes["n"]}, membrane_potentials={}
-    )
+    flipped = replace(trace, spikes={**trace.spikes, "n": 1 - trace.spikes["n"]}, membrane_potentials={})
     found = explain(network, trace, flipped)
     assert found.explained
     assert (found.different, found.rounding, found.propagated) == (1, 1, 0)
@@ -194,9 +192,7 @@ def test_both_runs_may_be_wrong_alike(make_network: NetworkMaker) -> None:
     network = make_network(0)
     affine = next(n for n in network.nodes if n.name == "block00_output_affine")
     wrong = Affine(affine.operator.weight + 0.1, affine.operator.bias)  # type: ignore[attr-defined]
-    faulty = replace(
-        network, nodes=tuple(replace_operator(n, wrong) if n is affine else n for n in network.nodes)
-    )
+    faulty = replace(network, nodes=tuple(replace_operator(n, wrong) if n is affine else n for n in network.nodes))
     a, b = _run(faulty), _run(faulty)
     found = explain(network, a, b)
     assert (found.different, found.explained, found.at_fault) == (0, False, ["a", "b"])
@@ -319,8 +315,6 @@ def test_what_cannot_be_audited_says_why(make_network: NetworkMaker) -> None:
         def step(self, x: np.ndarray, *_: object) -> np.ndarray:
             return x
 
-    nodes = tuple(
-        replace_operator(n, Stranger()) if n.name == "block00_output_norm" else n for n in network.nodes
-    )
+    nodes = tuple(replace_operator(n, Stranger()) if n.name == "block00_output_norm" else n for n in network.nodes)
     with pytest.raises(UnsupportedOperatorError, match="block00_output_norm: no rounding bound"):
         list(audit(replace(network, nodes=nodes), trace))

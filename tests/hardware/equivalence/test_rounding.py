@@ -146,7 +146,7 @@ def test_layer_norm_of_torch_lies_within_its_bound() -> None:
     ).numpy()
     bound = bound_layer_norm(operator, x, np.zeros(x.shape), SINGLE)
     distance = np.abs(other.astype(np.float64) - operator.step(x, None, None))
-    assert 0 < distance.max()
+    assert distance.max() > 0
     assert (distance <= bound).all()
 
 

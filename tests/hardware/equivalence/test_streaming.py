@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import build_graph, parse_graph, read_nir, write_nir
+from export import NirFileError, build_graph, write_nir
 from export.network import Network, Node
 from export.operators import Affine
 from hardware.equivalence.evidence import Evidence
@@ -26,6 +26,9 @@ from hardware.runners import open_runner
 from hardware.runners.reference import ReferenceRunner
 from hardware.runners.runner import Runner
 from hardware.trace import Trace
+
+sys.path.insert(0, str(Path(__file__).parent / "worker_functions"))  # a fresh process imports them by this name
+from equivalence_workers import open_and_die, open_from_files
 
 NetworkMaker = Callable[..., Network]
 SENTENCES = 9
@@ -59,23 +62,6 @@ def _open(network: Network, precision: str = "float64") -> Runner:
 
 def _pair(network: Network, other: Network | None = None, **options: Any) -> Pair:
     return Pair(_open(network), _open(other or network), network, **options)
-
-
-def open_from_files(good: Path, other: Path, kill: Path | None = None) -> Pair:
-    """Open a pair in a worker process; the first worker that finds the file `kill` removes it and dies."""
-    meant, runs = (parse_graph(read_nir(path)) for path in (good, other))
-    pair = _pair(meant, runs)
-    if kill is not None:
-        run = pair.expected.run
-
-        def run_or_die(inputs: Any, mask: Any = None) -> Trace:
-            if kill.exists() and np.asarray(inputs)[0, 0] == _ids()[0][4, 0]:
-                kill.unlink()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return run(inputs, mask)
-
-        pair.expected.run = run_or_die  # type: ignore[method-assign]
-    return pair
 
 
 def _joined(findings: Any) -> Finding:
@@ -124,9 +110,7 @@ def test_the_size_of_batches_changes_nothing(network: Network, size: int) -> Non
 
 def test_a_finding_survives_json(network: Network) -> None:
     by_node = NodeByNode(_faulty(network), _open)
-    found = _joined(
-        stream_findings(lambda: _pair(network, _faulty(network), node_by_node=by_node), _batches())
-    )
+    found = _joined(stream_findings(lambda: _pair(network, _faulty(network), node_by_node=by_node), _batches()))
     assert found.evidence is not None
     assert found.node_by_node is not None
     again = Finding.from_dict(json.loads(json.dumps(found.to_dict())))
@@ -143,7 +127,7 @@ def test_worker_processes_find_the_same(network: Network, files: tuple[Path, Pat
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(files: tuple[Path, Path], tmp_path: Path) -> None:
     kill = tmp_path / "kill"
     kill.touch()
-    found = _joined(stream_findings(partial(open_from_files, *files, kill), _batches(), jobs=2))
+    found = _joined(stream_findings(partial(open_from_files, *files, kill, int(_ids()[0][4, 0])), _batches(), jobs=2))
     expected = _joined(stream_findings(partial(open_from_files, *files), _batches()))
     assert not kill.exists()
     assert _plain(found) == _plain(expected)
@@ -152,9 +136,10 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(files: tuple[Path, Path
     assert fault.first_sample <= 4
 
 
-def open_and_die(path: Path) -> Pair:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError(path)
+def test_what_a_worker_cannot_open_is_told(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.nir"
+    with pytest.raises(NirFileError, match="no such file"):
+        list(stream_findings(partial(open_from_files, missing, missing), _batches(), jobs=2))
 
 
 def test_workers_that_always_die_end_in_an_error_that_names_the_sentences(tmp_path: Path) -> None:
@@ -169,7 +154,13 @@ def test_what_a_runner_mended_is_reported_with_its_sentences(network: Network) -
         def run(self, inputs: Any, token_mask: Any = None) -> Trace:
             trace = super().run(inputs, token_mask)
             if (np.asarray(inputs)[0] == _ids()[0][2]).all():
-                fault = {"worker": 0, "process": "block00", "samples": [1], "attempt": 1, "message": "block00 was killed"}
+                fault = {
+                    "worker": 0,
+                    "process": "block00",
+                    "samples": [1],
+                    "attempt": 1,
+                    "message": "block00 was killed",
+                }
                 trace.metadata["faults"] = [fault]
             return trace
 
@@ -177,7 +168,9 @@ def test_what_a_runner_mended_is_reported_with_its_sentences(network: Network) -
     found = _joined(stream_findings(lambda: Pair(_open(network), mending, network), _batches()))
     assert found.comparison.equal
     assert found.comparison.samples == SENTENCES
-    assert [(fault.first_sample, fault.samples, fault.cause) for fault in found.faults] == [(3, 1, "block00 was killed")]
+    assert [(fault.first_sample, fault.samples, fault.cause) for fault in found.faults] == [
+        (3, 1, "block00 was killed")
+    ]
 
 
 def test_progress_is_kept_and_read_back(network: Network, tmp_path: Path) -> None:
@@ -281,9 +274,7 @@ def test_evidence_shows_the_neuron_its_neighbours_and_what_produced_it(network: 
 def test_a_recorded_trace_stands_in_for_a_runner(network: Network, tmp_path: Path) -> None:
     ids, mask = _ids()
     recorded = Trace.load(_open(network).run(ids, mask).save(tmp_path / "trace.npz"))
-    found = _joined(
-        stream_findings(lambda: Pair(_open(network), RecordedRunner(recorded), network), _batches(4))
-    )
+    found = _joined(stream_findings(lambda: Pair(_open(network), RecordedRunner(recorded), network), _batches(4)))
     assert found.comparison.equal
     assert found.comparison.samples == SENTENCES
     with pytest.raises(TraceMismatchError, match="holds 9 sentences; sentence 9"):
