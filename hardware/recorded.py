@@ -173,7 +173,8 @@ def trace_from_nir_data(data: NIRGraphData, mask: Any, **rest: Any) -> Trace:
         A node has no spikes, or other neurons than the mask has tokens for.
     """
     mask = np.asarray(mask) != 0
-    spikes, potentials = {}, {}
+    spikes: dict[str, np.ndarray] = {}
+    potentials: dict[str, np.ndarray] = {}
     for name, node in data.nodes.items():
         if not isinstance(node, NIRNodeData) or NIR_SPIKES not in node.observables:
             raise TraceError(f"{name}: has no observable {NIR_SPIKES!r}")

@@ -459,7 +459,7 @@ def _first_potential(
     )
 
 
-def _threshold_at(thresholds: Thresholds, feature: int, potentials: Iterable[float | None]) -> dict[str, float | None]:
+def _threshold_at(thresholds: Thresholds, feature: int, potentials: Iterable[float | None]) -> dict[str, Any]:
     at = [None if threshold is None else float(threshold[feature]) for threshold in thresholds]
     distances = [abs(u - t) for u, t in zip(potentials, at, strict=True) if u is not None and t is not None]
     return {"threshold": at[1] if at[0] is None else at[0], "distance": min(distances) if distances else None}

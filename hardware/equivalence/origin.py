@@ -207,7 +207,7 @@ class _Tracer:
         heads, size, width = attention.num_heads, attention.head_size, attention.out_features
         rows = self.trace.spikes[source][step, self.sample].astype(np.float64)
         query, key, value = (rows[:, part * width : (part + 1) * width] for part in range(3))
-        found = []
+        found: list[Entry] = []
         for head in range(heads):
             features = np.arange(head * size, (head + 1) * size)
             if not gradient[features].any():

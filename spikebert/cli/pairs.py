@@ -25,7 +25,7 @@ from hardware.trace import Trace
 from spikebert.errors import ConfigurationError
 
 TRACE_SUFFIX = ".npz"
-INTEGER, LAVA = "integer", "lava"
+INTEGER, LAVA, TORCH = "integer", "lava", "torch"
 WORDS = {
     "operator": "granularity",
     "block": "granularity",
@@ -96,14 +96,18 @@ class Side:
     @property
     def executes_graphs(self) -> bool:
         """Whether it can run a part of a graph by itself."""
-        return self.trace_file is None and self.runner != "torch"
+        return self.trace_file is None and self.runner != TORCH
 
     def open(self, model: nn.Module | None, graph: Network | nir.NIRGraph, precision: str, **options: Any) -> Runner:
-        """Build the runner; the integer simulator is integer at any precision of the other side."""
+        """Build the runner; an integer graph runs in integers whatever the precision of the other side."""
         if self.trace_file is not None:
             return RecordedRunner(load_trace(self.trace_file), self.trace_file)
-        precision = INTEGER if self.runner == INTEGER else precision
-        subject = model if self.runner == "torch" else graph
+        network = graph if isinstance(graph, Network) else parse_graph(graph)
+        if self.runner == TORCH and precision == INTEGER:
+            raise ConfigurationError("torch computes in floating point; at integer compare with another runner")
+        if self.runner != TORCH and network.is_integer:
+            precision = INTEGER
+        subject = model if self.runner == TORCH else network
         return open_runner(subject, self.runner, precision, record_membrane_potentials=True, **self.options, **options)
 
 
@@ -170,7 +174,7 @@ class CheckpointPair:
     plan : PairPlan
     checkpoint : str
     graph_file : Path or None
-        What the second side runs in place of the checkpoint's own graph.
+        What the second side runs in place of the checkpoint's own graph; at precision integer, what both run.
     """
 
     plan: PairPlan
@@ -183,5 +187,6 @@ class CheckpointPair:
         from spikebert.checkpoint import load_model
 
         model = load_model(self.checkpoint)
-        graph = to_nir(model)  # type: ignore[arg-type]
-        return self.plan.open(model, graph, graph if self.graph_file is None else read_nir(self.graph_file))
+        meant = to_nir(model)  # type: ignore[arg-type]
+        runs = meant if self.graph_file is None else read_nir(self.graph_file)
+        return self.plan.open(model, runs if self.plan.precision == INTEGER else meant, runs)

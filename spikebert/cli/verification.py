@@ -34,7 +34,7 @@ from hardware.stock_share import StockShare
 from hardware.trace import Trace
 from spikebert.cli.application import messages, refuse_overwrite, results
 from spikebert.cli.inputs import BATCH_SIZE, Sentences
-from spikebert.cli.pairs import INTEGER, LAVA, PairPlan, Side
+from spikebert.cli.pairs import INTEGER, LAVA, TORCH, PairPlan, Side
 
 SECONDS_BETWEEN_WRITES = 1.0
 
@@ -89,6 +89,8 @@ def verify_graph(
 ) -> Verification:
     """Run sentences through the model and its graph on a runner, and compare every spike.
 
+    At precision integer the integer simulator takes the model's place: both run the same graph.
+
     Parameters
     ----------
     model : nn.Module
@@ -106,7 +108,7 @@ def verify_graph(
     """
     if against == LAVA:
         options = {"tokens": sentences.longest, **options}
-    plan = PairPlan(Side("torch"), Side(against, options), precision)
+    plan = PairPlan(Side(INTEGER if precision == INTEGER else TORCH), Side(against, options), precision)
     logits: list[np.ndarray] = []
 
     def keep(_: Trace, trace: Trace) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,9 @@ from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from export.differences import GraphDifference
+    from hardware.equivalence.streaming import Pair
+
+PRECISIONS = ("float64", "float32", "integer")
 
 
 @click.command(cls=MultiValueCommand)
@@ -32,11 +38,18 @@ if TYPE_CHECKING:
     show_default=True,
     help="What to compare with: a runner (reference, lava, lava:network, …) or a trace recorded elsewhere (.npz).",
 )
-@click.option("--expected", default=None, help="What it is compared with, likewise  [default: torch].")
+@click.option(
+    "--expected", help="What it is compared with, likewise  [default: torch; at integer the integer simulator]."
+)
 @click.option(
     "--graph", "graph_file", type=click.Path(path_type=Path), help="Run this NIR file instead of exporting afresh."
 )
 @click.option("--precision", default="float64", show_default=True, help="On both sides: float64, float32 or integer.")
+@click.option(
+    "--calibration",
+    help="At integer: sentences to quantize on, a task (its training split) or a file "
+    "[default: the task's, else the texts themselves].",
+)
 @click.option(
     "--granularity",
     type=click.Choice(["operator", "block", "network"]),
@@ -68,6 +81,7 @@ def verify(
     expected: str | None,
     graph_file: Path | None,
     precision: str,
+    calibration: str | None,
     granularity: str | None,
     timing: str | None,
     timeout: float | None,
@@ -104,17 +118,23 @@ def verify(
       spikebert verify default --expected reference --against lava:operator --text "A warm film ."
       spikebert verify default --against chip.npz --task sst2 --data-dir DATA --limit 100
       spikebert verify default --graph model.nir --text "A warm and funny film ."
+      spikebert verify default --against lava --precision integer --task sst2 --data-dir DATA --limit 50
+      spikebert verify default --against integer --text "A warm and funny film ."
     """
-    from export import parse_graph, read_nir, to_nir
-    from export.differences import graph_differences
+    from export import parse_graph, read_nir, to_nir, write_nir
+    from export.differences import graph_differences, source_differences
     from hardware.equivalence.streaming import ProgressFile
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
-    from spikebert.cli.pairs import LAVA, CheckpointPair, PairPlan, Side
+    from spikebert.cli.pairs import INTEGER, LAVA, TORCH, CheckpointPair, PairPlan, Side
+    from spikebert.cli.quantization import CALIBRATION_SENTENCES, quantize_checkpoint, read_calibration
     from spikebert.cli.verification import Stream, finding_to_dict, job_of, progress_bar, report_place, with_words
     from spikebert.provenance import file_sha256, run_record, seed_everything
 
     report_place(report_file, force)
-    side_a, side_b = Side.parse(expected or "torch"), Side.parse(against)
+    if precision not in PRECISIONS:
+        raise ConfigurationError(f"--precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    expected = expected or (INTEGER if precision == INTEGER else TORCH)
+    side_a, side_b = Side.parse(expected), Side.parse(against)
     of_lava = {"granularity": granularity, "timing": timing, "timeout": timeout}
     for name, value in of_lava.items():
         if value is not None and side_b.runner != LAVA:
@@ -128,26 +148,44 @@ def verify(
     side_a, side_b = (side.with_options(tokens=sentences.longest, jobs=jobs) for side in (side_a, side_b))
     processes = 1 if LAVA in (side_a.runner, side_b.runner) else jobs
     plan = PairPlan(side_a, side_b, precision, nodes, audit, node_by_node)
-    meant = to_nir(model)  # type: ignore[arg-type]
-    differences = []
-    runs = meant
+    sha256 = checkpoint_sha256(checkpoint)
+    own = runs = to_nir(model)  # type: ignore[arg-type]
+    differences: list[GraphDifference] = []
+    quantizes = INTEGER in (precision, side_a.runner, side_b.runner) and graph_file is None
+    if calibration is not None and not quantizes:
+        raise ConfigurationError("--calibration is for --precision integer, or an integer runner, without --graph")
     if graph_file is not None:
         runs = read_nir(graph_file)
-        differences = graph_differences(parse_graph(meant), parse_graph(runs))
-    sha256 = checkpoint_sha256(checkpoint)
+        network = parse_graph(runs)
+        differences = (
+            source_differences(network, sha256) if network.is_integer else graph_differences(parse_graph(own), network)
+        )
+    elif quantizes:
+        ids = sentences.token_ids[:CALIBRATION_SENTENCES]
+        if calibration or task:
+            longest = model.config.max_position_embeddings
+            ids = read_calibration(calibration or str(task), tokenizer, data_dir, CALIBRATION_SENTENCES, longest)
+        runs, _ = quantize_checkpoint(checkpoint, ids)
+    meant = runs if precision == INTEGER else own
     progress_file = None
     if resume_file is not None:
         subject = {"checkpoint_sha256": sha256, "graph_sha256": graph_file and file_sha256(graph_file)}
         progress_file = ProgressFile(resume_file, job_of(plan, sentences, **subject))
-    here = CheckpointPair(plan, checkpoint, graph_file) if processes > 1 else lambda: plan.open(model, meant, runs)
     name_a, name_b = str(side_a), str(side_b)
-    with progress_bar(f"{name_a} and {name_b}", len(sentences)) as advance:
+    with (
+        tempfile.TemporaryDirectory(prefix="spikebert-verify-") as scratch,
+        progress_bar(f"{name_a} and {name_b}", len(sentences)) as advance,
+    ):
+        here: Callable[[], Pair] = partial(plan.open, model, meant, runs)
+        if processes > 1:
+            for_workers = write_nir(Path(scratch) / "quantized.nir", runs) if quantizes else graph_file
+            here = CheckpointPair(plan, checkpoint, for_workers)
         found = Stream(processes, batch_size, stop_at_first, progress_file).run(here, sentences, advance)
     found = with_words(found, sentences, tokenizer)
     comparison = found.comparison
     equal = comparison.equal and not differences
     record = {
-        "expected": expected or "torch",
+        "expected": expected,
         "against": against,
         "precision": precision,
         "sentences_asked": len(sentences),
