@@ -119,6 +119,10 @@ class NodeComparison:
     different_by_step: list[int] = field(default_factory=list)
     states_different: int | None = None
 
+    def rate(self, run: str) -> float:
+        """Return the firing rate in run ``"a"`` or ``"b"``."""
+        return self.rate_a if run == "a" else self.rate_b
+
     @property
     def agreement(self) -> float:
         """Share of spikes that are equal."""
@@ -167,14 +171,14 @@ class Comparison:
     predictions_different: int = 0
 
     @property
-    def silent_nodes(self) -> tuple[list[str], list[str]]:
-        """Nodes where nothing fired, in the first run and in the second."""
-        return tuple([n.node for n in self.per_node if rate(n) == 0] for rate in _RATES)  # type: ignore[return-value]
+    def silent_nodes(self) -> dict[str, list[str]]:
+        """Nodes where nothing fired, in run ``"a"`` and in run ``"b"``."""
+        return {run: [node.node for node in self.per_node if node.rate(run) == 0] for run in "ab"}
 
     @property
-    def saturated_nodes(self) -> tuple[list[str], list[str]]:
-        """Nodes where everything always fired, in the first run and in the second."""
-        return tuple([n.node for n in self.per_node if rate(n) == 1] for rate in _RATES)  # type: ignore[return-value]
+    def saturated_nodes(self) -> dict[str, list[str]]:
+        """Nodes where everything always fired, likewise."""
+        return {run: [node.node for node in self.per_node if node.rate(run) == 1] for run in "ab"}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as JSON values; the keys are promised to users."""
@@ -186,9 +190,6 @@ class Comparison:
         first = values["first_divergence"]
         nodes = [NodeComparison(**node) for node in values["per_node"]]
         return cls(**{**values, "first_divergence": first and Divergence(**first), "per_node": nodes})
-
-
-_RATES = (lambda node: node.rate_a, lambda node: node.rate_b)
 
 
 def compare(trace_a: Trace, trace_b: Trace) -> Comparison:

@@ -224,7 +224,18 @@ def finding_to_dict(found: Finding) -> dict[str, Any]:
     values = found.to_dict()
     facts = values.pop("facts")
     stock = values.pop("stock")
-    return {**values.pop("comparison"), **values, "stock_share": stock, "processes": None, **facts}
+    comparison = found.comparison
+    extreme = {"silent_nodes": comparison.silent_nodes, "saturated_nodes": comparison.saturated_nodes}
+    agreement = {node.node: {"all": node.agreement, "by_step": node.agreement_by_step} for node in comparison.per_node}
+    return {
+        **values.pop("comparison"),
+        **values,
+        **extreme,
+        "agreement": agreement,
+        "stock_share": stock,
+        "processes": None,
+        **facts,
+    }
 
 
 def comparison_table(comparison: Comparison, name_a: str, name_b: str) -> Table:
@@ -310,6 +321,15 @@ def inputs_table(found: Finding, rows: int = 8) -> Table | None:
     return table
 
 
+def agreement_in_words(comparison: Comparison) -> str:
+    """Return how far two runs agree that are not meant to be equal: spikes, and predictions."""
+    share = 1 - comparison.spikes_different / max(1, comparison.spikes_compared)
+    return (
+        f"{100 * share:.3f} % of spikes agree; {comparison.predictions_different} of {comparison.samples} predictions "
+        "differ"
+    )
+
+
 def verdict(
     comparison: Comparison,
     name_a: str,
@@ -329,6 +349,7 @@ def verdict(
             f"differ{states} ({scope}); largest logit difference {comparison.logit_difference:.1e}"
         )
     first = comparison.first_divergence
+    states += f"; {agreement_in_words(comparison)}" if comparison.spikes_different else ""
     text = (
         f"[bold red]NOT EQUAL[/] {name_a} and {name_b} at {precision}: {comparison.spikes_different:,} of "
         f"{comparison.spikes_compared:,} spikes differ{states} ({scope})"
@@ -391,6 +412,10 @@ def print_finding(found: Finding, name_a: str, name_b: str) -> None:
     cause = None if found.evidence is None else found.evidence.cause_in_words(name_a, name_b)
     if cause:
         results.print(cause, markup=False, soft_wrap=True)
+    for what, nodes in (("silent", found.comparison.silent_nodes), ("saturated", found.comparison.saturated_nodes)):
+        for run, name in (("a", name_a), ("b", name_b)):
+            if nodes[run]:
+                results.print(f"{what} in {name}: {', '.join(nodes[run])}", markup=False, soft_wrap=True)
     if found.node_by_node is not None:
         by_node, explanation = found.node_by_node, found.node_by_node_explanation
         text = (

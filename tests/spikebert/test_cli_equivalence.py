@@ -135,6 +135,55 @@ def test_spikes_from_elsewhere_need_no_more_than_their_nodes(
     assert [node["node"] for node in found["per_node"]] == names
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_onnx_makes_a_pair(precision: str, checkpoint: Path) -> None:
+    found = _json("verify", checkpoint, "--against", "onnx", "--precision", precision, "--audit", "--text", *TEXTS)
+    assert found["explanation"]["explained"] is True
+    assert found["equal"] is True
+
+
+def test_integer_runs_are_equal_to_the_last_state(checkpoint: Path) -> None:
+    found = _json("verify", checkpoint, *REFERENCE, "--precision", "integer", "--node-by-node", "--text", *TEXTS)
+    assert (found["equal"], found["expected"], found["states_different"]) == (True, "integer", 0)
+    assert found["states_compared"] == found["spikes_compared"]
+    assert found["node_by_node"]["spikes_different"] == found["node_by_node"]["states_different"] == 0
+    assert found["node_by_node"]["spikes_compared"] == found["spikes_compared"]
+
+
+def test_an_integer_state_that_differs_is_not_equal(checkpoint: Path, graph_file: Path, tmp_path: Path) -> None:
+    graph = tmp_path / "integer.nir"
+    calibration = tmp_path / "sentences.txt"
+    calibration.write_text("\n".join(TEXTS))
+    arguments = ("quantize", graph_file, "--tokenizer", checkpoint, "--calibration", calibration, "-o", graph)
+    assert _invoke(*arguments).exit_code == 0
+    path = tmp_path / "a.npz"
+    arguments = ("simulate", graph, "--runner", "integer", "--precision", "integer", "--membrane-potentials")
+    assert _invoke(*arguments, "--tokenizer", checkpoint, "--text", *TEXTS, "-o", path).exit_code == 0
+    trace = Trace.load(path)
+    trace.membrane_potentials["block00_output_neuron"][1, 0, 0, 2] += 1
+    found = _json("compare", path, trace.save(tmp_path / "b.npz"), exit_code=1)
+    assert (found["spikes_different"], found["states_different"]) == (0, 1)
+    first = found["first_divergence"]
+    assert (first["quantity"], first["node"], first["feature"]) == ("membrane_potential", "block00_output_neuron", 2)
+
+
+def test_quantized_against_float_says_how_far_they_agree(checkpoint: Path) -> None:
+    result = _invoke("verify", checkpoint, "--against", "integer", "--text", *TEXTS, "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == (0 if found["equal"] else 1)
+    assert found["explanation"] is None  # rounding is not what makes them differ
+    assert 0 < found["spikes_different"] < found["spikes_compared"]
+    for node in found["per_node"]:
+        agreement = found["agreement"][node["node"]]
+        assert agreement["all"] == pytest.approx(1 - node["different"] / node["compared"])
+        assert np.mean(agreement["by_step"]) == pytest.approx(agreement["all"])
+        assert node["potential_difference"] is None  # they are in other units
+    assert 0 <= found["predictions_different"] <= len(TEXTS)
+    assert set(found["silent_nodes"]) == {"a", "b"}
+    said = _invoke("verify", checkpoint, "--against", "integer", "--text", *TEXTS).stdout
+    assert "of spikes agree" in " ".join(said.split())
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Why runs differ.
 
@@ -365,6 +414,10 @@ def test_bad_use_ends_with_a_reason(checkpoint: Path, trace_file: Path, tmp_path
     _refused(*verify, "--against", "reference:block", said="'block' is not known")
     _refused(*verify, "--against", tmp_path / "missing.npz", said="no such file")
     _refused(*verify, *REFERENCE, "--jobs", "0", said="--jobs")
+    _refused(
+        *verify, "--precision", "integer", "--expected", "torch", *REFERENCE, said="torch computes in floating point"
+    )
+    _refused(*verify, *REFERENCE, "--calibration", "sst2", said="--calibration is for --precision integer")
     _refused("check", checkpoint, "--runner", trace_file, said="is a recorded trace")
     _refused("check", checkpoint, "--text", "good", said="at least two")
     _refused("check", checkpoint, "--check", "nonsense", said="is not one of batch")
