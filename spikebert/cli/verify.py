@@ -169,7 +169,8 @@ def verify(
     meant = runs if precision == INTEGER else own
     progress_file = None
     if resume_file is not None:
-        subject = {"checkpoint_sha256": sha256, "graph_sha256": graph_file and file_sha256(graph_file)}
+        graph_sha256 = graph_file and file_sha256(graph_file)
+        subject = {"checkpoint_sha256": sha256, "graph_sha256": graph_sha256, "calibration": calibration}
         progress_file = ProgressFile(resume_file, job_of(plan, sentences, **subject))
     name_a, name_b = str(side_a), str(side_b)
     with (
