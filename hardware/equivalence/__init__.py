@@ -6,6 +6,7 @@
 ``audit``       is every spike of a trace what the graph makes of the trace's own inputs, but for rounding?
 ``explanation`` is every difference between two traces rounding, or the consequence of one that is?
 ``evidence``    what stands around one difference: potentials, raster, and the inputs that produced it, ranked
+``node_by_node``  every part by itself, on the inputs another run gave it
 ``streaming``   all of this over thousands of sentences, in bounded memory
 """
 

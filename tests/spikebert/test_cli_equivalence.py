@@ -95,13 +95,21 @@ REFERENCE = ("--against", "reference")
         ("reference", "torch"),
         ("torch", "torch"),
         pytest.param("reference", "lava:network", marks=lava),
-        pytest.param("lava:operator:hardware", "lava:block", marks=lava),
+        pytest.param("lava:operator", "lava:block", marks=lava),
     ],
 )
 def test_any_two_runners_make_a_pair(expected: str, against: str, checkpoint: Path) -> None:
     found = _json("verify", checkpoint, "--expected", expected, "--against", against, "--text", *TEXTS)
     assert found["equal"] is True
     assert (found["expected"], found["against"], found["samples"]) == (expected, against, 3)
+
+
+@lava
+@pytest.mark.parametrize("against", ["lava:block", "lava:hardware"])
+def test_lava_runs_integers_in_both_timings(against: str, checkpoint: Path) -> None:
+    found = _json("verify", checkpoint, "--against", against, "--precision", "integer", "--text", *TEXTS)
+    assert (found["equal"], found["expected"], found["states_different"]) == (True, "integer", 0)
+    assert found["states_compared"] == found["spikes_compared"] > 0
 
 
 def test_a_recorded_trace_stands_on_either_side(checkpoint: Path, trace_file: Path, tmp_path: Path) -> None:
