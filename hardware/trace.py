@@ -6,7 +6,8 @@ import json
 import math
 import os
 import zipfile
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,7 +32,8 @@ class Trace:
     spikes : dict of str to ndarray
         For each spiking node, in topological order, ``(T, B, N, D)`` uint8. Padding never spikes.
     logits : ndarray
-        ``(B, C)``, mean of `outputs` over time; ``(B, N, C)`` for a graph that keeps its tokens.
+        ``(B, C)``, mean of `outputs` over time; ``(B, N, C)`` for a graph that keeps its tokens; ``(B, 0)`` where none
+        were recorded.
     mask : ndarray
         ``(B, N)`` bool, True at tokens and False at padding.
     outputs : ndarray or None
@@ -69,6 +71,36 @@ class Trace:
         """Return the mean of a node's spikes over steps, real tokens and features."""
         spikes = self.spikes[node]
         return float(spikes.sum()) / max(1, spikes.shape[0] * self.real_tokens * spikes.shape[-1])
+
+    def select(self, nodes: Iterable[str], logits: bool = True) -> Trace:
+        """Return the trace of some nodes, in the order they stand here, with or without logits."""
+        chosen = set(nodes)
+        return replace(
+            self,
+            spikes={name: value for name, value in self.spikes.items() if name in chosen},
+            membrane_potentials={name: value for name, value in self.membrane_potentials.items() if name in chosen},
+            thresholds={name: value for name, value in self.thresholds.items() if name in chosen},
+            logits=self.logits if logits else np.zeros((self.mask.shape[0], 0)),
+            outputs=self.outputs if logits else None,
+        )
+
+    def rows(self, start: int, stop: int, tokens: int | None = None) -> Trace:
+        """Return the trace of sentences `start` to `stop`, cut to their first `tokens` tokens."""
+        rows, cut = slice(start, stop), slice(tokens)
+        keeps_tokens = self.logits.ndim == 3
+
+        def shown(values: np.ndarray) -> np.ndarray:
+            return values[..., rows, cut, :] if keeps_tokens else values[..., rows, :]
+
+        return replace(
+            self,
+            spikes={name: value[:, rows, cut] for name, value in self.spikes.items()},
+            membrane_potentials={name: value[:, rows, cut] for name, value in self.membrane_potentials.items()},
+            logits=shown(self.logits),
+            outputs=None if self.outputs is None else shown(self.outputs),
+            mask=self.mask[rows, cut],
+            input_ids=None if self.input_ids is None else self.input_ids[rows, cut],
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the trace as .npz: one array per node, ``logits``, ``mask`` and a JSON ``metadata`` string.
@@ -120,26 +152,17 @@ class Trace:
             The file is missing, no .npz, too large, or an array has a shape or type a trace cannot have.
         """
         path = Path(path)
-        if not path.is_file():
-            raise TraceError(f"{path}: no such file")
-        limit = min(MAX_TRACE_BYTES, _memory_of_machine())
-        try:
-            with zipfile.ZipFile(path) as archive:
-                declared = sum(_declared_bytes(archive, member) for member in archive.infolist())
-            if declared > limit:
-                raise TraceError(f"{path}: unpacks to {declared} bytes; at most {limit} are read")
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
-        except TraceError:
-            raise
-        except Exception as error:  # a damaged file makes zipfile, zlib and NumPy raise whatever they trip over
-            raise TraceError(
-                f"{path}: is not a trace (.npz without pickled objects): {type(error).__name__}: {error}"
-            ) from error
-        return cls._from_arrays(arrays, path)
+        return cls.from_arrays(read_arrays(path), path)
 
     @classmethod
-    def _from_arrays(cls, arrays: dict[str, np.ndarray], path: Path) -> Trace:
+    def from_arrays(cls, arrays: dict[str, np.ndarray], path: Path) -> Trace:
+        """Return the trace that the arrays of a file make, after checking them; `path` is for messages.
+
+        Raises
+        ------
+        TraceError
+            An array is missing, or has a shape or type a trace cannot have.
+        """
         for key in ("logits", "mask"):
             if key not in arrays:
                 raise TraceError(f"{path}: has no array {key!r}")
@@ -205,6 +228,33 @@ class Trace:
             _check_array(self.outputs, f"{path}: outputs", (*self.outputs.shape[:1], *kept, *classes))
         if self.input_ids is not None:
             _check_array(self.input_ids, f"{path}: input_ids", self.mask.shape, "ui")
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read every array of an .npz file, if they fit into memory.
+
+    Raises
+    ------
+    TraceError
+        The file is missing, no .npz, holds pickled objects, or unpacks to more than there is memory.
+    """
+    if not path.is_file():
+        raise TraceError(f"{path}: no such file")
+    limit = min(MAX_TRACE_BYTES, _memory_of_machine())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            declared = sum(_declared_bytes(archive, member) for member in archive.infolist())
+        if declared > limit:
+            raise TraceError(f"{path}: unpacks to {declared} bytes; at most {limit} are read")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except TraceError:
+        raise
+    except Exception as error:  # a damaged file makes zipfile, zlib and NumPy raise whatever they trip over
+        raise TraceError(
+            f"{path}: is not a trace (.npz without pickled objects): {type(error).__name__}: {error}"
+        ) from error
+    return arrays
 
 
 def _check_array(value: np.ndarray, what: str, shape: tuple[int, ...], kinds: str = "fui") -> None:

@@ -164,6 +164,7 @@ def data_directory(given: Path | None) -> Path | None:
         "simulate": "spikebert.cli.simulate:simulate",
         "verify": "spikebert.cli.verify:verify",
         "compare": "spikebert.cli.compare:compare",
+        "check": "spikebert.cli.check:check",
         "profile": "spikebert.cli.profile:profile",
         "energy": "spikebert.cli.energy:energy",
         "info": "spikebert.cli.info:info",

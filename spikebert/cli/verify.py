@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from spikebert.cli.application import (
     EXIT_ANSWER_IS_NO,
@@ -18,31 +20,31 @@ from spikebert.cli.application import (
     print_json,
     results,
 )
-from spikebert.cli.inputs import read_sentences, sentence_options
+from spikebert.cli.inputs import BATCH_SIZE, read_sentences, sentence_options
+from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from export.differences import GraphDifference
+    from hardware.equivalence.streaming import Pair
+
+PRECISIONS = ("float64", "float32", "integer")
 
 
 @click.command(cls=MultiValueCommand)
 @click.argument("checkpoint")
 @click.option(
     "--against",
-    type=click.Choice(["reference", "lava", "onnx"]),
     default="lava",
     show_default=True,
-    help="Runner to compare with.",
+    help="What to compare with: a runner (reference, lava, lava:network, …) or a trace recorded elsewhere (.npz).",
+)
+@click.option(
+    "--expected", help="What it is compared with, likewise  [default: torch; at integer the integer simulator]."
 )
 @click.option(
     "--graph", "graph_file", type=click.Path(path_type=Path), help="Run this NIR file instead of exporting afresh."
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["float64", "float32", "integer"]),
-    default="float64",
-    show_default=True,
-    help="On both sides; at integer, the integer simulator stands in for PyTorch.",
-)
+@click.option("--precision", default="float64", show_default=True, help="On both sides: float64, float32 or integer.")
 @click.option(
     "--calibration",
     help="At integer: sentences to quantize on, a task (its training split) or a file "
@@ -53,17 +55,46 @@ if TYPE_CHECKING:
     type=click.Choice(["operator", "block", "network"]),
     help="Lava only: how much runs in one process [default: block].",
 )
+@click.option("--timing", type=click.Choice(["zero-latency", "hardware"]), help="Lava only [default: zero-latency].")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Lava only: seconds without progress.")
+@click.option(
+    "--nodes", multiple=True, help="Compare only nodes that match, such as 'block00_*'; output is the logits."
+)
+@click.option("--node-by-node", is_flag=True, help="Also run every node by itself, on the inputs it had in --expected.")
+@click.option("--audit", is_flag=True, help="Hold every value against its rounding bound, also where nothing differs.")
+@click.option("--accept-rounding", is_flag=True, help="Exit with 0 if every difference is explained by rounding.")
+@click.option("--stop-at-first", is_flag=True, help="End with the first batch in which anything differs.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, or Lava workers.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True, help="Sentences a batch."
+)
+@click.option(
+    "--resume", "resume_file", type=click.Path(path_type=Path), help="Keep progress in this file, and go on from it."
+)
+@click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write a self-contained HTML page.")
+@click.option("--force", is_flag=True, help="Write over an existing report.")
 @sentence_options
 @common_options
 def verify(
     checkpoint: str,
     against: str,
+    expected: str | None,
     graph_file: Path | None,
     precision: str,
-    granularity: str | None,
-    timeout: float | None,
     calibration: str | None,
+    granularity: str | None,
+    timing: str | None,
+    timeout: float | None,
+    nodes: tuple[str, ...],
+    node_by_node: bool,
+    audit: bool,
+    accept_rounding: bool,
+    stop_at_first: bool,
+    jobs: int,
+    batch_size: int,
+    resume_file: Path | None,
+    report_file: Path | None,
+    force: bool,
     texts: tuple[str, ...],
     task: str | None,
     data_dir: Path | None,
@@ -74,91 +105,151 @@ def verify(
 ) -> None:
     """Run CHECKPOINT in PyTorch and its NIR graph on a simulator, and compare every spike of every node and step.
 
-    Exits with 0 if all are equal, with 1 and the first divergence if not. A --graph that is not CHECKPOINT's own is
-    not equal either, even where the sentences do not show it: a weight behind a neuron that never fired, for instance.
+    Exits with 0 if all are equal, with 1 and the first divergence if not. Each difference is then held against the
+    rounding that the graph allows, and the verdict says whether all of them are explained by it. A --graph that is not
+    CHECKPOINT's own is not equal either, even where the sentences do not show it: a weight behind a neuron that never
+    fired, for instance.
 
     \b
     Examples:
       spikebert verify default --against lava --precision float64 --text "A warm and funny film ."
-      spikebert verify default --against reference --task sst2 --data-dir DATA --limit 50
+      spikebert verify default --against reference --task sst2 --data-dir DATA --limit 50 --report report.html
+      spikebert verify default --against reference --precision float32 --node-by-node --text "A warm film ."
+      spikebert verify default --expected reference --against lava:operator --text "A warm film ."
+      spikebert verify default --against chip.npz --task sst2 --data-dir DATA --limit 100
       spikebert verify default --graph model.nir --text "A warm and funny film ."
       spikebert verify default --against lava --precision integer --task sst2 --data-dir DATA --limit 50
+      spikebert verify default --against integer --text "A warm and funny film ."
     """
-    from export import parse_graph, read_nir, to_nir
+    from export import parse_graph, read_nir, to_nir, write_nir
     from export.differences import graph_differences, source_differences
+    from hardware.equivalence.streaming import ProgressFile
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
+    from spikebert.cli.pairs import INTEGER, LAVA, TORCH, CheckpointPair, PairPlan, Side
     from spikebert.cli.quantization import CALIBRATION_SENTENCES, quantize_checkpoint, read_calibration
-    from spikebert.cli.verification import comparison_table, verdict, verify_graph
-    from spikebert.errors import ConfigurationError
-    from spikebert.provenance import run_record, seed_everything
+    from spikebert.cli.verification import Stream, finding_to_dict, job_of, progress_bar, report_place, with_words
+    from spikebert.provenance import file_sha256, run_record, seed_everything
 
-    lava_options = {"granularity": granularity, "timeout": timeout}
-    options: dict[str, Any] = {key: value for key, value in lava_options.items() if value is not None}
-    if options and against != "lava":
-        raise ConfigurationError(f"--{next(iter(options))} is for --against lava only")
+    report_place(report_file, force)
+    if precision not in PRECISIONS:
+        raise ConfigurationError(f"--precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    expected = expected or (INTEGER if precision == INTEGER else TORCH)
+    side_a, side_b = Side.parse(expected), Side.parse(against)
+    of_lava = {"granularity": granularity, "timing": timing, "timeout": timeout}
+    for name, value in of_lava.items():
+        if value is not None and side_b.runner != LAVA:
+            raise ConfigurationError(f"--{name} is for --against lava only")
+    side_b = side_b.with_options(**of_lava)
     seed_everything(seed)
     model = load_model(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
     sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, model.config.max_position_embeddings)
+    # Lava is built once for the longest sentence, and spreads the samples of a batch over workers of its own
+    side_a, side_b = (side.with_options(tokens=sentences.longest, jobs=jobs) for side in (side_a, side_b))
+    processes = 1 if LAVA in (side_a.runner, side_b.runner) else jobs
+    plan = PairPlan(side_a, side_b, precision, nodes, audit, node_by_node)
+    sha256 = checkpoint_sha256(checkpoint)
+    own = runs = to_nir(model)  # type: ignore[arg-type]
     differences: list[GraphDifference] = []
-    if calibration is not None and (precision != "integer" or graph_file is not None):
-        raise ConfigurationError("--calibration is for --precision integer without --graph")
-    if precision == "integer":
-        if graph_file is None:
-            ids = sentences.token_ids[:CALIBRATION_SENTENCES]
-            if calibration or task:
-                longest = model.config.max_position_embeddings
-                ids = read_calibration(calibration or str(task), tokenizer, data_dir, CALIBRATION_SENTENCES, longest)
-            graph, _ = quantize_checkpoint(checkpoint, ids)
-        else:
-            graph = read_nir(graph_file)
-            differences = source_differences(parse_graph(graph), checkpoint_sha256(checkpoint))
-    else:
-        exported = graph = to_nir(model)  # type: ignore[arg-type]
-        if graph_file is not None:
-            graph = read_nir(graph_file)
-            differences = graph_differences(parse_graph(exported), parse_graph(graph))
-    expected_name = "integer simulator" if precision == "integer" else "torch"
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=messages
-    ) as progress:
-        bar = progress.add_task(f"{expected_name} and {against}, sentences", total=len(sentences))
-        found = verify_graph(
-            model, graph, sentences, against, precision, lambda done: progress.advance(bar, done), **options
+    quantizes = INTEGER in (precision, side_a.runner, side_b.runner) and graph_file is None
+    if calibration is not None and not quantizes:
+        raise ConfigurationError("--calibration is for --precision integer, or an integer runner, without --graph")
+    if graph_file is not None:
+        runs = read_nir(graph_file)
+        network = parse_graph(runs)
+        differences = (
+            source_differences(network, sha256) if network.is_integer else graph_differences(parse_graph(own), network)
         )
+    elif quantizes:
+        ids = sentences.token_ids[:CALIBRATION_SENTENCES]
+        if calibration or task:
+            longest = model.config.max_position_embeddings
+            ids = read_calibration(calibration or str(task), tokenizer, data_dir, CALIBRATION_SENTENCES, longest)
+        runs, _ = quantize_checkpoint(checkpoint, ids)
+    meant = runs if precision == INTEGER else own
+    progress_file = None
+    if resume_file is not None:
+        graph_sha256 = graph_file and file_sha256(graph_file)
+        subject = {"checkpoint_sha256": sha256, "graph_sha256": graph_sha256, "calibration": calibration}
+        progress_file = ProgressFile(resume_file, job_of(plan, sentences, **subject))
+    name_a, name_b = str(side_a), str(side_b)
+    with (
+        tempfile.TemporaryDirectory(prefix="spikebert-verify-") as scratch,
+        progress_bar(f"{name_a} and {name_b}", len(sentences)) as advance,
+    ):
+        here: Callable[[], Pair] = partial(plan.open, model, meant, runs)
+        if processes > 1:
+            for_workers = write_nir(Path(scratch) / "quantized.nir", runs) if quantizes else graph_file
+            here = CheckpointPair(plan, checkpoint, for_workers)
+        found = Stream(processes, batch_size, stop_at_first, progress_file).run(here, sentences, advance)
+    found = with_words(found, sentences, tokenizer)
     comparison = found.comparison
     equal = comparison.equal and not differences
+    record = {
+        "expected": expected,
+        "against": against,
+        "precision": precision,
+        "sentences_asked": len(sentences),
+        "graph_differences": [str(difference) for difference in differences],
+        **run_record(seed, sha256),
+    }
+    if report_file is not None:
+        from hardware.reports.equivalence_report import EquivalenceSubject, write_equivalence_page
+
+        subject_of_page = EquivalenceSubject(
+            name_a,
+            name_b,
+            precision,
+            model=f"{checkpoint} ({model.config.num_hidden_layers} blocks, D = {model.config.hidden_size}, "
+            f"T = {model.config.time_steps})",
+            data=f"{task} {split}" if task else "given text",
+            texts=sentences.texts,
+            graph_differences=record["graph_differences"],
+            record={key: value for key, value in record.items() if key != "graph_differences"},
+        )
+        write_equivalence_page(found, report_file, subject_of_page)
+        messages.print(f"wrote {report_file}", markup=False, soft_wrap=True)
     if as_json:
-        answer = {**found.to_dict(), "equal": equal}
+        answer = {**finding_to_dict(found), "equal": equal}
         if comparison.equal and differences:
             answer["first_divergence"] = _parameter_divergence(differences[0])
-        print_json(
-            {
-                **answer,
-                "against": against,
-                "precision": precision,
-                "graph_differences": [str(difference) for difference in differences],
-                **run_record(seed, checkpoint_sha256(checkpoint)),
-            }
+        print_json({**answer, **record})
+    else:
+        _print(found, name_a, name_b, precision, sentences.texts, differences, graph_file, checkpoint)
+    explained = found.explanation is not None and found.explanation.explained and not differences
+    if not (equal or (accept_rounding and explained)):
+        raise SystemExit(EXIT_ANSWER_IS_NO)
+
+
+def _print(
+    found: Any,
+    name_a: str,
+    name_b: str,
+    precision: str,
+    texts: list[str],
+    differences: list[GraphDifference],
+    graph_file: Path | None,
+    checkpoint: str,
+) -> None:
+    from spikebert.cli.verification import comparison_table, print_finding, verdict
+
+    comparison = found.comparison
+    results.print(comparison_table(comparison, name_a, name_b))
+    results.print()
+    print_finding(found, name_a, name_b)
+    if comparison.equal and differences:
+        results.print(
+            f"[bold red]NOT EQUAL[/] {escape(f'{graph_file} is not the graph of {checkpoint}')}, first at "
+            f"{differences[0].node}; these sentences do not show it: 0 of {comparison.spikes_compared:,} spikes "
+            "differ",
+            soft_wrap=True,
         )
     else:
-        results.print(comparison_table(comparison, expected_name, against))
-        results.print()
-        if comparison.equal and differences:
-            results.print(
-                f"[bold red]NOT EQUAL[/] {escape(f'{graph_file} is not the graph of {checkpoint}')}, first at "
-                f"{differences[0].node}; these sentences do not show it: 0 of {comparison.spikes_compared:,} spikes "
-                "differ",
-                soft_wrap=True,
-            )
-        else:
-            results.print(verdict(comparison, expected_name, against, precision, sentences.texts), soft_wrap=True)
-        if found.stock is not None:
-            results.print(f"{found.processes} Lava processes; {found.stock}", soft_wrap=True)
-        for difference in differences:
-            results.print(f"{graph_file} is not the checkpoint's own graph: {difference}", soft_wrap=True, markup=False)
-    if not equal:
-        raise SystemExit(EXIT_ANSWER_IS_NO)
+        results.print(verdict(comparison, name_a, name_b, precision, texts, found.explanation), soft_wrap=True)
+    if found.stock is not None:
+        results.print(f"{found.facts.get('processes')} Lava processes; {found.stock}", soft_wrap=True)
+    for difference in differences:
+        results.print(f"{graph_file} is not the checkpoint's own graph: {difference}", soft_wrap=True, markup=False)
 
 
 def _parameter_divergence(difference: GraphDifference) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Are two runs the same? Counts every spike that differs and names the first, with both membrane potentials.
 
 "The same" means that every spike is equal and, up to the first node where one is not, every membrane potential within
-rounding, so that a changed weight is found even where it flips no spike. How much rounding is depends on precision
-(`POTENTIAL_TOLERANCE`, `FLOAT32_TOLERANCE`; between integer runs there is none). In float32 spikes may flip near a
-threshold and the difference grows with depth; they are counted and the answer is no. What is not a number is never the
-same.
+rounding, so that a changed weight is found even where it flips no spike. Integer states are the same or not. In
+floating point how much rounding is depends on precision (`POTENTIAL_TOLERANCE`, `FLOAT32_TOLERANCE`); these two serve
+where there are only traces, and `hardware.equivalence.rounding` derives what a graph allows. In float32 spikes may flip
+near a threshold and the difference grows with depth; they are counted and the answer is no. What is not a number is
+never the same.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ K 2^-24, below 2e-4 for the 3,072 inputs of SpikeBERT-base.
 """
 NODE_OF_LOGITS = "output"
 
+Thresholds = tuple[np.ndarray | None, np.ndarray | None]
+"""``(D,)`` in each run; an integer run has its own unit."""
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -50,6 +54,11 @@ class Divergence:
     membrane_potential_a, membrane_potential_b : float or None
         U as it was tested against the threshold, where recorded.
     threshold : float or None
+        Of the first run, where it is known there.
+    distance : float or None
+        Distance of the nearer of the two potentials from the threshold.
+    token_text : str or None
+        The token as the tokenizer writes it, where a caller knows.
     """
 
     quantity: str
@@ -63,15 +72,21 @@ class Divergence:
     membrane_potential_a: float | None = None
     membrane_potential_b: float | None = None
     threshold: float | None = None
+    distance: float | None = None
+    token_text: str | None = None
 
     def __str__(self) -> str:
         """Say it in one sentence."""
         axes = {"step": self.time_step, "sample": self.sample, "token": self.token, "feature": self.feature}
-        where = ", ".join(f"{axis} {index}" for axis, index in axes.items() if index is not None)
+        places = {axis: f"{axis} {index}" for axis, index in axes.items() if index is not None}
+        if self.token_text is not None and "token" in places:
+            places["token"] += f" “{self.token_text}”"
+        where = ", ".join(places.values())
         text = f"{self.node}, {where}: {self.quantity.replace('_', ' ')} {self.value_a!r} against {self.value_b!r}"
         if self.quantity == "spike" and self.membrane_potential_a is not None and self.membrane_potential_b is not None:
             text += f", membrane potential {self.membrane_potential_a!r} against {self.membrane_potential_b!r}"
-        return text if self.threshold is None else f"{text}, threshold {self.threshold!r}"
+        text = text if self.threshold is None else f"{text}, threshold {self.threshold!r}"
+        return text if self.distance is None else f"{text}, nearest {self.distance:.2g} from it"
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,8 @@ class NodeComparison:
         Smallest distance of a potential from its threshold in either run: how close equality was to luck.
     potential_difference : float or None
         Largest difference between the potentials of the two runs.
+    different_by_step : list of int
+        Differing spikes at each time step.
     states_different : int or None
         Potentials that are not the same number in both.
     """
@@ -99,7 +116,23 @@ class NodeComparison:
     rate_b: float
     margin: float | None = None
     potential_difference: float | None = None
+    different_by_step: list[int] = field(default_factory=list)
     states_different: int | None = None
+
+    def rate(self, run: str) -> float:
+        """Return the firing rate in run ``"a"`` or ``"b"``."""
+        return self.rate_a if run == "a" else self.rate_b
+
+    @property
+    def agreement(self) -> float:
+        """Share of spikes that are equal."""
+        return 1 - self.different / max(1, self.compared)
+
+    @property
+    def agreement_by_step(self) -> list[float]:
+        """The same at each time step; every step holds as many spikes."""
+        at_a_step = max(1, self.compared // max(1, len(self.different_by_step)))
+        return [1 - different / at_a_step for different in self.different_by_step]
 
 
 @dataclass(frozen=True)
@@ -121,6 +154,8 @@ class Comparison:
         Largest difference between logits.
     samples, tokens : int
         Sentences and real tokens compared.
+    predictions_different : int
+        Sentences (tokens, for a graph that keeps them) whose largest logit is another one.
     """
 
     equal: bool
@@ -133,10 +168,28 @@ class Comparison:
     tokens: int = 0
     states_compared: int = 0
     states_different: int = 0
+    predictions_different: int = 0
+
+    @property
+    def silent_nodes(self) -> dict[str, list[str]]:
+        """Nodes where nothing fired, in run ``"a"`` and in run ``"b"``."""
+        return {run: [node.node for node in self.per_node if node.rate(run) == 0] for run in "ab"}
+
+    @property
+    def saturated_nodes(self) -> dict[str, list[str]]:
+        """Nodes where everything always fired, likewise."""
+        return {run: [node.node for node in self.per_node if node.rate(run) == 1] for run in "ab"}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as JSON values; the keys are promised to users."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Comparison:
+        """Return what `to_dict` was made from."""
+        first = values["first_divergence"]
+        nodes = [NodeComparison(**node) for node in values["per_node"]]
+        return cls(**{**values, "first_divergence": first and Divergence(**first), "per_node": nodes})
 
 
 def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
@@ -145,7 +198,7 @@ def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
     Parameters
     ----------
     trace_a, trace_b : Trace
-        Nodes may stand in any order; `trace_a` gives the topological one.
+        Nodes may stand in any order; `trace_a` gives the topological one. Logits are compared where both have any.
 
     Raises
     ------
@@ -161,17 +214,18 @@ def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
         spikes_b = trace_b.spikes[name]
         differs = spikes_a != spikes_b
         potential_a, potential_b = trace_a.membrane_potentials.get(name), trace_b.membrane_potentials.get(name)
-        threshold = trace_a.thresholds.get(name, trace_b.thresholds.get(name))
+        thresholds = _thresholds(name, trace_a, trace_b)
         moved = None
-        if potential_a is not None and potential_b is not None:
+        same_unit = (trace_a.precision == "integer") == (trace_b.precision == "integer")
+        if potential_a is not None and potential_b is not None and same_unit:
             moved = np.where(mask[None, :, :, None], _distance(potential_a, potential_b), 0)
         if first is None:
             if differs.any():
-                first = _first_spike(name, differs, trace_a, trace_b, threshold)
+                first = _first_spike(name, differs, trace_a, trace_b, thresholds)
             elif moved is not None and potential_a is not None and potential_b is not None:
                 too_far = ~(moved <= potential_tolerance * _scale(potential_a[:, mask]))
                 if too_far.any():
-                    first = _first_potential(name, too_far, potential_a, potential_b, threshold)
+                    first = _first_potential(name, too_far, potential_a, potential_b, thresholds)
         count = spikes_a.shape[0] * trace_a.real_tokens * spikes_a.shape[-1]
         per_node.append(
             NodeComparison(
@@ -180,13 +234,15 @@ def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
                 different=int(np.count_nonzero(differs)),
                 rate_a=trace_a.firing_rate(name),
                 rate_b=trace_b.firing_rate(name),
-                margin=_margin((potential_a, potential_b), threshold, mask),
+                margin=_margin((potential_a, potential_b), thresholds, mask),
                 potential_difference=None if moved is None else float(moved.max()),
+                different_by_step=np.count_nonzero(differs, axis=(1, 2, 3)).tolist(),
                 states_different=None if moved is None else int(np.count_nonzero(moved)),
             )
         )
-    logit_difference = _distance(trace_a.logits, trace_b.logits)
-    if trace_a.logits.ndim == 3:  # a graph that keeps its tokens shows something at padding too
+    without_logits = 0 in (trace_a.logits.shape[-1], trace_b.logits.shape[-1])
+    logit_difference = np.zeros((0, 0)) if without_logits else _distance(trace_a.logits, trace_b.logits)
+    if logit_difference.ndim == 3:  # a graph that keeps its tokens shows something at padding too
         logit_difference = np.where(mask[..., None], logit_difference, 0)
     if first is None:
         too_far = ~(logit_difference <= logit_tolerance * _scale(trace_a.logits))
@@ -199,11 +255,12 @@ def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
         spikes_different=different,
         first_divergence=first,
         per_node=per_node,
-        logit_difference=float(logit_difference.max()),
+        logit_difference=float(logit_difference.max(initial=0)),
         samples=mask.shape[0],
         tokens=int(mask.sum()),
         states_compared=sum(node.compared for node in per_node if node.states_different is not None),
         states_different=sum(node.states_different or 0 for node in per_node),
+        predictions_different=0 if without_logits else _predictions_different(trace_a, trace_b),
     )
 
 
@@ -244,6 +301,7 @@ def merge_comparisons(parts: Iterable[Comparison]) -> Comparison:
         tokens=sum(part.tokens for part in parts),
         states_compared=sum(part.states_compared for part in parts),
         states_different=sum(part.states_different for part in parts),
+        predictions_different=sum(part.predictions_different for part in parts),
     )
 
 
@@ -268,6 +326,7 @@ def _merge_nodes(nodes: list[NodeComparison]) -> NodeComparison:
         rate_b=mean_rate(node.rate_b for node in nodes),
         margin=min(margins) if margins else None,
         potential_difference=max(moved) if moved else None,
+        different_by_step=[sum(steps) for steps in zip(*(node.different_by_step for node in nodes), strict=True)],
         states_different=sum(states) if states else None,
     )
 
@@ -285,7 +344,7 @@ def _check_fit(trace_a: Trace, trace_b: Trace) -> None:
             )
     if trace_a.mask.shape != trace_b.mask.shape or not np.array_equal(trace_a.mask, trace_b.mask):
         raise TraceMismatchError("mask: the traces do not agree on which tokens are padding")
-    if trace_a.logits.shape != trace_b.logits.shape:
+    if 0 not in (trace_a.logits.shape[-1], trace_b.logits.shape[-1]) and trace_a.logits.shape != trace_b.logits.shape:
         raise TraceMismatchError(
             f"logits: have shape {trace_a.logits.shape} in the first trace and {trace_b.logits.shape} in the second"
         )
@@ -313,11 +372,16 @@ def _tolerances(trace_a: Trace, trace_b: Trace) -> tuple[float, float]:
     """Return the relative tolerances of potentials and logits; without limit where they are not comparable."""
     if trace_a.precision == trace_b.precision == "float64":
         return POTENTIAL_TOLERANCE, LOGIT_TOLERANCE
-    if trace_a.precision == trace_b.precision == "integer":
-        return 0.0, 0.0
     if trace_a.precision == trace_b.precision == "float32":
         return FLOAT32_TOLERANCE, FLOAT32_TOLERANCE
+    if trace_a.precision == trace_b.precision == "integer":
+        return 0.0, 0.0
     return np.inf, np.inf
+
+
+def _predictions_different(trace_a: Trace, trace_b: Trace) -> int:
+    other = trace_a.logits.argmax(-1) != trace_b.logits.argmax(-1)
+    return int(np.count_nonzero(other & trace_a.mask if other.ndim == 2 else other))
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -332,15 +396,21 @@ def _scale(values: np.ndarray) -> float:
     return max(1.0, float(finite.max())) if finite.size else 1.0
 
 
+def _thresholds(name: str, trace_a: Trace, trace_b: Trace) -> Thresholds:
+    """Return the threshold in each run; one that only the other knows is taken from there, in the same unit."""
+    own = [trace.thresholds.get(name) for trace in (trace_a, trace_b)]
+    same_unit = (trace_a.precision == "integer") == (trace_b.precision == "integer")
+    first, second = (mine if mine is not None or not same_unit else other for mine, other in (own, own[::-1]))
+    return first, second
+
+
 def _margin(
-    potentials: tuple[np.ndarray | None, np.ndarray | None], threshold: np.ndarray | None, mask: np.ndarray
+    potentials: tuple[np.ndarray | None, np.ndarray | None], thresholds: Thresholds, mask: np.ndarray
 ) -> float | None:
-    if threshold is None:
-        return None
     distances = [
         float(np.abs(potential[:, mask].astype(np.float64) - threshold).min())
-        for potential in potentials
-        if potential is not None
+        for potential, threshold in zip(potentials, thresholds, strict=True)
+        if potential is not None and threshold is not None
     ]
     return min(distances) if distances else None
 
@@ -349,9 +419,7 @@ def _first_index(where: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape))
 
 
-def _first_spike(
-    name: str, differs: np.ndarray, trace_a: Trace, trace_b: Trace, threshold: np.ndarray | None
-) -> Divergence:
+def _first_spike(name: str, differs: np.ndarray, trace_a: Trace, trace_b: Trace, thresholds: Thresholds) -> Divergence:
     index = _first_index(differs)
     potentials = [
         None if name not in trace.membrane_potentials else float(trace.membrane_potentials[name][index])
@@ -368,12 +436,12 @@ def _first_spike(
         value_b=float(trace_b.spikes[name][index]),
         membrane_potential_a=potentials[0],
         membrane_potential_b=potentials[1],
-        threshold=None if threshold is None else float(threshold[index[-1]]),
+        **_threshold_at(thresholds, index[-1], potentials),
     )
 
 
 def _first_potential(
-    name: str, differs: np.ndarray, potential_a: np.ndarray, potential_b: np.ndarray, threshold: np.ndarray | None
+    name: str, differs: np.ndarray, potential_a: np.ndarray, potential_b: np.ndarray, thresholds: Thresholds
 ) -> Divergence:
     index = _first_index(differs)
     value_a, value_b = float(potential_a[index]), float(potential_b[index])
@@ -388,8 +456,14 @@ def _first_potential(
         value_b=value_b,
         membrane_potential_a=value_a,
         membrane_potential_b=value_b,
-        threshold=None if threshold is None else float(threshold[index[-1]]),
+        **_threshold_at(thresholds, index[-1], [value_a, value_b]),
     )
+
+
+def _threshold_at(thresholds: Thresholds, feature: int, potentials: Iterable[float | None]) -> dict[str, Any]:
+    at = [None if threshold is None else float(threshold[feature]) for threshold in thresholds]
+    distances = [abs(u - t) for u, t in zip(potentials, at, strict=True) if u is not None and t is not None]
+    return {"threshold": at[1] if at[0] is None else at[0], "distance": min(distances) if distances else None}
 
 
 def _first_logit(differs: np.ndarray, trace_a: Trace, trace_b: Trace) -> Divergence:

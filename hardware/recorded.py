@@ -1,0 +1,259 @@
+"""Traces recorded elsewhere: our own files, plain .npz files of spikes by node, NIR's data layout; and their runner.
+
+Whoever has a chip, or another simulator, brings its spikes in one of these layouts (``docs/equivalence.md`` describes
+them), and everything that compares runs takes the file in place of a runner.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nir.data_ir import EventData, NIRGraphData, NIRNodeData, TimeGriddedData
+
+from hardware.errors import TraceError, TraceMismatchError
+from hardware.runners.runner import Runner, as_array
+from hardware.trace import POTENTIAL_SUFFIX, RESERVED_ARRAYS, Trace, read_arrays
+
+EVENTS, SHAPE = ".events", ".shape"
+NIR_SPIKES, NIR_VOLTAGES = "spikes", "voltages"
+NIR_FIELDS = ("data", "dt", "idx", "time", "n_neurons", "t_max")
+
+
+def load_trace(path: str | Path) -> Trace:
+    """Read a trace from a file of any of the layouts.
+
+    Raises
+    ------
+    TraceError
+        The file is missing, no .npz, or in no layout known here; the message names the array.
+    """
+    path = Path(path)
+    arrays = read_arrays(path)
+    if "logits" in arrays and "mask" in arrays:
+        return Trace.from_arrays(arrays, path)
+    return _foreign(arrays, path)
+
+
+def _foreign(arrays: dict[str, np.ndarray], path: Path) -> Trace:
+    known = {key: arrays.pop(key) for key in RESERVED_ARRAYS if key in arrays}
+    nir_names = sorted({_nir_node(key) for key in arrays if _nir_node(key)})
+    shape = next((known[key].shape for key in ("mask", "input_ids") if key in known), None)
+    found: dict[str, np.ndarray] = {}
+    for node in nir_names:
+        observables = {
+            name: _nir_observable(arrays, f"{node}.{name}", path)
+            for name in (NIR_SPIKES, NIR_VOLTAGES)
+            if any(key.startswith(f"{node}.{name}.") for key in arrays)
+        }
+        if NIR_SPIKES not in observables:
+            raise TraceError(f"{path}: {node} has no {NIR_SPIKES}")
+        if shape is None:
+            raise TraceError(
+                f"{path}: {node}.{NIR_SPIKES} numbers neurons without saying which token they stand for; add an array "
+                "'mask' (sentences, tokens)"
+            )
+        found[node] = _from_neurons(observables[NIR_SPIKES], shape, f"{path}: {node}.{NIR_SPIKES}").astype(np.uint8)
+        if NIR_VOLTAGES in observables:
+            found[f"{node}{POTENTIAL_SUFFIX}"] = _from_neurons(
+                observables[NIR_VOLTAGES], shape, f"{path}: {node}.{NIR_VOLTAGES}"
+            )
+    for key, value in arrays.items():
+        if _nir_node(key) or (key.endswith(SHAPE) and f"{key.removesuffix(SHAPE)}{EVENTS}" in arrays):
+            continue
+        if key.endswith(EVENTS):
+            node = key.removesuffix(EVENTS)
+            found[node] = _from_events(value, arrays.get(f"{node}{SHAPE}"), f"{path}: {node}")
+        else:
+            found[key] = value[:, None] if value.ndim == 3 else value
+    spikes = next((value for key, value in found.items() if not key.endswith(POTENTIAL_SUFFIX)), None)
+    if spikes is None or spikes.ndim != 4:
+        raise TraceError(
+            f"{path}: holds no spikes by node; expected arrays (time steps, sentences, tokens, features) under the "
+            "names of nodes, or one of the layouts in docs/equivalence.md"
+        )
+    sentences, tokens = spikes.shape[1:3]
+    mask = known.pop("mask", np.ones((sentences, tokens), bool))
+    logits = known.pop("logits", np.zeros((sentences, 0)))
+    return Trace.from_arrays({**found, **known, "mask": mask, "logits": logits}, path)
+
+
+def _nir_node(key: str) -> str:
+    """Return the node of an array in NIR's data layout, ``NODE.spikes.idx``; empty for any other."""
+    parts = key.rsplit(".", 2)
+    is_nir = len(parts) == 3 and parts[1] in (NIR_SPIKES, NIR_VOLTAGES) and parts[2] in NIR_FIELDS
+    return parts[0] if is_nir else ""
+
+
+def _nir_observable(arrays: dict[str, np.ndarray], prefix: str, path: Path) -> TimeGriddedData:
+    given = {name: arrays[f"{prefix}.{name}"] for name in NIR_FIELDS if f"{prefix}.{name}" in arrays}
+    try:
+        dt = float(given["dt"])
+        if "data" in given:
+            return TimeGriddedData(given["data"], dt)
+        events = EventData(given["idx"], given["time"], int(given["n_neurons"]), float(given["t_max"]))
+        return events_to_grid(events, dt)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise TraceError(
+            f"{path}: {prefix} is not in NIR's data layout (data and dt, or idx, time, n_neurons, t_max and dt): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def events_to_grid(events: EventData, dt: float) -> TimeGriddedData:
+    """Return events on a grid of time steps.
+
+    NIR's own ``to_time_gridded`` rounds ``t_max / dt`` and every time down, so that 3e-4 s at 1e-4 s a step becomes
+    step 2; an event here belongs to the step whose start it lies nearest to, or within.
+
+    Raises
+    ------
+    ValueError
+        An event lies outside the recording, or neurons that are not there.
+    """
+    steps = round(events.t_max / dt)
+    fired = events.idx != -1
+    when = np.floor(np.where(fired, events.time, 0) / dt + 1e-6).astype(int)
+    if (when[fired] < 0).any() or (when[fired] >= steps).any():
+        raise ValueError(f"an event lies outside the {steps} time steps of the recording")
+    if (events.idx[fired] < 0).any() or (events.idx[fired] >= events.n_neurons).any():
+        raise ValueError(f"an event is of a neuron outside the {events.n_neurons} there are")
+    data = np.zeros((events.n_samples, steps, events.n_neurons), bool)
+    sample = np.broadcast_to(np.arange(events.n_samples)[:, None], fired.shape)
+    data[sample[fired], when[fired], events.idx[fired]] = True
+    return TimeGriddedData(data, dt)
+
+
+def _from_neurons(grid: TimeGriddedData, shape: tuple[int, ...], where: str) -> np.ndarray:
+    samples, steps, neurons = grid.shape
+    if len(shape) != 2 or samples != shape[0] or neurons % shape[1]:
+        raise TraceError(
+            f"{where}: has {samples} samples of {neurons} neurons; the mask is {shape} (sentences, tokens), and every "
+            "token needs as many"
+        )
+    return np.moveaxis(grid.data.reshape(samples, steps, shape[1], neurons // shape[1]), 0, 1)
+
+
+def _from_events(events: np.ndarray, shape: np.ndarray | None, where: str) -> np.ndarray:
+    if shape is None or shape.shape != (4,) or shape.dtype.kind not in "ui" or (shape < 1).any():
+        raise TraceError(
+            f"{where}{EVENTS} needs an array {where.rsplit(': ', 1)[-1]}{SHAPE} of four whole numbers: time steps, "
+            "sentences, tokens, features"
+        )
+    if events.ndim != 2 or events.shape[1] != 4 or events.dtype.kind not in "ui":
+        raise TraceError(
+            f"{where}{EVENTS} has shape {events.shape} and type {events.dtype}; expected whole numbers (E, 4)"
+        )
+    beyond = ((events < 0) | (events >= shape)).any(-1)
+    if beyond.any():
+        index = int(np.argmax(beyond))
+        raise TraceError(f"{where}{EVENTS}[{index}] is {events[index].tolist()}, outside {shape.tolist()}")
+    spikes = np.zeros(tuple(int(length) for length in shape), np.uint8)
+    spikes[tuple(events.T)] = 1
+    return spikes
+
+
+def trace_from_nir_data(data: NIRGraphData, mask: Any, **rest: Any) -> Trace:
+    """Return NIR's data of a run as a trace.
+
+    Parameters
+    ----------
+    data : nir.data_ir.NIRGraphData
+        Every node's ``spikes`` as events or on a grid, and ``voltages`` where recorded; neurons are numbered
+        ``token * features + feature``.
+    mask : array
+        ``(sentences, tokens)``.
+    rest
+        Other attributes of `Trace`.
+
+    Raises
+    ------
+    TraceError
+        A node has no spikes, or other neurons than the mask has tokens for.
+    """
+    mask = np.asarray(mask) != 0
+    spikes: dict[str, np.ndarray] = {}
+    potentials: dict[str, np.ndarray] = {}
+    for name, node in data.nodes.items():
+        if not isinstance(node, NIRNodeData) or NIR_SPIKES not in node.observables:
+            raise TraceError(f"{name}: has no observable {NIR_SPIKES!r}")
+        for observable, kept in ((NIR_SPIKES, spikes), (NIR_VOLTAGES, potentials)):
+            if observable not in node.observables:
+                continue
+            found = node.observables[observable]
+            if isinstance(found, EventData):
+                raise TraceError(
+                    f"{name}: its {observable} are events; put them on a grid with hardware.recorded.events_to_grid"
+                )
+            kept[name] = _from_neurons(found, mask.shape, f"{name}: {observable}")
+    trace = {"logits": np.zeros((mask.shape[0], 0)), "membrane_potentials": potentials, **rest}
+    return Trace(spikes={name: value.astype(np.uint8) for name, value in spikes.items()}, mask=mask, **trace)
+
+
+def trace_to_nir_data(trace: Trace, dt: float) -> NIRGraphData:
+    """Return a trace's spikes, and potentials where recorded, as NIR's data on a grid of `dt` seconds."""
+
+    def grid(values: np.ndarray) -> TimeGriddedData:
+        by_sample = np.moveaxis(values, 0, 1)
+        return TimeGriddedData(by_sample.reshape(*by_sample.shape[:2], -1), dt)
+
+    nodes: dict[str, NIRGraphData | NIRNodeData] = {}
+    for name, spikes in trace.spikes.items():
+        observables: dict[str, EventData | TimeGriddedData] = {NIR_SPIKES: grid(spikes != 0)}
+        if name in trace.membrane_potentials:
+            observables[NIR_VOLTAGES] = grid(trace.membrane_potentials[name])
+        nodes[name] = NIRNodeData(observables)
+    return NIRGraphData(nodes)
+
+
+class RecordedRunner(Runner):
+    """Answers a run from a recorded trace: the next sentences of it, after checking that they are the ones asked for.
+
+    Parameters
+    ----------
+    trace : Trace
+    path : str or Path
+        For messages.
+    """
+
+    name = "recorded"
+
+    def __init__(self, trace: Trace, path: str | Path = "trace") -> None:
+        self.trace = trace
+        self.path = path
+        self.precision = str(trace.precision)
+        self._next = 0
+
+    def seek(self, sentence: int) -> None:
+        """Go on with this sentence."""
+        self._next = sentence
+
+    def run(self, inputs: Any, token_mask: Any = None) -> Trace:
+        """Return the next sentences.
+
+        Raises
+        ------
+        TraceMismatchError
+            There are no more, they are longer or shorter, or their words are others.
+        """
+        ids = as_array(inputs, "inputs")
+        mask = np.ones(ids.shape[:2], bool) if token_mask is None else as_array(token_mask, "token_mask") != 0
+        start, stop = self._next, self._next + len(ids)
+        sentences, tokens = self.trace.mask.shape
+        if stop > sentences:
+            raise TraceMismatchError(f"{self.path}: holds {sentences} sentences; sentence {stop - 1} is asked for")
+        if tokens < mask.shape[1] or self.trace.mask[start:stop, mask.shape[1] :].any():
+            longest = int(self.trace.mask[start:stop].sum(-1).max())
+            raise TraceMismatchError(
+                f"{self.path}: sentences {start} to {stop - 1} have up to {longest} tokens there, {mask.shape[1]} here"
+            )
+        found = self.trace.rows(start, stop, mask.shape[1])
+        if not np.array_equal(found.mask, mask):
+            row = start + int(np.argmax((found.mask != mask).any(-1)))
+            raise TraceMismatchError(f"{self.path}: sentence {row} has other real tokens there than here")
+        if found.input_ids is not None and (found.input_ids != ids)[mask].any():
+            row = start + int(np.argmax(((found.input_ids != ids) & mask).any(-1)))
+            raise TraceMismatchError(f"{self.path}: sentence {row} has other token ids there than here")
+        self._next = stop
+        return found
