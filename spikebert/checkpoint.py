@@ -92,14 +92,14 @@ def load_model(name: str | Path) -> PreTrainedModel:
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
-    """Load the tokenizer that lies beside the weights.
+    """Load the tokenizer that lies beside the weights, or in a folder of its own.
 
     Raises
     ------
     CheckpointError
         It is missing or damaged.
     """
-    source = resolve_checkpoint(name)
+    source = str(name) if Path(name).is_dir() else resolve_checkpoint(name)
     if Path(source).is_dir() and not (Path(source) / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{source} has no {TOKENIZER_FILE}; save the tokenizer beside the model")
     with _reading(source):
@@ -142,7 +142,7 @@ def save_checkpoint(
 
 
 def write_checkpoint_files(
-    model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, storage_dtype: torch.dtype = torch.float16
+    model: PreTrainedModel, tokenizer: Tokenizer | None, folder: Path, storage_dtype: torch.dtype = torch.float16
 ) -> None:
     """Write the files of `save_checkpoint` into a folder that exists, e.g. one of `writing_directory`."""
     weights = {}
@@ -157,7 +157,8 @@ def write_checkpoint_files(
     configuration = model.config.to_dict()
     configuration.update(dtype="float32", architectures=[type(model).__name__])
     AutoConfig.for_model(**configuration).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if tokenizer is not None:  # a published checkpoint may come without one
+        tokenizer.save_pretrained(folder)
 
 
 def refuse_foreign_directory(directory: Path) -> None:

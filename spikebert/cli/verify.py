@@ -18,7 +18,7 @@ from spikebert.cli.application import (
     print_json,
     results,
 )
-from spikebert.cli.inputs import read_sentences, sentence_options
+from spikebert.cli.inputs import read_sentences, sentence_lengths, sentence_options
 
 if TYPE_CHECKING:
     from export.differences import GraphDifference
@@ -99,7 +99,7 @@ def verify(
     seed_everything(seed)
     model = load_model(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
-    sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, model.config.max_position_embeddings)
+    sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, *sentence_lengths(model.config))
     differences: list[GraphDifference] = []
     if calibration is not None and (precision != "integer" or graph_file is not None):
         raise ConfigurationError("--calibration is for --precision integer without --graph")
