@@ -1,6 +1,8 @@
 # make demo   installs everything it needs (uv and Lava included) and runs the main job
 # make test   installs likewise and runs the default tests (under ten minutes on two cores)
 # make test-all  the slow ones too; make lint  format, lint, types and import directions
+# make test-pythons  installs with Lava on 3.10 and 3.12 and proves exactness there (6 GB each, one after the other)
+# make test-wheel    builds the wheel, installs it with plain pip into an empty environment, and runs the demo there
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +10,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-all lint install clean
+.PHONY: demo test test-all test-pythons test-wheel lint install clean
 demo: install
 	$(RUN)/spikebert demo
 
@@ -17,6 +19,12 @@ test: install
 
 test-all: install
 	$(RUN)/python -m pytest
+
+test-pythons: | $(UV)
+	.ci/test-pythons
+
+test-wheel: install
+	.ci/test-wheel
 
 lint: install
 	$(RUN)/ruff format --check .
@@ -40,4 +48,4 @@ $(UV):
 endif
 
 clean:
-	rm -rf $(VENV) .tools results runs
+	rm -rf $(VENV) .venv-* .tools results runs

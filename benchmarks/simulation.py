@@ -150,9 +150,7 @@ def main() -> None:
     parser.add_argument("--time-steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--compile", action="store_true", help="also what torch.compile makes of them"
-    )
+    parser.add_argument("--compile", action="store_true", help="also what torch.compile makes of them")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     words = parser.parse_args()
     torch.set_num_threads(words.threads)

@@ -111,6 +111,7 @@ def to_nir(
             "nir_version": version("nir"),
             "model_config": json.dumps(config.to_diff_dict(), default=str),
             "labels": json.dumps({str(index): str(label) for index, label in (config.id2label or {}).items()}),
+            **({} if config.padded_length is None else {"padded_length": config.padded_length}),
             **(metadata or {}),
         },
     )

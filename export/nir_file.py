@@ -1,14 +1,16 @@
 """NIR files: written whole or not at all, and checked before they are trusted.
 
 A NIR file is HDF5 from anywhere. Before a byte of its arrays is read, the file is walked: links that lead outside,
-arrays whose declared size the file cannot hold, types that are neither numbers nor text are refused. Then stock
-``nir.read`` loads it with its type checks, and `export.network.parse_graph` checks what it means.
+arrays whose declared size the file cannot hold, types that are neither numbers nor text are refused. Then NIR makes its
+nodes, with its own type checks, and `export.network.parse_graph` checks what they mean.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import h5py
 import nir
@@ -19,6 +21,8 @@ from export.errors import GraphError, NirFileError
 from export.network import Network, parse_graph
 from spikebert.files import written_whole
 
+Entries = dict[str, "Entries | h5py.Dataset"]
+
 MAX_ARRAY_BYTES = 16 << 30
 """No array of a file may be larger, nor all of them together, whatever it says."""
 MAX_COMPRESSION_RATIO = 1100
@@ -26,7 +30,8 @@ MAX_COMPRESSION_RATIO = 1100
 MAX_OBJECTS = 200_000
 MAX_DEPTH = 16
 NODE_TYPES = tuple(name for name in nir.ir.__all__ if isinstance(getattr(nir, name, None), type) and name != "NIRNode")
-"""What ``nir.read`` knows; it stops without a word at anything else."""
+"""What NIR can make; at anything else it stops without a word."""
+GRAPH_ENTRIES = frozenset({"type", "nodes", "edges", "metadata"})
 
 
 def write_nir(path: str | Path, graph: nir.NIRGraph) -> Path:
@@ -46,11 +51,39 @@ def write_nir(path: str | Path, graph: nir.NIRGraph) -> Path:
     if not path.parent.is_dir():
         raise NirFileError(f"{path}: the folder {path.parent} does not exist; make it first")
     try:
-        with written_whole(path) as partial:
-            nir.write(partial, graph, compression=None)  # trained weights hardly compress, and it costs seconds
+        with written_whole(path) as partial, h5py.File(partial, "w") as file:
+            file.create_dataset("version", data=nir.version, dtype=h5py.string_dtype())
+            _write_value(file, "node", graph)
     except Exception as error:  # h5py and nir raise whatever they trip over
         raise NirFileError(f"{path}: cannot be written: {type(error).__name__}: {error}") from error
     return path
+
+
+def _write_value(group: h5py.Group, key: str, value: Any) -> None:
+    """Write a node, or what is in one, in the layout of ``nir.write``.
+
+    Nothing is compressed: trained weights hardly shrink, and it costs seconds.
+    """
+    if isinstance(value, nir.NIRNode):
+        value = _node_fields(value)
+    if isinstance(value, dict):
+        inner = group.create_group(key)
+        for name, entry in value.items():
+            if not (name == "metadata" and entry == {}):
+                _write_value(inner, str(name), entry)
+    elif isinstance(value, str):
+        group.create_dataset(key, data=value, dtype=h5py.string_dtype())
+    else:
+        group.create_dataset(key, data=value)
+
+
+def _node_fields(node: nir.NIRNode) -> dict[str, Any]:
+    """Return what ``node.to_dict()`` does, without its copies: of a graph it makes two of every weight."""
+    own_form = type(node).to_dict is not nir.NIRNode.to_dict and not isinstance(node, nir.NIRGraph)
+    if own_form:  # ports and the like, which hold no weights
+        return node.to_dict()
+    kept = [entry.name for entry in fields(node) if entry.name not in ("input_type", "output_type")]
+    return {**{name: getattr(node, name) for name in kept}, "type": type(node).__name__}
 
 
 def read_nir(path: str | Path, dt: float | None = None) -> nir.NIRGraph:
@@ -79,14 +112,14 @@ def read_network(path: str | Path, dt: float | None = None) -> tuple[nir.NIRGrap
         raise NirFileError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
     try:
         with h5py.File(path, "r") as file:
-            _check_objects(file, path)
-            _check_node_types(file["node"], "graph", path)
+            values = _read_values(_checked_entries(file, path))
     except NirFileError:
         raise
     except Exception as error:  # a damaged file makes h5py raise OSError, KeyError, RuntimeError, TypeError, ...
         raise NirFileError(f"{path}: is not a readable HDF5 file: {type(error).__name__}: {error}") from error
+    _check_node_types(values, "graph", path)
     try:
-        graph = nir.read(path)
+        graph = nir.dict2NIRNode(values)  # with type checks, as in nir.read
     except Exception as error:  # nir raises whatever its constructors trip over: KeyError, AssertionError, ...
         raise NirFileError(
             f"{path}: NIR cannot read it{_where_nir_fails(path)}: {type(error).__name__}: {error}"
@@ -97,67 +130,94 @@ def read_network(path: str | Path, dt: float | None = None) -> tuple[nir.NIRGrap
         raise type(error)(f"{path}: {error}") from error
 
 
-def _check_objects(file: h5py.File, path: Path) -> None:
-    """Walk a file without reading an array."""
+def _checked_entries(file: h5py.File, path: Path) -> Entries:
+    """Walk a file without reading an array; return its datasets as they are nested."""
     if not isinstance(file.get("node", getlink=True), h5py.HardLink) or not isinstance(file["node"], h5py.Group):
         raise NirFileError(f"{path}: has no group 'node'; it is HDF5, but not NIR")
     limit = min(MAX_ARRAY_BYTES, MAX_COMPRESSION_RATIO * path.stat().st_size)
-    pending, objects, declared = [("node", file["node"], 0)], 0, 0
+    entries: Entries = {}
+    pending, objects, declared = [("node", file["node"], entries, 0)], 0, 0
     while pending:
-        where, group, depth = pending.pop()
+        where, group, inside, depth = pending.pop()
         if depth > MAX_DEPTH:
             raise NirFileError(f"{path}: {where} is nested deeper than {MAX_DEPTH} levels")
-        for key in group:
+        for name in group.id:  # the low-level names, links and objects: thousands of them, at half the time
+            key = name.decode("utf-8", "replace")
             objects += 1
             if objects > MAX_OBJECTS:
                 raise NirFileError(f"{path}: holds more than {MAX_OBJECTS} objects")
             here = f"{where}/{key}"
-            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+            if group.id.links.get_info(name).type != h5py.h5l.TYPE_HARD:
                 raise NirFileError(f"{path}: {here} is a link to elsewhere; only plain objects are read")
-            child = group[key]
-            if isinstance(child, h5py.Group):
-                pending.append((here, child, depth + 1))
+            child = h5py.h5o.open(group.id, name)
+            if isinstance(child, h5py.h5g.GroupID):
+                inner: Entries = {}
+                inside[key] = inner
+                pending.append((here, h5py.Group(child), inner, depth + 1))
                 continue
-            declared += _declared_bytes(child, here, path)
+            if not isinstance(child, h5py.h5d.DatasetID):
+                raise NirFileError(f"{path}: {here} is neither a group nor an array")
+            dataset = h5py.Dataset(child)
+            inside[key] = dataset
+            declared += _declared_bytes(dataset, here, path)
             if declared > limit:
                 raise NirFileError(
-                    f"{path}: {here} declares shape {child.shape}, with what stands before it {declared} bytes; a file "
-                    f"of its size, {path.stat().st_size} bytes, can hold {limit} at most"
+                    f"{path}: {here} declares shape {dataset.shape}, with what stands before it {declared} bytes; a "
+                    f"file of its size, {path.stat().st_size} bytes, can hold {limit} at most"
                 )
+    return entries
 
 
 def _declared_bytes(dataset: h5py.Dataset, where: str, path: Path) -> int:
     """Check the kind of a dataset and return the bytes it says it holds."""
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+    if dataset.shape is None:
         raise NirFileError(f"{path}: {where} holds no value")
-    text = h5py.check_string_dtype(dataset.dtype) is not None
-    if not text and dataset.dtype.kind not in "biufS":
-        raise NirFileError(f"{path}: {where} holds {dataset.dtype}; expected numbers or text")
+    dtype = dataset.dtype
+    if dtype.kind not in "biufS" and h5py.check_string_dtype(dtype) is None:
+        raise NirFileError(f"{path}: {where} holds {dtype}; expected numbers or text")
     if dataset.is_virtual or dataset.external:
         raise NirFileError(f"{path}: {where} takes its values from another file; only plain arrays are read")
-    return math.prod(dataset.shape) * np.dtype(dataset.dtype).itemsize
+    declared, stored = math.prod(dataset.shape) * dtype.itemsize, dataset.id.get_storage_size()
+    if declared > MAX_COMPRESSION_RATIO * stored:
+        raise NirFileError(
+            f"{path}: {where} declares shape {dataset.shape}, {declared} bytes, of which {stored} are in the file"
+        )
+    return declared
 
 
-def _check_node_types(group: h5py.Group, name: str, path: Path) -> None:
-    """Check that a node, and every node in it, says a type that ``nir.read`` knows."""
-    kind = group.get("type")
-    is_text = isinstance(kind, h5py.Dataset) and kind.shape == () and h5py.check_string_dtype(kind.dtype) is not None
-    if not is_text:
+def _read_values(entries: Entries) -> dict[str, Any]:
+    """Read the datasets, as ``nir.read`` does, and close each: HDF5 buffers what is open."""
+    values: dict[str, Any] = {}
+    for key in list(entries):
+        entry = entries.pop(key)
+        value = _read_values(entry) if isinstance(entry, dict) else entry[()]
+        values[key] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return values
+
+
+def _check_node_types(node: dict[str, Any], name: str, path: Path) -> None:
+    """Check that a node, and every node in it, says a type that NIR knows."""
+    said = node.get("type")
+    if not isinstance(said, str):
         raise NirFileError(f"{path}: {name}: has no type")
-    said = kind.asstr(errors="replace")[()]
     if said not in NODE_TYPES:
         raise NirFileError(f"{path}: {name}: type {said!r} is no NIR node; known are {', '.join(NODE_TYPES)}")
     if said != nir.NIRGraph.__name__:
         if name == "graph":
             raise NirFileError(f"{path}: holds a single {said} node; expected a graph")
         return
-    if not isinstance(group.get("nodes"), h5py.Group) or not isinstance(group.get("edges"), h5py.Dataset):
+    strange = sorted(set(node) - GRAPH_ENTRIES)
+    if strange:  # "type_check", for one, would switch NIR's own checks off
+        raise NirFileError(
+            f"{path}: {name}: has an entry {strange[0]!r}; a graph has {', '.join(sorted(GRAPH_ENTRIES))}"
+        )
+    if not isinstance(node.get("nodes"), dict) or not isinstance(node.get("edges"), np.ndarray):
         raise NirFileError(f"{path}: {name}: is a graph without nodes and edges")
-    for key, node in group["nodes"].items():
+    for key, inside in node["nodes"].items():
         inner = key if name == "graph" else f"{name}/{key}"
-        if not isinstance(node, h5py.Group):
+        if not isinstance(inside, dict):
             raise NirFileError(f"{path}: {inner}: is an array, not a node")
-        _check_node_types(node, inner, path)
+        _check_node_types(inside, inner, path)
 
 
 def _where_nir_fails(path: Path) -> str:

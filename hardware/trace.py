@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -19,6 +20,8 @@ from spikebert.files import written_whole
 RESERVED_ARRAYS = ("logits", "outputs", "mask", "input_ids", "metadata")
 POTENTIAL_SUFFIX = ".membrane_potential"
 THRESHOLD_SUFFIX = ".threshold"
+MAX_HEADER_BYTES = 1 << 16
+"""Of an array in the file; NumPy itself reads no more than 10,000 of text."""
 MAX_TRACE_BYTES = 64 << 30
 """A trace is read into memory whole; where the machine has less than this, what it has is the limit."""
 
@@ -290,7 +293,8 @@ def _memory_of_machine() -> int:
 
 def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
     """Return the larger of the sizes that archive and array header declare; NumPy allocates what the header says."""
-    with archive.open(member) as file:
+    with archive.open(member) as packed:
+        file = io.BytesIO(packed.read(MAX_HEADER_BYTES))  # the header says how long it is itself
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(file)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from spikebert.errors import SpikeBertError
     from spikebert.modeling import SpikeBertForSequenceClassification, SpikeBertModel
     from spikebert.neuron import NeuronParameters, SpikingNeuron
+    from spikebert.published import load_published
 
 _HOMES = {
     "NeuronParameters": "spikebert.neuron",
@@ -22,6 +23,7 @@ _HOMES = {
     "SpikeBertModel": "spikebert.modeling",
     "SpikingNeuron": "spikebert.neuron",
     "default_checkpoint": "spikebert.checkpoint",
+    "load_published": "spikebert.published",
 }
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "SpikeBertModel",
     "SpikingNeuron",
     "default_checkpoint",
+    "load_published",
 ]
 
 

@@ -6,6 +6,7 @@ Weights are stored in half precision and loaded as float32, so the rounded value
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -13,16 +14,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import save as serialize
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import cached_file, logging
 
 import spikebert.modeling  # noqa: F401  registers SpikeBERT with transformers' Auto classes
-from spikebert.errors import CheckpointError, ConfigurationError
+from spikebert.errors import CheckpointError
 from spikebert.provenance import file_sha256
 
 DEFAULT_CHECKPOINT = "default"
@@ -31,6 +39,13 @@ SHIPPED_CHECKPOINTS = (DEFAULT_CHECKPOINT, "default-loihi")
 WEIGHTS_FILE = "model.safetensors"
 CONFIGURATION_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
+SIZES_OF_WEIGHTS = ("vocab_size", "hidden_size", "intermediate_size", "feature_transform_size", "num_labels")
+STORED = ("F16", "BF16", "F32", "F64")
+"""Types of numbers, in safetensors' words, that a weight may have on disk."""
+TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".model")
+MAX_TEXT_BYTES = 256 << 20
+LOCAL_CODE_ONLY: dict[str, Any] = {"trust_remote_code": False}
+"""Without it transformers asks at the terminal whether to run code that a checkpoint names."""
 
 
 def default_checkpoint() -> Path:
@@ -92,30 +107,39 @@ def load_model(name: str | Path) -> PreTrainedModel:
     """
     source = resolve_checkpoint(name)
     with _reading(source):
+        _check_declared_sizes(source)
         # size mismatches are read from the report below instead of raised half-way
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32
+            source, output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32, **LOCAL_CODE_ONLY
         )
     problems = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     for kind, keys in problems.items():
         if keys:
             raise CheckpointError(f"the weights of {source} do not fit its config.json: {kind} {', '.join(keys[:3])}")
+    for key, value in model.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{source}: {key} in {WEIGHTS_FILE} holds values that are not finite")
     return model.eval()
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
-    """Load the tokenizer that lies beside the weights.
+    """Load the tokenizer that lies beside the weights, or in a folder of its own.
 
     Raises
     ------
     CheckpointError
         It is missing or damaged.
     """
-    source = resolve_checkpoint(name)
+    source = str(name) if Path(name).is_dir() else resolve_checkpoint(name)
     if Path(source).is_dir() and not (Path(source) / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{source} has no {TOKENIZER_FILE}; save the tokenizer beside the model")
     with _reading(source):
-        return AutoTokenizer.from_pretrained(source)
+        _check_text_files(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, **LOCAL_CODE_ONLY)
+        tokenizer("a")  # what its files say of special tokens is looked up now, not in the middle of a run
+    if tokenizer.pad_token_id is None:
+        raise CheckpointError(f"{source}: tokenizer_config.json names no pad_token; sentences could not be batched")
+    return tokenizer
 
 
 def checkpoint_sha256(name: str | Path) -> str:
@@ -154,7 +178,7 @@ def save_checkpoint(
 
 
 def write_checkpoint_files(
-    model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, storage_dtype: torch.dtype = torch.float16
+    model: PreTrainedModel, tokenizer: Tokenizer | None, folder: Path, storage_dtype: torch.dtype = torch.float16
 ) -> None:
     """Write the files of `save_checkpoint` into a folder that exists, e.g. one of `writing_directory`."""
     weights = {}
@@ -169,7 +193,8 @@ def write_checkpoint_files(
     configuration = model.config.to_dict()
     configuration.update(dtype="float32", architectures=[type(model).__name__])
     AutoConfig.for_model(**configuration).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if tokenizer is not None:  # a published checkpoint may come without one
+        tokenizer.save_pretrained(folder)
 
 
 def refuse_foreign_directory(directory: Path) -> None:
@@ -209,6 +234,50 @@ def writing_directory(directory: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _check_declared_sizes(source: str) -> None:
+    """Check that ``config.json`` describes about as many weights as there are, before memory is taken for them.
+
+    Raises
+    ------
+    CheckpointError
+        It describes many more, or the file with the weights holds something other than what the model needs.
+    """
+    _check_text_files(source)
+    weights = cached_file(source, WEIGHTS_FILE)
+    if weights is None:
+        raise CheckpointError(f"{source} has no {WEIGHTS_FILE}")
+    with safe_open(weights, "pt") as file:  # checks that the header fits the file, and reads no weight
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
+        held = {name: math.prod(part.get_shape()) for name, part in parts.items()}
+        wrong = [f"{name} holds {part.get_dtype()}" for name, part in parts.items() if part.get_dtype() not in STORED]
+    if wrong:
+        raise CheckpointError(f"{source}: {WEIGHTS_FILE}: {wrong[0]}; expected one of {', '.join(STORED)}")
+    total = sum(held.values())
+    said, _ = PreTrainedConfig.get_config_dict(source)
+    # before a configuration is made of them: it names every label, and a block takes memory even without its weights
+    limits = {"num_hidden_layers": len(held), **dict.fromkeys(SIZES_OF_WEIGHTS, total)}
+    for key, limit in limits.items():
+        if isinstance(said.get(key), int) and said[key] > limit:
+            raise CheckpointError(
+                f"{source}: {CONFIGURATION_FILE} says {key} {said[key]}; {WEIGHTS_FILE} holds {total:,} weights in "
+                f"{len(held)} arrays"
+            )
+    config = AutoConfig.from_pretrained(source, **LOCAL_CODE_ONLY)
+    with torch.device("meta"):
+        described = sum(value.numel() for value in AutoModelForSequenceClassification.from_config(config).parameters())
+    if described > 2 * total:
+        raise CheckpointError(
+            f"{source}: {CONFIGURATION_FILE} describes {described:,} weights; {WEIGHTS_FILE} holds {total:,}"
+        )
+
+
+def _check_text_files(source: str) -> None:
+    """Check that no file but the weights is too large to be read whole."""
+    for path in Path(source).glob("*") if Path(source).is_dir() else ():
+        if path.suffix in TEXT_SUFFIXES and path.is_file() and path.stat().st_size > MAX_TEXT_BYTES:
+            raise CheckpointError(f"{path} has {path.stat().st_size} bytes; at most {MAX_TEXT_BYTES} are read")
+
+
 @contextmanager
 def _reading(source: str) -> Iterator[None]:
     """Turn what goes wrong while transformers reads `source` into a `CheckpointError`."""
@@ -216,8 +285,14 @@ def _reading(source: str) -> Iterator[None]:
     logging.disable_progress_bar()  # a bar for a second's work would break into our own
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, ConfigurationError) as error:
-        raise CheckpointError(f"{source} cannot be loaded: {error}") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors raise whatever they trip over
+        raise CheckpointError(f"{source} cannot be loaded: {type(error).__name__}: {error}") from error
+    except BaseException as error:  # a panic of the tokenizers library is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{source} cannot be loaded: its tokenizer cannot be used: {error}") from error
     finally:
         if bars:
             logging.enable_progress_bar()

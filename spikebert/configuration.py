@@ -62,7 +62,11 @@ class SpikeBertConfig(PreTrainedConfig):
         Surrogate gradient and its sharpness (Eq. 4).
     attend_to_padding : bool
         Treat padding as ordinary tokens, as the published code does; otherwise padding neither spikes, attends nor is
-        averaged.
+        averaged. How many padding tokens a sentence has is then part of its result, so the commands pad every sentence
+        to `max_position_embeddings`.
+    feature_transform_size : int, optional
+        Width that the feature transform of every block leads to, a teacher's hidden size; None where the model has no
+        feature transforms. Distillation trains them, the classifier does not need them.
 
     Raises
     ------
@@ -100,6 +104,7 @@ class SpikeBertConfig(PreTrainedConfig):
         surrogate: str = "arctangent",
         surrogate_alpha: float = 2.0,
         attend_to_padding: bool = False,
+        feature_transform_size: int | None = None,
         pad_token_id: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -133,6 +138,7 @@ class SpikeBertConfig(PreTrainedConfig):
         self.surrogate = surrogate
         self.surrogate_alpha = surrogate_alpha
         self.attend_to_padding = attend_to_padding
+        self.feature_transform_size = feature_transform_size
         self.pad_token_id = pad_token_id
         self.check()
         super().__init__(**_labels_both_ways(kwargs))
@@ -145,7 +151,7 @@ class SpikeBertConfig(PreTrainedConfig):
         ConfigurationError
             A value is not allowed; the message names it.
         """
-        for key in SIZES:
+        for key in SIZES if self.feature_transform_size is None else (*SIZES, "feature_transform_size"):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigurationError(f"{key} is {value!r}; it must be a whole number of at least 1")
@@ -185,6 +191,11 @@ class SpikeBertConfig(PreTrainedConfig):
         surrogate_gradient(self.surrogate, self.surrogate_alpha)
         self.neuron_parameters()
         self.attention_neuron_parameters()
+
+    @property
+    def padded_length(self) -> int | None:
+        """Tokens that every sentence must be padded to; None where padding changes nothing."""
+        return self.max_position_embeddings if self.attend_to_padding else None
 
     def neuron_parameters(self) -> NeuronParameters:
         """Return the parameters of the common neurons."""

@@ -385,6 +385,8 @@ class TokenizedExamples:
         Turns text into ids and pads.
     max_length : int, optional
         Longest sentence in tokens; longer ones are cut. None cuts nothing.
+    padded_length : int, optional
+        Tokens that every sentence is padded to; without it, to the longest of its batch.
     """
 
     def __init__(
@@ -393,8 +395,10 @@ class TokenizedExamples:
         task: Task,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int | None = None,
+        padded_length: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
+        self.padding = {"padding": "max_length", "max_length": padded_length} if padded_length else {"padding": True}
         columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
         encoded = tokenizer(*columns, truncation=max_length is not None, max_length=max_length, padding=False)
         self.input_ids: list[list[int]] = encoded["input_ids"]
@@ -414,7 +418,7 @@ class TokenizedExamples:
         chosen = {"input_ids": [self.input_ids[i] for i in indices]}
         if self.token_type_ids is not None:
             chosen["token_type_ids"] = [self.token_type_ids[i] for i in indices]
-        padded = self.tokenizer.pad(chosen, return_tensors="pt")
+        padded = self.tokenizer.pad(chosen, return_tensors="pt", **self.padding)
         rows = torch.from_numpy(indices)
         return Batch(
             rows,

@@ -194,6 +194,20 @@ class SpikeBertBlock(nn.Module):
         return x + self.output(self.intermediate(x, token_mask, recording), token_mask, recording)
 
 
+class FeatureTransform(nn.Module):
+    """Linear -> layer norm: what a block's features over time are turned into to be compared with a teacher's."""
+
+    def __init__(self, config: SpikeBertConfig) -> None:
+        super().__init__()
+        width = config.feature_transform_size or config.hidden_size
+        self.affine = nn.Linear(config.hidden_size, width)
+        self.norm = nn.LayerNorm(width, config.layer_norm_eps)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn features ``(B, N, D)``, already reduced over time, into ``(B, N, width)``."""
+        return self.norm(self.affine(features))
+
+
 class SpikeBertEmbeddings(nn.Module):
     """Word embeddings, with positions and a norm where configured, turned into spikes."""
 
@@ -264,6 +278,9 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
     def __init__(self, config: SpikeBertConfig) -> None:
         super().__init__(config)
         self.embeddings = SpikeBertEmbeddings(config)
+        self.feature_transforms: nn.ModuleList | None = None
+        if config.feature_transform_size is not None:  # for distillation; running the model never calls them
+            self.feature_transforms = nn.ModuleList(FeatureTransform(config) for _ in range(config.num_hidden_layers))
         self.blocks = nn.ModuleList(SpikeBertBlock(index, config) for index in range(config.num_hidden_layers))
         self.final_norm = make_norm(config.norm, config.hidden_size, 1, config.layer_norm_eps)
         self.post_init()

@@ -159,6 +159,7 @@ def data_directory(given: Path | None) -> Path | None:
         "distill": "spikebert.cli.distill:distill",
         "fold": "spikebert.cli.fold:fold",
         "evaluate": "spikebert.cli.evaluate:evaluate",
+        "import-published": "spikebert.cli.import_published:import_published",
         "export": "spikebert.cli.export:export",
         "quantize": "spikebert.cli.quantize:quantize",
         "simulate": "spikebert.cli.simulate:simulate",

@@ -23,7 +23,7 @@ from spikebert.cli.application import (
     results,
 )
 from spikebert.cli.energy import DEFAULT_BASELINE
-from spikebert.cli.inputs import read_sentences, sentence_options
+from spikebert.cli.inputs import read_sentences, sentence_lengths, sentence_options
 
 DEMO_SENTENCES = (
     "A warm and quietly funny film that stays with you for days.",
@@ -123,7 +123,7 @@ def _run(
     steps.say(f"sha256 {sha256}")
 
     steps.begin("Classify sentences with PyTorch")
-    sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, config.max_position_embeddings)
+    sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, *sentence_lengths(config))
     predictions = _predict(model, sentences)
     steps.show(_prediction_table(sentences.texts, predictions))
 

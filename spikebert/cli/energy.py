@@ -19,7 +19,7 @@ from spikebert.cli.application import (
     refuse_overwrite,
     results,
 )
-from spikebert.cli.inputs import Sentences, read_sentences, sentence_options
+from spikebert.cli.inputs import Sentences, read_sentences, sentence_lengths, sentence_options
 from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -224,8 +224,8 @@ def _count_checkpoint(
     from spikebert.provenance import run_record
 
     model = load_model(checkpoint)
-    longest = model.config.max_position_embeddings
-    sentences = read_sentences(load_tokenizer(checkpoint), texts, task, data_dir, split, limit, longest)
+    longest, padded = sentence_lengths(model.config)
+    sentences = read_sentences(load_tokenizer(checkpoint), texts, task, data_dir, split, limit, longest, padded)
     network = parse_graph(to_nir(model))  # type: ignore[arg-type]
     with Progress(
         TextColumn("{task.description}"),

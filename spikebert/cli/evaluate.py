@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
 from spikebert.cli.application import common_options, data_directory, messages, print_json, results
+from spikebert.cli.inputs import sentence_lengths
 from spikebert.data import SPLITS, TASKS, TokenizedExamples, find_task, load_examples
 from spikebert.errors import ConfigurationError
 from spikebert.evaluation import EVALUATION_BATCH_SIZE, check_task_fits, predict
@@ -66,7 +67,7 @@ def evaluate(
         load_examples(task, split, data_directory(data_dir))[:limit],
         task,
         load_tokenizer(checkpoint),
-        model.config.max_position_embeddings,
+        *sentence_lengths(model.config),
     )
     with Progress(console=messages) as progress:
         bar = progress.add_task(f"{task.name} {split}", total=len(examples))

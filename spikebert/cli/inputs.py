@@ -18,7 +18,7 @@ BATCH_SIZE = 8
 
 @dataclass(frozen=True)
 class SentenceBatch:
-    """Some sentences, padded to the longest of them.
+    """Some sentences, padded to the longest of them or to the length that all are padded to.
 
     Attributes
     ----------
@@ -41,11 +41,14 @@ class Sentences:
     texts : list of str
     token_ids : list of list of int
     pad_token_id : int
+    padded_length : int or None
+        Tokens that every sentence is padded to; None for the longest of its batch.
     """
 
     texts: list[str]
     token_ids: list[list[int]]
     pad_token_id: int = 0
+    padded_length: int | None = None
 
     def __len__(self) -> int:
         """Return the number of sentences."""
@@ -53,14 +56,15 @@ class Sentences:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sentence."""
-        return max(len(ids) for ids in self.token_ids)
+        """Tokens of the longest sentence, with the padding that all of them have."""
+        return max(self.padded_length or 0, *(len(ids) for ids in self.token_ids))
 
     def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[SentenceBatch]:
-        """Yield the sentences in order, each batch padded to its own longest."""
+        """Yield the sentences in order, each batch padded to its own longest or to `padded_length`."""
         for start in range(0, len(self), batch_size):
             rows = self.token_ids[start : start + batch_size]
-            ids = np.full((len(rows), max(map(len, rows))), self.pad_token_id, np.int64)
+            width = max(self.padded_length or 0, *map(len, rows))
+            ids = np.full((len(rows), width), self.pad_token_id, np.int64)
             for row, tokens in zip(ids, rows, strict=True):
                 row[: len(tokens)] = tokens
             mask = np.arange(ids.shape[1]) < np.array([[len(tokens)] for tokens in rows])
@@ -86,6 +90,11 @@ def sentence_options(function: Function) -> Function:
     return function
 
 
+def sentence_lengths(config: Any) -> tuple[int | None, int | None]:
+    """Return how many tokens sentences are cut to and padded to for a model of this configuration; None is neither."""
+    return config.max_position_embeddings, getattr(config, "padded_length", None)
+
+
 def read_sentences(
     tokenizer: Any,
     texts: tuple[str, ...],
@@ -94,8 +103,11 @@ def read_sentences(
     split: str,
     limit: int | None,
     max_tokens: int | None,
+    padded_length: int | None = None,
 ) -> Sentences:
     """Tokenize what the options name.
+
+    `max_tokens` and `padded_length` are the model's, see `sentence_lengths`.
 
     Raises
     ------
@@ -118,7 +130,7 @@ def read_sentences(
             raise ConfigurationError("a text is empty; every sentence needs at least one word")
     columns = [list(column) for column in zip(*rows, strict=True)]
     ids = tokenizer(*columns, truncation=max_tokens is not None, max_length=max_tokens)["input_ids"]
-    return Sentences([" ".join(row) for row in rows], ids, tokenizer.pad_token_id or 0)
+    return Sentences([" ".join(row) for row in rows], ids, tokenizer.pad_token_id or 0, padded_length)
 
 
 def read_ids(path: Path) -> Sentences:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,7 +15,7 @@ from spikebert.cli.application import (
     refuse_overwrite,
     results,
 )
-from spikebert.cli.inputs import SentenceBatch, Sentences, read_sentences, sentence_options
+from spikebert.cli.inputs import Sentences, read_sentences, sentence_lengths, sentence_options
 from spikebert.errors import ConfigurationError
 
 COLLECTIONS = ("heads", "histogram", "persistence")
@@ -119,7 +118,7 @@ def profile(
     seed_everything(seed)
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     config = model.config
-    sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, config.max_position_embeddings)
+    sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, *sentence_lengths(config))
     if shown_sentence >= len(sentences):
         raise ConfigurationError(f"--sentence {shown_sentence}: there are {len(sentences)} sentences, counted from 0")
     wanted = _collections(collect, csv_by if csv_file else None, figures, bool(picture_file or page_file))
@@ -145,7 +144,9 @@ def profile(
             profiler.update(trace, batch.mask)  # a model may attend to padding; it is no token for that
             counter.update(trace, batch.mask)
             if done <= shown_sentence < done + len(batch.texts):
-                raster = Sentence(trace, shown_sentence - done, _tokens(tokenizer, batch, shown_sentence - done))
+                shown = shown_sentence - done
+                ids = batch.input_ids[shown][trace.mask[shown]]  # with padding, where the model attends to it
+                raster = Sentence(trace, shown, [str(token) for token in tokenizer.convert_ids_to_tokens(ids.tolist())])
             done += len(batch.texts)
             progress.advance(bar, len(batch.texts))
     found, operations = profiler.result(), counter.result()
@@ -187,11 +188,6 @@ def _collections(asked: tuple[str, ...], csv_by: str | None, figures: tuple[str,
         wanted.update(COLLECTIONS)
     wanted.update(set(figures) & set(COLLECTIONS))
     return [name for name in COLLECTIONS if name in wanted]
-
-
-def _tokens(tokenizer: Any, batch: SentenceBatch, index: int) -> list[str]:
-    ids = batch.input_ids[index][batch.mask[index]].tolist()
-    return [str(token) for token in tokenizer.convert_ids_to_tokens(ids)]
 
 
 def _data_in_words(sentences: Sentences, task: str | None, split: str, real_tokens: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -18,6 +18,12 @@ from spikebert.cli.application import (
 )
 from spikebert.cli.inputs import read_ids, read_sentences, sentence_options
 from spikebert.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from export.network import Network
+
+MAX_PADDED_LENGTH = 1 << 16
+"""Tokens of a sentence; a graph that asks for more is not to be believed."""
 
 
 @click.command(cls=MultiValueCommand)
@@ -120,7 +126,9 @@ def simulate(
     else:
         from spikebert.checkpoint import load_tokenizer
 
-        sentences = read_sentences(load_tokenizer(tokenizer_name), texts, task, data_dir, split, limit, None)
+        padded = None if is_onnx else _padded_length(graph)
+        tokenizer = load_tokenizer(tokenizer_name)
+        sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, padded, padded)
     (batch,) = sentences.batches(len(sentences))
     with open_runner(graph, runner, precision, record_membrane_potentials=membrane_potentials, **options) as opened:
         trace = opened.run(batch.input_ids, batch.mask)
@@ -142,3 +150,16 @@ def _precision_of_onnx(path: Path) -> str:
     from export.onnx_format.file import read_onnx
 
     return read_onnx(path).precision
+
+
+def _padded_length(network: Network) -> int | None:
+    """Return how long sentences must be, where padding counts as words and the graph says how much there is of it."""
+    from export.errors import GraphError
+    from export.operators.operator import metadata_value
+
+    if not network.attend_to_padding or "padded_length" not in network.metadata:
+        return None
+    length = metadata_value(network.metadata, "padded_length", int, "graph")
+    if not 1 <= length <= MAX_PADDED_LENGTH:
+        raise GraphError(f"graph: padded_length is {length}; expected 1 to {MAX_PADDED_LENGTH} tokens")
+    return length

@@ -20,7 +20,7 @@ from spikebert.cli.application import (
     print_json,
     results,
 )
-from spikebert.cli.inputs import BATCH_SIZE, read_sentences, sentence_options
+from spikebert.cli.inputs import BATCH_SIZE, read_sentences, sentence_lengths, sentence_options
 from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def verify(
     seed_everything(seed)
     model = load_model(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
-    sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, model.config.max_position_embeddings)
+    sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, *sentence_lengths(model.config))
     # Lava is built once for the longest sentence, and spreads the samples of a batch over workers of its own
     side_a, side_b = (side.with_options(tokens=sentences.longest, jobs=jobs) for side in (side_a, side_b))
     processes = 1 if LAVA in (side_a.runner, side_b.runner) else jobs

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import h5py
 import nir
 import numpy as np
 import pytest
@@ -530,6 +531,46 @@ def test_third_party_readers_raise_or_end_in_nan(
 # Files: whole or not at all.
 
 
+def _layout(path: Path) -> dict[str, Any]:
+    """Return every dataset of a file: its type, its chunks, its values."""
+    found: dict[str, Any] = {}
+
+    def visit(name: str, entry: Any) -> None:
+        if isinstance(entry, h5py.Dataset):
+            found[name] = (entry.dtype, entry.shape, entry.chunks, np.asarray(entry[()]).tobytes())
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return found
+
+
+def test_files_are_laid_out_as_stock_nir_does(tmp_path: Path, tiny_model: Any) -> None:
+    ones = np.ones(4, np.float32)
+    foreign = nir.NIRGraph.from_list(
+        nir.Input({"input": np.array([2, 4])}),
+        nir.Flatten(start_dim=0, end_dim=-1, input_type={"input": np.array([2, 4])}),
+        nir.Linear(np.arange(32, dtype=np.float32).reshape(4, 8)),
+        nir.Delay(ones),
+        nir.CubaLIF(ones, ones, ones, ones * 0, ones, ones * 0, metadata={"why": "a test", "at": 3}),
+    )
+    for name, graph in (("ours", to_nir(tiny_model)), ("foreign", foreign)):
+        nir.write(tmp_path / "stock.nir", graph, compression=None)
+        write_nir(tmp_path / f"{name}.nir", graph)
+        expected, found = _layout(tmp_path / "stock.nir"), _layout(tmp_path / f"{name}.nir")
+        for references in (key for key in expected if h5py.check_string_dtype(expected[key][0])):
+            expected[references], found[references] = expected[references][:3], found[references][:3]
+        assert found == expected, name
+
+
+def test_a_graph_does_not_change_with_the_model(make_model: Callable) -> None:
+    model = make_model()
+    graph = to_nir(model)
+    before = graph.nodes["classifier"].weight.copy()
+    with torch.no_grad():
+        model.classifier.weight += 1
+    np.testing.assert_array_equal(graph.nodes["classifier"].weight, before)
+
+
 @pytest.fixture
 def folder_with_file(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "model.nir").write_bytes(b"what was there before")
@@ -543,11 +584,14 @@ def test_a_failure_while_writing_leaves_nothing(
 ) -> None:
     graph = to_nir(tiny_model)
 
-    def half_a_write(path: Path, *_: Any, **__: Any) -> None:
-        Path(path).write_bytes(b"half")
-        raise RuntimeError("the disk is full")
+    create_dataset = h5py.Group.create_dataset
 
-    monkeypatch.setattr(nir, "write", half_a_write)
+    def until_the_disk_is_full(group: h5py.Group, name: str, *rest: Any, **options: Any) -> h5py.Dataset:
+        if "classifier" in group.name:
+            raise OSError("the disk is full")
+        return create_dataset(group, name, *rest, **options)
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", until_the_disk_is_full)
     for name in ("model.nir", "new.nir"):
         with pytest.raises(NirFileError, match=f"{name}: cannot be written.*the disk is full"):
             write_nir(folder_with_file / name, graph)

@@ -126,6 +126,31 @@ def test_many_arrays_that_the_file_cannot_hold_together(bad_file: Path) -> None:
     _refused(bad_file, NirFileError, "declares shape")
 
 
+def test_an_array_that_was_never_written(bad_file: Path) -> None:
+    with h5py.File(bad_file, "r+") as file:
+        del file["node/nodes/classifier/weight"]
+        file["node/nodes/classifier"].create_dataset("weight", shape=(3, 8), dtype="f4", chunks=(3, 8))
+    _refused(bad_file, NirFileError, "node/nodes/classifier/weight declares shape (3, 8), 96 bytes, of which 0")
+
+
+def test_a_compressed_file_is_read(bad_file: Path, good_file: Path) -> None:
+    nir.write(bad_file, read_nir(good_file), compression="gzip")
+    read_nir(bad_file)
+
+
+@pytest.mark.parametrize("where", ["node", "node/nodes/token_mean"])
+def test_a_file_that_switches_the_checks_off(bad_file: Path, where: str) -> None:
+    with h5py.File(bad_file, "r+") as file:
+        file[where]["type_check"] = False
+    _refused(bad_file, NirFileError, "has an entry 'type_check'")
+
+
+def test_a_named_type_among_the_nodes(bad_file: Path) -> None:
+    with h5py.File(bad_file, "r+") as file:
+        file["node/nodes/classifier/extra"] = np.dtype("f4")
+    _refused(bad_file, NirFileError, "node/nodes/classifier/extra is neither a group nor an array")
+
+
 def test_links_to_elsewhere(bad_file: Path, good_file: Path) -> None:
     elsewhere = h5py.ExternalLink(str(good_file), "/node/nodes/classifier/weight")
     for link in (h5py.SoftLink("/node/nodes/embedding/weight"), elsewhere):

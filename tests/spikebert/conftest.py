@@ -1,5 +1,8 @@
 """A tokenizer, a BERT and a task small enough to be made in a test."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,26 @@ SPECIAL = ("[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[unused1]")
 GOOD = ("good", "fine", "warm", "bright")
 BAD = ("bad", "dull", "cold", "flat")
 WORDS = (*GOOD, *BAD, "film", "story", "a", "the", "##ly", "привет", "##是", "é", "2", ".")
+
+
+SPARE_BYTES = 400_000_000
+
+
+@pytest.fixture
+def little_memory():
+    """A context in which this process gets no more than `SPARE_BYTES` beyond what it holds."""
+
+    @contextmanager
+    def limited() -> Iterator[None]:
+        held = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (held + SPARE_BYTES, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

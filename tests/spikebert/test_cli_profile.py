@@ -98,7 +98,7 @@ def test_padding_a_model_attends_to_is_no_token(make_model, tiny_tokenizer, tmp_
     save_checkpoint(model, tiny_tokenizer, tmp_path / "model")
     arguments = [str(tmp_path / "model"), "--text", *TEXTS, "--json"]
     found = json.loads(CliRunner().invoke(command.profile, arguments, catch_exceptions=False).stdout)
-    assert found["tokens"] == {"real": 11, "padding": 1}
+    assert found["tokens"] == {"real": 11, "padding": 2 * model.config.max_position_embeddings - 11}
     assert sum(node["spikes_at_padding"] for node in found["nodes"]) > 0
 
 
