@@ -72,7 +72,8 @@ def shipped_checkpoint(name: str) -> Path:
 def resolve_checkpoint(name: str | Path) -> str:
     """Return the folder or hub name that `name` means.
 
-    ``default`` and ``default-loihi`` are shipped; what exists is a folder; ``owner/model`` is left to the Hugging Face hub.
+    ``default`` and ``default-loihi`` are shipped; what exists is a folder; ``owner/model`` is left to the Hugging Face
+    hub.
 
     Raises
     ------
