@@ -253,7 +253,7 @@ def distill_general(
         calibrate_norms(with_head, inputs)
         if "attention_threshold" not in (student_configuration or {}):
             calibrate_attention_threshold(with_head, inputs)
-    model = with_head.spikebert
+    model: Any = with_head.spikebert
     state_file = StateFile(
         state_beside(output),
         keeping.save_every,

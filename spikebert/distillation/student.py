@@ -179,7 +179,7 @@ def change_student(
     if norm != model.config.norm:
         model = change_norms(model, norm, batches)
     if changes:
-        config = copy.deepcopy(model.config)
+        config: Any = copy.deepcopy(model.config)
         config.update(changes)
         changed = SpikeBertForSequenceClassification(config)
         changed.load_state_dict(model.state_dict())
@@ -212,7 +212,8 @@ def calibrate_attention_threshold(
         The threshold.
     """
     currents: list[tuple[Tensor, Tensor | None]] = []
-    neuron = model.spikebert.blocks[0].attention.neuron
+    blocks: Any = model.spikebert.blocks
+    neuron = blocks[0].attention.neuron
     hook = neuron.register_forward_pre_hook(lambda _, given: currents.append(given[:2]))
     was_training = model.training
     model.train()
@@ -243,6 +244,6 @@ def calibrate_attention_threshold(
         low, high = (middle, high) if rate_at(middle) > rate else (low, middle)
     threshold = scale * min((low, high), key=lambda multiple: abs(rate_at(multiple) - rate))
     model.config.attention_threshold = threshold
-    for block in model.spikebert.blocks:
+    for block in blocks:
         block.attention.neuron.neuron.parameters_of_neuron = model.config.attention_neuron_parameters()
     return threshold
