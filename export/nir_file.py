@@ -2,7 +2,7 @@
 
 A NIR file is HDF5 from anywhere. Before a byte of its arrays is read, the file is walked: links that lead outside,
 arrays whose declared size the file cannot hold, types that are neither numbers nor text are refused. Then stock
-``nir.read`` loads it with its type checks, and `export.network.parse_graph` checks what it means.
+``nir.read`` loads it, ours with its type checks, and `export.network.parse_graph` checks what it means.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import nir.serialization
 import numpy as np
 
 from export.errors import GraphError, NirFileError
-from export.network import Network, parse_graph
+from export.network import SHAPED, Network, parse_graph
 from spikebert.files import written_whole
 
 MAX_ARRAY_BYTES = 16 << 30
@@ -81,12 +81,13 @@ def read_network(path: str | Path, dt: float | None = None) -> tuple[nir.NIRGrap
         with h5py.File(path, "r") as file:
             _check_objects(file, path)
             _check_node_types(file["node"], "graph", path)
+            checked_by_nir = _nir_checks_shapes(file["node"])
     except NirFileError:
         raise
     except Exception as error:  # a damaged file makes h5py raise OSError, KeyError, RuntimeError, TypeError, ...
         raise NirFileError(f"{path}: is not a readable HDF5 file: {type(error).__name__}: {error}") from error
     try:
-        graph = nir.read(path)
+        graph = nir.read(path, type_check=checked_by_nir)
     except Exception as error:  # nir raises whatever its constructors trip over: KeyError, AssertionError, ...
         raise NirFileError(
             f"{path}: NIR cannot read it{_where_nir_fails(path)}: {type(error).__name__}: {error}"
@@ -158,6 +159,15 @@ def _check_node_types(group: h5py.Group, name: str, path: Path) -> None:
         if not isinstance(node, h5py.Group):
             raise NirFileError(f"{path}: {inner}: is an array, not a node")
         _check_node_types(node, inner, path)
+
+
+def _nir_checks_shapes(group: h5py.Group) -> bool:
+    """Return whether NIR's own check of shapes is right for a graph; `parse_graph` checks every graph.
+
+    It refuses what other tools leave out and we fill in, and it takes kernels to be square and groups to be one.
+    """
+    kinds = {node["type"].asstr()[()] for node in group["nodes"].values()}
+    return "metadata/format" in group and not kinds & {kind.__name__ for kind in SHAPED}
 
 
 def _where_nir_fails(path: Path) -> str:
