@@ -22,7 +22,7 @@ class StockShare:
         Spiking features; every token has its own copy of each.
     synapses_stock, synapses : int
         Weights of affine and linear nodes. Lava's stock ``Dense`` sends one step late, so that in zero-latency runs all
-        synapses are in processes of ours.
+        synapses are in processes of ours; with hardware timing those are stock that it computes exactly.
     spikes_stock, spikes : int
         Spikes that were fired.
     """

@@ -29,6 +29,9 @@ class NodeExecution:
         Type everything is computed in; int64 for an integer network.
     record : callable, optional
         See `SpikeRecorder`.
+    needed : iterable of str, optional
+        Nodes whose output is read behind a step; all others are let go of once their last reader has run. All are kept
+        by default.
 
     Attributes
     ----------
@@ -36,11 +39,24 @@ class NodeExecution:
         State of each node since the last `reset`.
     """
 
-    def __init__(self, nodes: Iterable[Node], dtype: DTypeLike, record: SpikeRecorder | None = None) -> None:
+    def __init__(
+        self,
+        nodes: Iterable[Node],
+        dtype: DTypeLike,
+        record: SpikeRecorder | None = None,
+        needed: Iterable[str] | None = None,
+    ) -> None:
         self.dtype = np.dtype(dtype)
         self.nodes = [Node(node.name, node.operator.cast(self.dtype), node.sources) for node in nodes]
         self.record = record
         self.states: dict[str, Any] = {}
+        last_reader = {name: node.name for node in self.nodes for name in (node.name, *node.sources)}
+        kept = set(last_reader) if needed is None else set(needed)
+        kept.update(node.sources[0] for node in self.nodes if isinstance(node.operator, PreviousStep))
+        self._done_with = {
+            node.name: [name for name, reader in last_reader.items() if reader == node.name and name not in kept]
+            for node in self.nodes
+        }
 
     def reset(self) -> None:
         """Forget everything: the next step is the first of a sentence."""
@@ -54,41 +70,50 @@ class NodeExecution:
         Parameters
         ----------
         values : dict of str to ndarray
-            What each source sent in this step, ``(..., N, D)``; each node's output is added to it.
+            What each source sent in this step, ``(..., N, D)``; each node's output is added to it, and taken away again
+            if it is not needed any more.
         token_mask : ndarray or None
             ``(..., N, 1)``; spikes of masked tokens are zeroed.
         hot_inputs : ndarray or None
             Multi-hot indices ``(K, ..., N)``, gathered by nodes whose source is not in `values`: the graph's input.
         """
         for node in self.nodes:
-            operator = node.operator
-            if isinstance(operator, PreviousStep):
-                if node.name not in self.states:
-                    leading = next(iter(values.values())).shape[:-1] if hot_inputs is None else hot_inputs.shape[1:]
-                    self.states[node.name] = np.zeros((*leading, operator.features), self.dtype)
-                values[node.name] = self.states[node.name]
-                continue
-            if isinstance(operator, Total):
-                left, right = node.sources
-                values[node.name] = values[left] + values[right]
-                continue
-            (source,) = node.sources
-            if source not in values and hot_inputs is not None:
-                assert isinstance(operator, Affine)
-                values[node.name] = operator.gather(hot_inputs)
-                continue
-            x = values[source]
-            if node.name not in self.states:
-                self.states[node.name] = operator.initial_state(x.shape, self.dtype)
-            state = self.states[node.name]
-            y = operator.step(x, state, token_mask)
-            if operator.spikes:
-                if token_mask is not None:
-                    y = y * token_mask.astype(self.dtype)
-                if self.record is not None:
-                    assert isinstance(state, NeuronState)
-                    self.record(node.name, y, state.tested_potential)
-            values[node.name] = y
+            values[node.name] = self._compute(node, values, token_mask, hot_inputs)
+            for name in self._done_with[node.name]:
+                values.pop(name, None)
         for node in self.nodes:
             if isinstance(node.operator, PreviousStep):
                 self.states[node.name] = values[node.sources[0]]
+
+    def _compute(
+        self,
+        node: Node,
+        values: dict[str, np.ndarray],
+        token_mask: np.ndarray | None,
+        hot_inputs: np.ndarray | None,
+    ) -> np.ndarray:
+        operator = node.operator
+        if isinstance(operator, PreviousStep):
+            if node.name not in self.states:
+                leading = next(iter(values.values())).shape[:-1] if hot_inputs is None else hot_inputs.shape[1:]
+                self.states[node.name] = np.zeros((*leading, operator.features), self.dtype)
+            return self.states[node.name]
+        if isinstance(operator, Total):
+            left, right = node.sources
+            return values[left] + values[right]
+        (source,) = node.sources
+        if source not in values and hot_inputs is not None:
+            assert isinstance(operator, Affine)
+            return operator.gather(hot_inputs)
+        x = values[source]
+        if node.name not in self.states:
+            self.states[node.name] = operator.initial_state(x.shape, self.dtype)
+        state = self.states[node.name]
+        y = operator.step(x, state, token_mask)
+        if operator.spikes:
+            if token_mask is not None:
+                y = y * token_mask.astype(self.dtype)
+            if self.record is not None:
+                assert isinstance(state, NeuronState)
+                self.record(node.name, y, state.tested_potential)
+        return y

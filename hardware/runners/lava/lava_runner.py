@@ -118,6 +118,21 @@ class LavaRunner(Runner):
         """Return the ids of all operating system processes that run networks now."""
         return [pid for worker in self._workers for pid in worker.process_ids()]
 
+    def start(self) -> None:
+        """Build the first worker's network now and not with its first batch; `tokens` must have been given.
+
+        Raises
+        ------
+        RunnerError
+            Nothing says for how many tokens and time steps to build.
+        LavaRunError
+            The network cannot be built.
+        """
+        steps = self.time_steps or self.network.time_steps
+        if self.tokens is None or steps is None:
+            raise RunnerError("give tokens, and time_steps where the graph does not say them, to start without a batch")
+        self._workers[0].build(self.tokens, steps)
+
     def run(self, inputs: Any, token_mask: Any = None) -> Trace:
         """Run one batch, its samples spread over the workers; see `Runner.run`.
 

@@ -161,6 +161,35 @@ class Worker:
     _guarded: Any = field(default=None, repr=False)
     _finished_steps: int = 0
 
+    def build(self, tokens: int, time_steps: int) -> None:
+        """Build the network, unless one stands that takes as many tokens.
+
+        Raises
+        ------
+        LavaRunError
+            It cannot be built.
+        """
+        if self.built_for is not None and self.built_for[0] >= tokens and self.built_for[1] == time_steps:
+            return
+        from hardware.runners.lava.guard import GuardedNetwork
+        from hardware.runners.lava.run_config import PrecisionRunConfig
+
+        self._stop()
+        if self.board is None or self.board.built_for != (tokens, time_steps):
+            self.board = self._make_board(tokens, time_steps)
+        built = build_processes(self.plan.network, self.plan.plans, self.board, tokens, self.plan.timing)
+        self._guarded = GuardedNetwork(
+            built.processes[0],
+            PrecisionRunConfig(self.plan.precision),
+            timeout=self.plan.timeout,
+            compile_config={"pypy_channel_size": CHANNEL_SIZE},
+            probes=built.probes,
+        )
+        self.builds += 1
+        self._guarded.start()
+        self._finished_steps = 0
+        self.built_for = (tokens, time_steps)
+
     def begin(self, part: Part) -> None:
         """Start to run a part; builds the network if it does not stand or is too small.
 
@@ -170,7 +199,7 @@ class Worker:
             The network cannot be built, or failed since its last part. Nothing of it is left.
         """
         self.part = part
-        self._build_if_needed(part)
+        self.build(part.tokens, part.batch.time_steps)
         board = self.board
         assert board is not None
         _show(part, board)
@@ -210,9 +239,7 @@ class Worker:
         """Stop the network in good order."""
         if self.part is not None:
             self.abandon()
-        guarded, self._guarded, self.built_for = self._guarded, None, None
-        if guarded is not None:
-            guarded.stop()
+        self._stop()
 
     def process_ids(self) -> list[int]:
         """Return the ids of the operating system processes that run the network."""
@@ -222,33 +249,14 @@ class Worker:
         """Return the memory that only this worker's processes use."""
         return private_bytes(self.process_ids())
 
-    def _build_if_needed(self, part: Part) -> None:
-        steps = part.batch.time_steps
-        if self.built_for is not None and self.built_for[0] >= part.tokens and self.built_for[1] == steps:
-            return
-        from hardware.runners.lava.guard import GuardedNetwork
-        from hardware.runners.lava.run_config import PrecisionRunConfig
-
+    def _stop(self) -> None:
         guarded, self._guarded, self.built_for = self._guarded, None, None
         if guarded is not None:
             guarded.stop()
-        if self.board is None or self.board.built_for != (part.tokens, steps):
-            self.board = self._make_board(part.batch, part.tokens)
-        built = build_processes(self.plan.network, self.plan.plans, self.board, part.tokens, self.plan.timing)
-        self._guarded = GuardedNetwork(
-            built.processes[0],
-            PrecisionRunConfig(self.plan.precision),
-            timeout=self.plan.timeout,
-            compile_config={"pypy_channel_size": CHANNEL_SIZE},
-            probes=built.probes,
-        )
-        self.builds += 1
-        self._guarded.start()
-        self._finished_steps = 0
-        self.built_for = (part.tokens, steps)
 
-    def _make_board(self, batch: Batch, tokens: int) -> Board:
-        network, dtype, steps = self.plan.network, self.plan.dtype, batch.time_steps
+    def _make_board(self, tokens: int, steps: int) -> Board:
+        network, dtype = self.plan.network, self.plan.dtype
+        reads_tokens = network.token_encoding is not None
         shapes = port_shapes(network, tokens)
         samples = self.plan.samples_that_fit(tokens, steps)
         spiking = network.spiking_nodes
@@ -260,11 +268,9 @@ class Worker:
             shown=shared_array((1,), np.int64),
             mask=shared_array((samples, tokens, 1), bool),
             outputs=shared_array((samples, steps, *shapes[network.output_source]), dtype),
-            input_ids=None if batch.input_ids is None else shared_array((samples, tokens), np.int64),
+            input_ids=shared_array((samples, tokens), np.int64) if reads_tokens else None,
             values=(
-                None
-                if batch.values is None
-                else shared_array((samples, steps, tokens, network.input_features), input_type)
+                None if reads_tokens else shared_array((samples, steps, tokens, network.input_features), input_type)
             ),
             spikes={node.name: shared_array((samples, steps, *shapes[node.name]), np.uint8) for node in spiking},
             membrane_potentials={

@@ -55,7 +55,8 @@ class _NodeGroupModel(PyLoihiProcessModel):
         super().__init__(proc_params)
         self.plan: GroupPlan = proc_params["plan"]
         self.board: Board = proc_params["board"]
-        self.execution = NodeExecution(self.plan.nodes, self.dtype, self._record)
+        needed = {sent.node for sent in self.plan.sends} | {self.plan.output_source or ""}
+        self.execution = NodeExecution(self.plan.nodes, self.dtype, self._record, needed)
         self.finished_steps = 0
         self.place = (0, 0)
         self._delayed = [_DelayLine(received, received.delay, self.dtype) for received in self.plan.receives]

@@ -1,0 +1,238 @@
+"""What Lava costs: seconds to start, seconds a sample, and memory, for each granularity and for a plain mapping.
+
+    python benchmarks/lava_rows.py [--layers 12] [--hidden-size 768] [--tokens 128] [--rounds 5] [-o results/lava.json]
+
+Three ways of the same arithmetic in float32, each in a Python of its own that has read nothing but the NIR file:
+NumPy without Lava (the reference runner), our Lava runner in its granularities, and one Lava process for each operator
+with a Monitor on every neuron, as a user would first write it. Memory is PSS over all processes of a run: what they
+take together, pages that they share counted once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REPOSITORY = Path(__file__).parent.parent
+GRANULARITIES = ("network", "block", "operator")
+PLAIN = "plain"
+NUMPY = "numpy"
+MARKS = {"times_numpy": 1.1, "start_seconds": 5.0, "memory_bytes": 1_000_000_000}
+"""What the default granularity must keep at 12 blocks, D = 768 and 128 tokens."""
+
+
+def main() -> None:
+    """Measure every way and print a table; one way by itself is for the Pythons this one starts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--hidden-size", type=int, default=768)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5, help="samples of which the median is shown")
+    parser.add_argument("--ways", nargs="+", default=[NUMPY, *GRANULARITIES, PLAIN])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "NIR"), help=argparse.SUPPRESS)
+    parser.add_argument("-o", "--output", type=Path, default=Path("results/lava.json"))
+    arguments = parser.parse_args()
+    if arguments.one:
+        way, file = arguments.one
+        print(json.dumps(measure_here(way, Path(file), arguments.tokens, arguments.rounds, arguments.seed)))
+        return
+    from rich.console import Console
+
+    from hardware.reports.files import write_json_object
+    from spikebert.provenance import run_record
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.nir"
+        write_random_model(file, arguments.layers, arguments.hidden_size, arguments.tokens, arguments.seed)
+        rows = [measure_way(way, file, arguments.tokens, arguments.rounds, arguments.seed) for way in arguments.ways]
+    if len({row["spikes"] for row in rows}) > 1:
+        raise SystemExit(f"the ways fired differently: { {row['way']: row['spikes'] for row in rows} }")
+    Console(width=110).print(table(rows, f"{arguments.layers} x {arguments.hidden_size}, {arguments.tokens} tokens"))
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    size = {"layers": arguments.layers, "hidden_size": arguments.hidden_size, "tokens": arguments.tokens}
+    write_json_object(arguments.output, {"size": size, "marks": MARKS, "rows": rows, **run_record(arguments.seed)})
+    print(f"wrote {arguments.output}")
+
+
+def write_random_model(file: Path, layers: int, hidden_size: int, tokens: int, seed: int = 0) -> None:
+    """Write a SpikeBERT of random weights as a NIR file, in a Python of its own that takes torch with it."""
+    code = (
+        "import sys, torch\n"
+        "from export import to_nir, write_nir\n"
+        "from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification\n"
+        "file, layers, hidden, tokens, seed = sys.argv[1], *map(int, sys.argv[2:])\n"
+        "torch.manual_seed(seed)\n"
+        "heads = max(1, hidden // 64)\n"
+        "config = SpikeBertConfig(vocab_size=2000, hidden_size=hidden, num_hidden_layers=layers,\n"
+        "    num_attention_heads=heads, intermediate_size=4 * hidden, max_position_embeddings=tokens, time_steps=4)\n"
+        "write_nir(file, to_nir(SpikeBertForSequenceClassification(config).eval()))\n"
+    )
+    numbers = [str(number) for number in (layers, hidden_size, tokens, seed)]
+    subprocess.run([sys.executable, "-c", code, str(file), *numbers], check=True, env=_environment())
+
+
+def measure_way(way: str, file: Path, tokens: int, rounds: int = 5, seed: int = 0) -> dict[str, Any]:
+    """Measure one way in a Python of its own; see `measure_here`."""
+    options = ["--one", way, str(file), "--tokens", str(tokens), "--rounds", str(rounds), "--seed", str(seed)]
+    finished = subprocess.run(
+        [sys.executable, __file__, *options], check=True, env=_environment(), stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def measure_here(way: str, file: Path, tokens: int, rounds: int, seed: int) -> dict[str, Any]:
+    """Measure one way in this process.
+
+    Parameters
+    ----------
+    way : str
+        ``"numpy"``, a granularity of the Lava runner, or ``"plain"``.
+    file : Path
+        NIR file of a graph of token ids.
+    tokens, rounds, seed : int
+        Length of the random sentences, how many of them, and their seed.
+
+    Returns
+    -------
+    dict
+        ``way``; ``start_seconds`` from a read graph to processes that wait; ``sample_seconds``, the median; all of
+        them in ``samples_seconds``; ``memory_bytes`` with a network that has run; ``processes``; ``spikes`` of the
+        first sample, which must be the same for all ways.
+    """
+    from export.network import parse_graph
+    from export.nir_file import read_nir
+
+    network = parse_graph(read_nir(file))
+    encoding = network.token_encoding
+    assert encoding is not None
+    ids = np.random.default_rng(seed).integers(1, encoding.vocabulary, (rounds + 1, 1, tokens))
+    if way == PLAIN:
+        return {"way": way, **_measure_plain(network, ids)}
+    return {"way": way, **_measure_runner(way, network, ids)}
+
+
+def _measure_runner(way: str, network: Any, ids: np.ndarray) -> dict[str, Any]:
+    from hardware import open_runner
+    from hardware.runners.lava.memory import proportional_bytes
+
+    lava = {} if way == NUMPY else {"granularity": way, "tokens": ids.shape[-1]}
+    with open_runner(network, "reference" if way == NUMPY else "lava", "float32", **lava) as runner:
+        began = time.perf_counter()
+        if way != NUMPY:
+            runner.start()
+        start = time.perf_counter() - began
+        seconds, spikes = [], 0
+        for batch in ids:
+            began = time.perf_counter()
+            trace = runner.run(batch)
+            seconds.append(time.perf_counter() - began)
+            if len(seconds) == 1:
+                spikes = sum(int(np.count_nonzero(value)) for value in trace.spikes.values())
+        actors = [] if way == NUMPY else runner.process_ids()
+        memory = proportional_bytes([os.getpid(), *actors])
+    return _row(start, seconds, memory, len(actors), spikes)
+
+
+def _measure_plain(network: Any, ids: np.ndarray) -> dict[str, Any]:
+    """One sample: a user's first network has its input built in, and starts again for the next."""
+    from hardware.runners.lava.compatibility import import_lava
+
+    import_lava()
+    sys.path.insert(0, str(REPOSITORY / "benchmarks" / "plain_lava"))
+    import multiprocessing
+
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2SimCfg
+    from lava.proc.monitor.process import Monitor
+    from processes import OperatorProcess, TokenInput  # type: ignore[import-not-found]
+
+    from export.operators import Total
+    from hardware.runners.lava.compiler import port_shapes
+    from hardware.runners.lava.memory import proportional_bytes
+
+    shapes = port_shapes(network, ids.shape[-1])
+    steps = network.time_steps
+    began = time.perf_counter()
+    ports: dict[str, list[Any]] = {}
+    first: Any = None
+    monitors = {}
+    for node in network.nodes:
+        if isinstance(node.operator, Total):
+            ports[node.name] = [port for source in node.sources for port in ports[source]]
+            continue
+        operator = node.operator.cast(np.float32)
+        if network.input_name in node.sources:
+            value = operator.gather(network.token_encoding.hot_inputs(ids[0, 0])).astype(np.float32)
+            first = process = TokenInput(value=value, name=node.name)
+        else:
+            (source,) = node.sources
+            process = OperatorProcess(
+                operator=operator, in_shape=shapes[source], out_shape=shapes[node.name], name=node.name
+            )
+            for port in ports[source]:
+                port.connect(process.a_in)
+            if node.operator.spikes:
+                monitors[node.name] = Monitor()
+                monitors[node.name].probe(process.shown, steps)
+        ports[node.name] = [process.out]
+    first.create_runtime(run_cfg=Loihi2SimCfg(select_tag="floating_pt"))
+    start = time.perf_counter() - began
+    began = time.perf_counter()
+    first.run(condition=RunSteps(num_steps=steps))
+    seconds = time.perf_counter() - began
+    children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+    memory = proportional_bytes([os.getpid(), *children])
+    began = time.perf_counter()
+    recorded = {name: monitor.get_data()[name]["shown"] for name, monitor in monitors.items()}
+    reading = time.perf_counter() - began
+    first.stop()
+    spikes = sum(int(np.count_nonzero(value)) for value in recorded.values())
+    return {**_row(start, [seconds + reading], memory, len(children), spikes), "reading_seconds": reading}
+
+
+def _row(start: float, seconds: list[float], memory: int, processes: int, spikes: int) -> dict[str, Any]:
+    measured = seconds[1:] or seconds  # the first warms caches
+    return {
+        "start_seconds": start,
+        "sample_seconds": statistics.median(measured),
+        "samples_seconds": seconds,
+        "memory_bytes": memory,
+        "processes": processes,
+        "spikes": spikes,
+    }
+
+
+def table(rows: list[dict[str, Any]], title: str) -> Any:
+    """Return the rows as a table, each beside NumPy of the same run."""
+    from rich.table import Table
+
+    plain_numpy = next((row["sample_seconds"] for row in rows if row["way"] == NUMPY), None)
+    shown = Table(title=f"Lava, float32, {title}")
+    for column in ("way", "start s", "s a sample", "times NumPy", "memory MB", "processes"):
+        shown.add_column(column, justify="left" if column == "way" else "right")
+    for row in rows:
+        times = "–" if plain_numpy is None else f"{row['sample_seconds'] / plain_numpy:.2f}"
+        cells = (f"{row['start_seconds']:.1f}", f"{row['sample_seconds']:.3f}", times)
+        shown.add_row(row["way"], *cells, f"{row['memory_bytes'] / 1e6:,.0f}", str(row["processes"]))
+    return shown
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment with one thread for each BLAS: Lava's processes are the parallel ones."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**os.environ, **threads, "PYTHONPATH": str(REPOSITORY)}
+
+
+if __name__ == "__main__":
+    main()
