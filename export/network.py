@@ -7,6 +7,7 @@ every node an operator, every sum a node of its own, every width checked. Runner
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
@@ -17,10 +18,38 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from export.errors import GraphError, UnsupportedOperatorError
-from export.operators import DEFAULT_DT, MARKED_OPERATORS, Affine, Heaviside, LayerNorm, Operator, TokenMean, Total
+from export.foreign_graph import complete_graph, open_nested, shaped
+from export.operators import (
+    DEFAULT_DT,
+    MARKED_OPERATORS,
+    Affine,
+    Convolution,
+    Heaviside,
+    IntegerCurrentNeuron,
+    IntegerLeakyIntegrateAndFire,
+    LayerNorm,
+    Operator,
+    Pooling,
+    PreviousStep,
+    TokenMean,
+    Total,
+)
 from export.operators.affine import read_affine, read_linear
-from export.operators.leaky_integrate_and_fire import is_subtractive_neuron, read_neuron, read_threshold
+from export.operators.convolution import read_convolution
+from export.operators.delay import read_delay
+from export.operators.flatten import read_flatten
+from export.operators.leaky_integrate_and_fire import (
+    is_simple_neuron,
+    is_subtractive_neuron,
+    read_neuron,
+    read_threshold,
+)
+from export.operators.leaky_integrator import read_leaky_integrator
 from export.operators.operator import integer_parameter, metadata_value
+from export.operators.pooling import read_pooling
+from export.operators.resistive_neuron import read_resistive_neuron
+from export.operators.scale import read_scale
+from export.recurrence import delayed_edges
 
 FORMAT = "spikebert-nir"
 FORMAT_VERSION = 1
@@ -29,6 +58,8 @@ COUNTS = ("time_steps", "max_tokens", "input_limit")
 """Attributes of a network that its metadata hold where they are known."""
 INTEGER = "integer"
 """Precision of a graph in whole numbers."""
+SHAPED = (nir.Conv1d, nir.Conv2d, nir.SumPool2d, nir.AvgPool2d, nir.Flatten)
+"""Nodes for which the shape of features matters; everywhere else they are a row."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +180,8 @@ class Network:
         Largest magnitude of input values that an integer graph's sums are proven for; None where it reads tokens.
     readout : Readout or None
         How to read the output; in integer graphs only.
+    input_shape : tuple of int or None
+        Shape of the input's features in the file, where it is more than a row of them.
     metadata : dict
         What else the graph says about itself.
     """
@@ -165,6 +198,7 @@ class Network:
     max_tokens: int | None = None
     input_limit: int | None = None
     readout: Readout | None = None
+    input_shape: tuple[int, ...] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -202,6 +236,7 @@ class NetworkBuilder:
         self.widths = {input_name: input_features}
         self.nodes: list[Node] = []
         self._totals: dict[tuple[str, ...], str] = {}
+        self._previous: dict[str, str] = {}
         self._token_means: set[str] = set()  # nodes that send one vector a sentence, not one a token
 
     def add(self, name: str, operator: Operator, sources: str | Iterable[str]) -> str:
@@ -255,6 +290,14 @@ class NetworkBuilder:
             running = self._totals[prefix]
         return running
 
+    def previous_step(self, neuron: str, features: int) -> str:
+        """Return the name of the node that sends what `neuron`, which may come later, sent in the step before."""
+        if neuron not in self._previous:
+            name = self._free_name(f"{neuron}_before")
+            self._append(Node(name, PreviousStep(features), (neuron,)))
+            self._previous[neuron] = name
+        return self._previous[neuron]
+
     def network(self, output_name: str, output_source: str | Iterable[str], **rest: Any) -> Network:
         """Return the finished network; `rest` are the other attributes of `Network`."""
         sources = (output_source,) if isinstance(output_source, str) else tuple(output_source)
@@ -298,31 +341,32 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
     nodes: dict[str, nir.NIRNode] = {}
     encoding = network.token_encoding
     nodes[network.input_name] = nir.Input(
-        {"input": np.array([network.input_features])},
+        {"input": np.array(network.input_shape or (network.input_features,))},
         metadata=(
             {"encoding": MULTI_HOT, "vocabulary": encoding.vocabulary, "positions": encoding.positions}
             if encoding
             else {"encoding": "values"}
         ),
     )
-    totals = {node.name: node.sources for node in network.nodes if isinstance(node.operator, Total)}
+    wires = {node.name: node.sources for node in network.nodes if isinstance(node.operator, Total | PreviousStep)}
+    shapes = feature_shapes(network)
     edges: list[tuple[str, str]] = []
 
     def summands(name: str) -> list[str]:
-        if name not in totals:
-            return [name]
-        left, right = totals[name]
-        return [*summands(left), right]
+        return [part for source in wires[name] for part in summands(source)] if name in wires else [name]
 
     for node in network.nodes:
-        if node.name in totals:
+        if node.name in wires:
             continue
         try:
-            nodes[node.name] = node.operator.to_nir(dtype, network.dt)
+            written = node.operator.to_nir(dtype, network.dt)
+            nodes[node.name] = shaped(written, shapes[node.name]) if _keeps_shape(node.operator) else written
         except UnsupportedOperatorError as error:
             raise UnsupportedOperatorError(f"{node.name}: {error}") from error
         edges.extend((source, node.name) for source in summands(node.sources[0]))
-    nodes[network.output_name] = nir.Output({"output": np.array([network.output_features])}, metadata=decoding(network))
+    nodes[network.output_name] = nir.Output(
+        {"output": np.array(shapes[network.output_source])}, metadata=decoding(network)
+    )
     edges.extend((source, network.output_name) for source in summands(network.output_source))
     non_standard = [name for name, node in nodes.items() if node.metadata.get("standard") is False]
     metadata: dict[str, Any] = {
@@ -340,7 +384,22 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
     for key in COUNTS:
         if getattr(network, key) is not None:
             metadata[key] = getattr(network, key)
-    return nir.NIRGraph(nodes, edges, metadata=metadata)
+    # NIR's own type check takes kernels to be square and groups to be one
+    has_kernels = any(isinstance(node.operator, Convolution | Pooling) for node in network.nodes)
+    return nir.NIRGraph(nodes, edges, metadata=metadata, type_check=not has_kernels)
+
+
+def feature_shapes(network: Network) -> dict[str, tuple[int, ...]]:
+    """Return the shape that the features of each node's output, and of the input, have in a file."""
+    shapes = {network.input_name: network.input_shape or (network.input_features,)}
+    for node in network.nodes:
+        known = [shapes[source] for source in node.sources if source in shapes]
+        shapes[node.name] = known[0] if known and _keeps_shape(node.operator) else node.operator.out_shape
+    return shapes
+
+
+def _keeps_shape(operator: Operator) -> bool:
+    return operator.spikes or operator.keeps_shape
 
 
 def decoding(network: Network) -> dict[str, Any]:
@@ -378,15 +437,29 @@ def parse_graph(graph: nir.NIRGraph, dt: float | None = None) -> Network:
     dt = dt if said_dt is None else said_dt
     if dt is not None and not (np.isfinite(dt) and dt > 0):
         raise GraphError(f"graph: dt is {dt}; it must be a positive number of seconds")
+    is_ours = metadata.get("format") in (FORMAT, FORMAT.encode())
+    graph = graph if is_ours else open_nested(graph)
     input_name = _only(graph, nir.Input)
     output_name = _only(graph, nir.Output)
     sources = _sources(graph)
-    order = _topological_order(graph, sources)
+    delayed = delayed_edges(sources, [name for name, node in graph.nodes.items() if _spikes(node)])
+    in_step = {name: [source for source in read if (source, name) not in delayed] for name, read in sources.items()}
+    order = _topological_order(graph, sources, in_step)
+    if not is_ours or any(isinstance(node, SHAPED) for node in graph.nodes.values()):
+        graph = complete_graph(graph, order, in_step)
     encoding = _token_encoding(graph.nodes[input_name], input_name)
     builder = NetworkBuilder(input_name, _width(graph.nodes[input_name], input_name))
-    for name in order:
-        if name not in (input_name, output_name):
-            builder.add(name, _read_operator(graph.nodes[name], name, said_dt, dt), sources[name])
+    operators = {
+        name: _read_operator(graph.nodes[name], name, said_dt, dt)
+        for name in order
+        if name not in (input_name, output_name)
+    }
+    for name, operator in operators.items():
+        read = [
+            builder.previous_step(source, operators[source].out_features) if (source, name) in delayed else source
+            for source in sources[name]
+        ]
+        builder.add(name, operator, read)
     if encoding is not None:
         _check_token_input(builder, encoding)
     integer = _is_integer(builder, metadata)
@@ -401,6 +474,7 @@ def parse_graph(graph: nir.NIRGraph, dt: float | None = None) -> Network:
         ),
         **{key: _count(metadata, key) for key in COUNTS},
         readout=_readout(graph.nodes[output_name], output_name) if integer else None,
+        input_shape=_input_shape(graph.nodes[input_name]),
         metadata={key: value for key, value in metadata.items() if key not in known},
     )
     width = _width(graph.nodes[output_name], output_name)
@@ -460,8 +534,23 @@ def _only(graph: nir.NIRGraph, kind: type[nir.NIRNode]) -> str:
 def _width(node: nir.NIRNode, name: str) -> int:
     width = _port(node.input_type if isinstance(node, nir.Input) else node.output_type)
     if width is None:
-        raise GraphError(f"{name}: has no shape of one positive whole number, its features")
+        raise GraphError(f"{name}: has no shape of positive whole numbers, its features")
     return width
+
+
+def _input_shape(node: nir.NIRNode) -> tuple[int, ...] | None:
+    shape = tuple(int(length) for length in np.asarray(node.input_type["input"]).reshape(-1))
+    return shape if len(shape) > 1 else None
+
+
+def _spikes(node: nir.NIRNode) -> bool:
+    if isinstance(node, nir.NIRGraph):
+        metadata = node.metadata if isinstance(node.metadata, dict) else {}
+        return is_subtractive_neuron(node) or metadata.get("op") in (
+            IntegerLeakyIntegrateAndFire.name,
+            IntegerCurrentNeuron.name,
+        )
+    return isinstance(node, nir.LIF | nir.IF | nir.CubaLIF | nir.Threshold)
 
 
 def _sources(graph: nir.NIRGraph) -> dict[str, list[str]]:
@@ -477,9 +566,9 @@ def _sources(graph: nir.NIRGraph) -> dict[str, list[str]]:
     return sources
 
 
-def _topological_order(graph: nir.NIRGraph, sources: dict[str, list[str]]) -> list[str]:
+def _topological_order(graph: nir.NIRGraph, sources: dict[str, list[str]], in_step: dict[str, list[str]]) -> list[str]:
     try:
-        order = list(TopologicalSorter(sources).static_order())
+        order = list(TopologicalSorter(in_step).static_order())
     except CycleError as error:
         raise GraphError(f"graph: a cycle leads through {' -> '.join(map(str, error.args[1]))}") from error
     read = {source for list_of_sources in sources.values() for source in list_of_sources}
@@ -518,8 +607,23 @@ def _read_operator(node: nir.NIRNode, name: str, dt: float | None, default_dt: f
         return read_linear(node, name)
     if isinstance(node, nir.Threshold):
         return read_threshold(node, name)
+    seconds = default_dt if dt is None else dt
+    if isinstance(node, nir.CubaLIF) or (isinstance(node, nir.LIF | nir.IF) and not is_simple_neuron(node, seconds)):
+        return read_resistive_neuron(node, name, seconds)
     if isinstance(node, nir.LIF | nir.IF) or is_subtractive_neuron(node):
         return read_neuron(node, name, dt, default_dt)
+    if isinstance(node, nir.LI | nir.I):
+        return read_leaky_integrator(node, name, seconds)
+    if isinstance(node, nir.Delay):
+        return read_delay(node, name, seconds)
+    if isinstance(node, nir.Scale):
+        return read_scale(node, name)
+    if isinstance(node, nir.Flatten):
+        return read_flatten(node, name)
+    if isinstance(node, nir.Conv1d | nir.Conv2d):
+        return read_convolution(node, name)
+    if isinstance(node, nir.SumPool2d | nir.AvgPool2d):
+        return read_pooling(node, name)
     metadata = node.metadata if isinstance(node.metadata, dict) else {}
     is_standard = metadata_value(metadata, "standard", bool, name) if "standard" in metadata else True
     if isinstance(node, nir.NIRGraph) and not is_standard:
@@ -540,14 +644,14 @@ def _read_operator(node: nir.NIRNode, name: str, dt: float | None, default_dt: f
             )
         return operator
     raise UnsupportedOperatorError(
-        f"{name}: {type(node).__name__} has no operator here; supported are Affine, Linear, LIF, IF, Threshold, the "
+        f"{name}: {type(node).__name__} has no operator here; supported are all of NIR's nodes but CubaLI, the "
         f"subtractive-reset graph of LI, Threshold and Scale, and marked {', '.join(MARKED_OPERATORS)}"
     )
 
 
 def _port(types: dict[str, Any] | None) -> int | None:
-    """Return the features of a node's only port; None where its shape is not one positive whole number."""
+    """Return the features of a node's only port; None where its shape is not one of positive whole numbers."""
     if not types or len(types) != 1:
         return None
     shape = np.asarray(next(iter(types.values()))).reshape(-1)
-    return int(shape[0]) if shape.dtype.kind in "iu" and shape.size == 1 and shape[0] > 0 else None
+    return math.prod(shape.tolist()) if shape.dtype.kind in "iu" and shape.size and shape.min() > 0 else None

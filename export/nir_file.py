@@ -2,7 +2,7 @@
 
 A NIR file is HDF5 from anywhere. Before a byte of its arrays is read, the file is walked: links that lead outside,
 arrays whose declared size the file cannot hold, types that are neither numbers nor text are refused. Then NIR makes its
-nodes, with its own type checks, and `export.network.parse_graph` checks what they mean.
+nodes, with its own type checks where the file is ours, and `export.network.parse_graph` checks what they mean.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import nir.serialization
 import numpy as np
 
 from export.errors import GraphError, NirFileError
-from export.network import Network, parse_graph
+from export.network import SHAPED, Network, parse_graph
 from spikebert.files import written_whole
 
 Entries = dict[str, "Entries | h5py.Dataset"]
@@ -119,7 +119,8 @@ def read_network(path: str | Path, dt: float | None = None) -> tuple[nir.NIRGrap
         raise NirFileError(f"{path}: is not a readable HDF5 file: {type(error).__name__}: {error}") from error
     _check_node_types(values, "graph", path)
     try:
-        graph = nir.dict2NIRNode(values)  # with type checks, as in nir.read
+        # type checks as in nir.read, or none
+        graph = nir.dict2NIRNode({**values, "type_check": _nir_checks_shapes(values)})
     except Exception as error:  # nir raises whatever its constructors trip over: KeyError, AssertionError, ...
         raise NirFileError(
             f"{path}: NIR cannot read it{_where_nir_fails(path)}: {type(error).__name__}: {error}"
@@ -218,6 +219,15 @@ def _check_node_types(node: dict[str, Any], name: str, path: Path) -> None:
         if not isinstance(inside, dict):
             raise NirFileError(f"{path}: {inner}: is an array, not a node")
         _check_node_types(inside, inner, path)
+
+
+def _nir_checks_shapes(graph: dict[str, Any]) -> bool:
+    """Return whether NIR's own check of shapes is right for a graph; `parse_graph` checks every graph.
+
+    It refuses what other tools leave out and we fill in, and it takes kernels to be square and groups to be one.
+    """
+    kinds = {str(node["type"]) for node in graph["nodes"].values()}
+    return "format" in graph.get("metadata", {}) and not kinds & {kind.__name__ for kind in SHAPED}
 
 
 def _where_nir_fails(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from export.network import Network, Node
-from export.operators import TokenMean, Total
+from export.operators import PreviousStep, TokenMean, Total
 from hardware.errors import TraceMismatchError
 from hardware.trace import Trace
 
@@ -83,13 +83,21 @@ def sums_of_spikes(trace: Trace, network: Network) -> Iterator[tuple[str, np.nda
 def _walk(trace: Trace, network: Network) -> Iterator[tuple[Node, tuple[Edge, ...], np.ndarray | None]]:
     """Yield every node, the edges into it, and what it sends where that is spikes or a sum of them."""
     kinds = edge_kinds(network, spiking_input=network.input_name in trace.spikes)
-    readings = Counter(source for node in network.nodes for source in node.sources)
+    readings = Counter(
+        source for node in network.nodes if not isinstance(node.operator, PreviousStep) for source in node.sources
+    )
     values: dict[str, np.ndarray] = {}
     bounds: dict[str, int] = {}
     if network.input_name in trace.spikes:
         values[network.input_name] = trace.spikes[network.input_name]
         bounds[network.input_name] = int(values[network.input_name].max(initial=0))
     for node in network.nodes:
+        if isinstance(node.operator, PreviousStep):
+            (neuron,) = node.sources  # comes later, but the trace knows it already
+            values[node.name], bounds[node.name] = np.zeros_like(trace.spikes[neuron]), 1
+            values[node.name][1:] = trace.spikes[neuron][:-1]
+            yield node, (Edge(neuron, node.name, "binary", trace.spikes[neuron]),), values[node.name]
+            continue
         edges = tuple(Edge(source, node.name, kinds[source], values.get(source)) for source in node.sources)
         if node.operator.spikes:
             values[node.name], bounds[node.name] = trace.spikes[node.name], 1
@@ -118,7 +126,7 @@ def edge_kinds(network: Network, spiking_input: bool = False) -> dict[str, EdgeK
     if network.token_encoding is not None:
         kinds[network.input_name] = "tokens"
     for node in network.nodes:
-        if node.operator.spikes:
+        if node.operator.spikes or isinstance(node.operator, PreviousStep):
             kinds[node.name] = "binary"
         elif isinstance(node.operator, Total) and all(kinds[source] in ("binary", "graded") for source in node.sources):
             kinds[node.name] = "graded"

@@ -131,6 +131,10 @@ class OnnxFile:
         """Whether it computes in whole numbers."""
         return self.precision == INTEGER
 
+    @property
+    def input_shape(self) -> None:
+        """None: the file's input is a row of features, whatever shape the graph's had."""
+
 
 def load_onnx(path: str | Path) -> onnx.ModelProto:
     """Read any ONNX file, without its external data.

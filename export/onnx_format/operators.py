@@ -19,8 +19,11 @@ from onnx import TensorProto, helper
 
 from export.loihi_numbers import ACTIVATION_SHIFT, DECAY_BITS, DECAY_UNITY, POTENTIAL_MAX, STATE_LIMIT
 from export.onnx_format.builder import TOKEN_MASK, OnnxBuilder
+from export.onnx_format.operators_of_others import write_convolution, write_flatten, write_pooling, write_scale
 from export.operators import (
     Affine,
+    Convolution,
+    Flatten,
     Heaviside,
     IntegerAffine,
     IntegerLayerNorm,
@@ -29,6 +32,8 @@ from export.operators import (
     LayerNorm,
     LeakyIntegrateAndFire,
     Operator,
+    Pooling,
+    Scale,
     SpikeAttention,
     TokenMean,
     TokenSum,
@@ -330,5 +335,9 @@ WRITERS: dict[type[Operator], Writer] = {
     IntegerSpikeAttention: write_integer_spike_attention,
     TokenMean: write_token_mean,
     TokenSum: write_token_sum,
+    Convolution: write_convolution,
+    Flatten: write_flatten,
+    Pooling: write_pooling,
+    Scale: write_scale,
 }
 """Operator -> how it is written. `Total` is an ``Add`` and has no row."""

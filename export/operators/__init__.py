@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
-from export.operators import affine, layer_norm, leaky_integrate_and_fire, spike_attention, token_mean
+from export.operators import (
+    affine,
+    convolution,
+    delay,
+    flatten,
+    integer_current_neuron,
+    layer_norm,
+    leaky_integrate_and_fire,
+    leaky_integrator,
+    pooling,
+    resistive_neuron,
+    scale,
+    spike_attention,
+    token_mean,
+)
 from export.operators.affine import Affine, IntegerAffine
+from export.operators.convolution import Convolution
+from export.operators.delay import Delay
+from export.operators.flatten import Flatten
+from export.operators.integer_current_neuron import IntegerCurrentNeuron
 from export.operators.layer_norm import IntegerLayerNorm, LayerNorm
 from export.operators.leaky_integrate_and_fire import (
     Heaviside,
@@ -12,7 +30,12 @@ from export.operators.leaky_integrate_and_fire import (
     LeakyIntegrateAndFire,
     NeuronState,
 )
+from export.operators.leaky_integrator import LeakyIntegrator
 from export.operators.operator import DEFAULT_DT, Case, Operator
+from export.operators.pooling import Pooling
+from export.operators.previous_step import PreviousStep
+from export.operators.resistive_neuron import ResistiveNeuron
+from export.operators.scale import Scale
 from export.operators.spike_attention import IntegerSpikeAttention, SpikeAttention
 from export.operators.token_mean import TokenMean, TokenSum
 from export.operators.total import Total
@@ -28,16 +51,22 @@ MARKED_OPERATORS = {
         IntegerLeakyIntegrateAndFire.version,
         leaky_integrate_and_fire.read_integer_neuron,
     ),
+    IntegerCurrentNeuron.name: (
+        IntegerCurrentNeuron.version,
+        integer_current_neuron.read_integer_current_neuron,
+    ),
 }
 """Operators NIR lacks: name -> (version, reader of a marked composite's metadata)."""
 
 
-_MODULES = (affine, layer_norm, leaky_integrate_and_fire, spike_attention, token_mean)
+_MODULES = (affine, integer_current_neuron, layer_norm, leaky_integrate_and_fire, spike_attention, token_mean)
+_OF_OTHERS = (convolution, delay, flatten, leaky_integrator, pooling, resistive_neuron, scale)
+"""Of graphs that other tools write; they have no meaning in whole numbers yet."""
 
 
 def all_cases() -> list[Case]:
     """Return the cases of every operator in floating point."""
-    return [case for module in _MODULES for case in module.cases()]
+    return [case for module in (*_MODULES, *_OF_OTHERS) for case in module.cases()]
 
 
 def all_integer_cases() -> list[Case]:
@@ -50,16 +79,25 @@ __all__ = [
     "MARKED_OPERATORS",
     "Affine",
     "Case",
+    "Convolution",
+    "Delay",
+    "Flatten",
     "Heaviside",
     "IntegerAffine",
+    "IntegerCurrentNeuron",
     "IntegerLayerNorm",
     "IntegerLeakyIntegrateAndFire",
     "IntegerNeuronState",
     "IntegerSpikeAttention",
     "LayerNorm",
     "LeakyIntegrateAndFire",
+    "LeakyIntegrator",
     "NeuronState",
     "Operator",
+    "Pooling",
+    "PreviousStep",
+    "ResistiveNeuron",
+    "Scale",
     "SpikeAttention",
     "TokenMean",
     "TokenSum",

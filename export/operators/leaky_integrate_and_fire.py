@@ -171,7 +171,7 @@ class LeakyIntegrateAndFire(Operator):
         zeros, ones = np.zeros_like(threshold), np.ones_like(threshold)
         if self.decay_input:
             steps = np.asarray(self.tau, np.float64)
-            tau = _nearest_inverse(lambda tau: tau / dt, steps, steps * dt)
+            tau = nearest_inverse(lambda tau: tau / dt, steps, steps * dt)
             metadata["tau_steps"] = steps
             resistance = ones
         elif np.all(self.beta == 1):
@@ -182,7 +182,7 @@ class LeakyIntegrateAndFire(Operator):
             )
         else:
             beta = np.asarray(self.beta, np.float64)
-            tau = _nearest_inverse(lambda tau: 1 - dt / tau, beta, dt / (1 - beta))
+            tau = nearest_inverse(lambda tau: 1 - dt / tau, beta, dt / (1 - beta))
             metadata["beta"] = beta
             resistance = tau / dt
         if self.reset == "zero":
@@ -245,7 +245,7 @@ def firing_threshold(threshold: Array, fire_on_equal: bool, dtype: DTypeLike) ->
     return below.astype(np.float64)
 
 
-def _nearest_inverse(forward: Any, wanted: Array, guess: Array) -> Array:
+def nearest_inverse(forward: Any, wanted: Array, guess: Array) -> Array:
     """Return numbers near `guess` for which ``forward`` gives `wanted` to the last bit; `guess` where none is found."""
     wanted = np.broadcast_to(wanted, guess.shape)
     found, candidates = guess.copy(), (guess.copy(), guess.copy())
@@ -317,7 +317,9 @@ def read_neuron(
     else:
         beta, tau_steps = np.ones_like(written), np.ones_like(written)
         input_decays, gain = False, resistance * dt
-    enters_whole = np.allclose(gain, 1, rtol=GAIN_TOLERANCE, atol=0)
+    # float32 files hold the two parameters to seven digits
+    tolerance = max(GAIN_TOLERANCE, 4 * float(np.finfo(resistance.dtype).eps))
+    enters_whole = np.allclose(gain, 1, rtol=tolerance, atol=0)
     if not (input_decays or enters_whole):
         raise UnsupportedOperatorError(f"{where}: r must be tau / dt (input enters whole) or 1 (input decays too)")
     said_to_decay = "decay_input" in metadata and metadata_value(metadata, "decay_input", bool, where)
@@ -334,6 +336,23 @@ def read_neuron(
                 f"{threshold[wrong[0]]}; it must take away the threshold itself"
             )
     return LeakyIntegrateAndFire(beta, tau_steps, threshold, reset, decay_input, fire_on_equal)
+
+
+def is_simple_neuron(node: nir.LIF | nir.IF, dt: float | None) -> bool:
+    """Return whether `read_neuron` is to read a ``LIF`` or ``IF``: metadata say so, or its parameters are simple.
+
+    Simple is a reset to 0, a leak towards 0, and an input that enters whole or decays like the potential, the same for
+    all neurons. The rest is for ``export.operators.resistive_neuron``.
+    """
+    metadata = node.metadata if isinstance(node.metadata, dict) else {}
+    if "op" in metadata or dt is None:
+        return True
+    r = np.asarray(node.r)
+    if np.any(node.v_reset) or np.any(getattr(node, "v_leak", 0)):
+        return False
+    tolerance = max(GAIN_TOLERANCE, 4 * float(np.finfo(r.dtype).eps)) if r.dtype.kind == "f" else GAIN_TOLERANCE
+    whole = r * dt / (node.tau if isinstance(node, nir.LIF) else 1)
+    return bool(np.allclose(whole, 1, rtol=tolerance, atol=0)) or (isinstance(node, nir.LIF) and bool(np.all(r == 1)))
 
 
 def _seconds_of_a_step(metadata: dict[str, Any], where: str, dt: float | None, default_dt: float | None) -> float:
@@ -720,8 +739,10 @@ __all__ = [
     "cases",
     "firing_threshold",
     "integer_cases",
+    "is_simple_neuron",
     "is_subtractive_neuron",
     "leaky_integrate_and_fire",
+    "nearest_inverse",
     "read_integer_neuron",
     "read_neuron",
     "read_threshold",

@@ -44,6 +44,8 @@ class Operator(ABC):
     """Whether the output is spikes: masked at padding, recorded in a trace, compared."""
     integer: ClassVar[bool | None] = False
     """Whether it belongs into integer graphs (True), float graphs (False) or either (None)."""
+    keeps_shape: ClassVar[bool] = False
+    """Whether it acts on each feature by itself, whatever shape they have in a file; every spiking operator does."""
 
     @property
     @abstractmethod
@@ -54,6 +56,16 @@ class Operator(ABC):
     @abstractmethod
     def out_features(self) -> int:
         """Width of the output's last axis."""
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """Shape that the input's features have in a file; here they are one row of numbers."""
+        return (self.in_features,)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape that the output's features have in a file, where the operator does not keep the input's."""
+        return (self.out_features,)
 
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
         """Return the state before the first step for inputs of `shape`; None for an operator without memory."""
@@ -115,6 +127,38 @@ def parameter(value: Any, shape: tuple[int | None, ...], node: str, name: str) -
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise GraphError(f"{node}: {name}{list(where)} is {array[where]}; every parameter must be finite")
     return array.astype(np.float64) if array.dtype.kind != "f" else array
+
+
+def whole_numbers(value: Any, count: int, low: int, node: str, name: str) -> tuple[int, ...]:
+    """Return `count` whole numbers of at least `low`, as a file gives them: an array, a row, or one for all.
+
+    Raises
+    ------
+    GraphError
+        It is anything else.
+    """
+    array = np.asarray(value)
+    found = array.reshape(-1)
+    if array.dtype.kind not in "iu" or found.size not in (1, count) or found.min() < low:
+        raise GraphError(f"{node}: {name} is {value!r}; expected {count} whole numbers of at least {low}")
+    return tuple(int(number) for number in np.broadcast_to(found, (count,)))
+
+
+def feature_shape(types: dict[str, Any] | None, node: str, port: str) -> tuple[int, ...]:
+    """Return the shape of port `port` of node `node`.
+
+    Raises
+    ------
+    GraphError
+        It is not known, or has an axis of no length.
+    """
+    shape = (types or {}).get(port)
+    if shape is None:
+        raise GraphError(f"{node}: nothing says the shape of what it reads")
+    array = np.asarray(shape).reshape(-1)
+    if array.dtype.kind not in "iu" or not array.size or array.min() < 1:
+        raise GraphError(f"{node}: its {port} has a shape of {array.tolist()}; expected positive whole numbers")
+    return tuple(int(length) for length in array)
 
 
 def integer_parameter(

@@ -24,6 +24,7 @@ class Total(Operator):
     """
 
     name: ClassVar[str] = "total"
+    keeps_shape: ClassVar[bool] = True
     integer: ClassVar[bool | None] = None
 
     features: int

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from export.network import Node
-from export.operators import Affine, NeuronState, Total
+from export.operators import Affine, NeuronState, PreviousStep, Total
 
 SpikeRecorder = Callable[[str, np.ndarray, np.ndarray], None]
 """Called with node name, spikes and tested potentials, ``(..., N, D)`` each, after every spiking node."""
@@ -62,6 +62,12 @@ class NodeExecution:
         """
         for node in self.nodes:
             operator = node.operator
+            if isinstance(operator, PreviousStep):
+                if node.name not in self.states:
+                    leading = next(iter(values.values())).shape[:-1] if hot_inputs is None else hot_inputs.shape[1:]
+                    self.states[node.name] = np.zeros((*leading, operator.features), self.dtype)
+                values[node.name] = self.states[node.name]
+                continue
             if isinstance(operator, Total):
                 left, right = node.sources
                 values[node.name] = values[left] + values[right]
@@ -83,3 +89,6 @@ class NodeExecution:
                     assert isinstance(state, NeuronState)
                     self.record(node.name, y, state.tested_potential)
             values[node.name] = y
+        for node in self.nodes:
+            if isinstance(node.operator, PreviousStep):
+                self.states[node.name] = values[node.sources[0]]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from export.network import Network
-from export.operators import IntegerLeakyIntegrateAndFire, IntegerNeuronState
+from export.operators import IntegerCurrentNeuron, IntegerLeakyIntegrateAndFire, IntegerNeuronState
 from hardware.runners.execution import NodeExecution
 from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
@@ -91,7 +91,7 @@ def thresholds(network: Network) -> dict[str, np.ndarray]:
     return {
         node.name: np.asarray(
             node.operator.tested_threshold  # in units of the potential
-            if isinstance(node.operator, IntegerLeakyIntegrateAndFire)
+            if isinstance(node.operator, IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron)
             else node.operator.threshold  # type: ignore[attr-defined]
         )
         for node in network.spiking_nodes

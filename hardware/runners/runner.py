@@ -32,7 +32,8 @@ class Runner(ABC):
         Parameters
         ----------
         inputs : array
-            Token ids ``(B, N)``, or for a graph without token encoding input values ``(T, B, N, D)``.
+            Token ids ``(B, N)``, or for a graph without token encoding input values ``(T, B, N, D)``, which may come
+            without tokens as ``(T, B, *shape)``.
         token_mask : array, optional
             ``(B, N)``, nonzero at tokens and 0 at padding; every token counts by default.
         """
@@ -103,6 +104,10 @@ class TakesInputs(Protocol):
         """Width of the input."""
 
     @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of the input's features, where it is more than a row of them."""
+
+    @property
     def time_steps(self) -> int | None:
         """Steps a sentence is shown for."""
 
@@ -139,12 +144,13 @@ def check_batch(network: TakesInputs, inputs: Any, token_mask: Any, time_steps: 
         network.token_encoding.hot_inputs(array)  # refuses ids outside the vocabulary and too many tokens
         ids, values, shape = array, None, array.shape
     else:
-        array = as_array(inputs, "inputs")
+        array = with_token_axis(network, as_array(inputs, "inputs"))
         fits = array.ndim == 4 and array.shape[-1] == network.input_features and 0 not in array.shape
         if not fits or array.dtype.kind not in "fiub":
             raise RunnerError(
                 f"inputs have shape {array.shape} and type {array.dtype}; this graph takes numbers (time steps, "
-                f"sentences, tokens, {network.input_features})"
+                f"sentences, tokens, {network.input_features}), without the axis of tokens one for each sentence, "
+                f"(time steps, sentences, {', '.join(map(str, network.input_shape or (network.input_features,)))})"
             )
         if time_steps is not None and time_steps != array.shape[0]:
             raise RunnerError(f"inputs have {array.shape[0]} time steps, but time_steps is {time_steps}")
@@ -173,6 +179,17 @@ def check_batch(network: TakesInputs, inputs: Any, token_mask: Any, time_steps: 
         if not mask.any(-1).all():
             raise RunnerError(f"sentence {int(np.argmin(mask.any(-1)))} has no token: its mask is all zeros")
     return Batch(ids, values, mask, steps)
+
+
+def with_token_axis(network: TakesInputs, values: np.ndarray) -> np.ndarray:
+    """Return input values ``(T, B, *shape)``, in the shape the graph's file gives its input, as ``(T, B, 1, D)``.
+
+    Graphs of other tools know no tokens. Values of any other shape are returned as they are.
+    """
+    shape = network.input_shape or (network.input_features,)
+    if values.shape[2:] != shape or (values.ndim == 4 and shape[-1] == network.input_features):
+        return values
+    return values.reshape(*values.shape[:2], 1, network.input_features)
 
 
 def check_time_steps(time_steps: int | None) -> int | None:

@@ -133,6 +133,26 @@ def read_sentences(
     return Sentences([" ".join(row) for row in rows], ids, tokenizer.pad_token_id or 0, padded_length)
 
 
+def read_array(path: Path) -> np.ndarray:
+    """Return the array of an .npy file.
+
+    Raises
+    ------
+    ConfigurationError
+        The file is no .npy array of two axes or more.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigurationError(f"{path}: is not an .npy array: {error}") from error
+    if not isinstance(array, np.ndarray) or array.ndim < 2 or 0 in array.shape:
+        shape = getattr(array, "shape", None)
+        raise ConfigurationError(
+            f"{path}: holds shape {shape}; expected an array of two axes or more, none of them empty"
+        )
+    return array
+
+
 def read_ids(path: Path) -> Sentences:
     """Return sentences of token ids from an .npy file, zeros at the end of a row being padding.
 
@@ -141,13 +161,9 @@ def read_ids(path: Path) -> Sentences:
     ConfigurationError
         The file is no .npy array of whole numbers, or a sentence is all padding.
     """
-    try:
-        ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigurationError(f"{path}: is not an .npy array: {error}") from error
-    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu" or 0 in ids.shape:
-        shape = getattr(ids, "shape", None)
-        raise ConfigurationError(f"{path}: holds shape {shape}; expected whole numbers (sentences, tokens)")
+    ids = read_array(path)
+    if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        raise ConfigurationError(f"{path}: holds shape {ids.shape}; expected whole numbers (sentences, tokens)")
     rows = [[int(token) for token in np.trim_zeros(row, "b")] for row in ids]
     for index, row in enumerate(rows):
         if not row:

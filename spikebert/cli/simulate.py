@@ -16,7 +16,7 @@ from spikebert.cli.application import (
     refuse_overwrite,
     results,
 )
-from spikebert.cli.inputs import read_ids, read_sentences, sentence_options
+from spikebert.cli.inputs import read_array, read_ids, read_sentences, sentence_options
 from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -64,6 +64,15 @@ MAX_PADDED_LENGTH = 1 << 16
 @click.option(
     "--ids", "ids_file", type=click.Path(path_type=Path), help="Token ids (sentences, tokens) as .npy, 0 is padding."
 )
+@click.option(
+    "--input",
+    "input_file",
+    type=click.Path(path_type=Path),
+    help="Spikes or values as .npy, for a graph that reads no tokens: (time steps, samples, ...) in the graph's shape.",
+)
+@click.option(
+    "--dt", type=click.FloatRange(min=0, min_open=True), help="Seconds of a time step, where MODEL.nir does not say."
+)
 @click.option("--membrane-potentials", is_flag=True, help="Record potentials too.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Trace to write (.npz).")
 @click.option("--force", is_flag=True, help="Write over an existing file.")
@@ -79,6 +88,8 @@ def simulate(
     jobs: int | None,
     tokenizer_name: str,
     ids_file: Path | None,
+    input_file: Path | None,
+    dt: float | None,
     membrane_potentials: bool,
     output: Path | None,
     force: bool,
@@ -95,8 +106,9 @@ def simulate(
     \b
     Example:
       spikebert simulate model.nir --runner lava --text "A warm and funny film ." -o trace.npz
+      spikebert simulate from_snntorch.nir --dt 1e-4 --input spikes.npy
     """
-    from export import parse_graph, read_nir
+    from export.nir_file import read_network
     from hardware.runners import open_runner
     from spikebert.provenance import file_sha256, run_record, seed_everything
 
@@ -117,22 +129,31 @@ def simulate(
         graph: Any = graph_file
         precision = precision or _precision_of_onnx(graph_file)
     else:
-        graph = parse_graph(read_nir(graph_file))
+        _, graph = read_network(graph_file, dt)
         precision = precision or ("integer" if graph.is_integer else "float64")
-    if ids_file is not None:
-        if texts or task:
-            raise ConfigurationError("give --ids, --text or --task, only one of them")
-        sentences = read_ids(ids_file)
+    if sum(map(bool, (texts, task, ids_file, input_file))) > 1:
+        raise ConfigurationError("give --ids, --input, --text or --task, only one of them")
+    if not is_onnx and (graph.token_encoding is None) != (input_file is not None):
+        wanted = "values: give --input" if input_file is None else "token ids: give --text, --task or --ids"
+        raise ConfigurationError(f"{graph_file}: reads {wanted}")
+    inputs: Any
+    if input_file is not None:
+        inputs, mask = read_array(input_file), None
+        names = [f"sample {index} of {input_file.name}" for index in range(inputs.shape[1])]
     else:
-        from spikebert.checkpoint import load_tokenizer
+        if ids_file is not None:
+            sentences = read_ids(ids_file)
+        else:
+            from spikebert.checkpoint import load_tokenizer
 
-        padded = None if is_onnx else _padded_length(graph)
-        tokenizer = load_tokenizer(tokenizer_name)
-        sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, padded, padded)
-    (batch,) = sentences.batches(len(sentences))
+            padded = None if is_onnx else _padded_length(graph)
+            tokenizer = load_tokenizer(tokenizer_name)
+            sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, padded, padded)
+        (batch,) = sentences.batches(len(sentences))
+        inputs, mask, names = batch.input_ids, batch.mask, batch.texts
     with open_runner(graph, runner, precision, record_membrane_potentials=membrane_potentials, **options) as opened:
-        trace = opened.run(batch.input_ids, batch.mask)
-    trace.metadata.update(run_record(seed), graph_sha256=file_sha256(graph_file), texts=batch.texts)
+        trace = opened.run(inputs, mask)
+    trace.metadata.update(run_record(seed), graph_sha256=file_sha256(graph_file), texts=names)
     if output is not None:
         trace.save(output)
         messages.print(f"wrote {output}")
@@ -140,7 +161,7 @@ def simulate(
     if as_json:
         print_json({"logits": trace.logits, "firing_rates": rates, "trace": output and str(output), **trace.metadata})
         return
-    for text, logits in zip(batch.texts, trace.logits, strict=True):
+    for text, logits in zip(names, trace.logits, strict=True):
         results.print(f"{np.array2string(logits, precision=4)}  {text}", markup=False)
     for name, rate in rates.items():
         results.print(f"{name}: {100 * rate:.2f} %")

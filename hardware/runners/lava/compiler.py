@@ -14,7 +14,13 @@ import numpy as np
 
 from export.loihi_numbers import CURRENT_DECAY_NONE, WEIGHT_LIMITS
 from export.network import INTEGER, Network, Node
-from export.operators import IntegerAffine, IntegerLeakyIntegrateAndFire, LeakyIntegrateAndFire, TokenMean
+from export.operators import (
+    IntegerAffine,
+    IntegerLeakyIntegrateAndFire,
+    LeakyIntegrateAndFire,
+    PreviousStep,
+    TokenMean,
+)
 from export.operators.leaky_integrate_and_fire import firing_threshold
 from export.passes.intervals import affine_interval, value_intervals
 from hardware.errors import RunnerError
@@ -86,6 +92,12 @@ def partition(network: Network, granularity: str, precision: str, timing: str = 
         )
     if granularity == "network":
         return [ProcessPlan("network", network.nodes)]
+    recurrent = [node.sources[0] for node in network.nodes if isinstance(node.operator, PreviousStep)]
+    if recurrent:
+        raise RunnerError(
+            f"{recurrent[0]}: has a recurrent connection, which granularity {granularity!r} would draw between "
+            "processes; only granularity 'network' runs it"
+        )
     if granularity == "operator":
         stock = stock_nodes(network, precision, timing)
         return [ProcessPlan(node.name, (node,), node.name in stock) for node in network.nodes]
@@ -271,7 +283,10 @@ def port_shapes(network: Network, tokens: int) -> dict[str, tuple[int, int]]:
     """Return tokens and features of what each node sends: one token behind a token mean, else all."""
     shapes = {network.input_name: (tokens, network.input_features)}
     for node in network.nodes:
-        rows = 1 if isinstance(node.operator, TokenMean) else shapes[node.sources[0]][0]
+        if isinstance(node.operator, PreviousStep):
+            rows = tokens  # its neuron comes later, and is in no token mean's wake
+        else:
+            rows = 1 if isinstance(node.operator, TokenMean) else shapes[node.sources[0]][0]
         shapes[node.name] = (rows, node.operator.out_features)
     return shapes
 

@@ -46,7 +46,7 @@ def arrivals(network: Network, timing: str) -> dict[str, int]:
     """
     arrives = {network.input_name: 0}
     for node in network.nodes:
-        sent = [arrives[source] for source in node.sources]
+        sent = [arrives[source] for source in node.sources if source in arrives] or [0]  # else a recurrent connection
         if isinstance(node.operator, Total) and max(sent) - min(sent) > DELAY_MAX:
             raise ChipLimitError(
                 f"{node.name}: {node.sources[sent.index(min(sent))]} would have to be delayed by "

@@ -1,0 +1,204 @@
+"""Convolution over one or two axes. Standard NIR nodes ``Conv1d`` and ``Conv2d``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import nir
+import numpy as np
+from numpy.typing import DTypeLike
+
+from export.errors import GraphError
+from export.operators.operator import Array, Case, Operator, feature_shape, parameter, whole_numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(Operator):
+    """``y[o, p] = b[o] + sum_c,k w[o, c, k] x[c, stride p + dilation k - padding]``, x being 0 outside its shape.
+
+    Features of a token are the numbers of ``(channels, *size)`` in row-major order. With several groups, the outputs of
+    a group read the inputs of that group alone.
+
+    Parameters
+    ----------
+    size : tuple of int
+        The input's length, or height and width.
+    weight : ndarray
+        ``(out_channels, in_channels / groups, *kernel)``.
+    bias : ndarray
+        ``(out_channels,)``.
+    stride, dilation : tuple of int
+    padding : tuple of (int, int)
+        Zeros before and behind each axis.
+    groups : int
+
+    References
+    ----------
+    NIR's ``Conv1d`` and ``Conv2d``; ``torch.nn.Conv2d``.
+    """
+
+    name: ClassVar[str] = "convolution"
+
+    size: tuple[int, ...]
+    weight: Array
+    bias: Array
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """Channels and size of the input."""
+        return (self.weight.shape[1] * self.groups, *self.size)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Channels and size of the output."""
+        return (
+            self.weight.shape[0],
+            *window_counts(self.size, self.weight.shape[2:], self.stride, self.padding, self.dilation),
+        )
+
+    @property
+    def in_features(self) -> int:
+        """All numbers of the input."""
+        return math.prod(self.in_shape)
+
+    @property
+    def out_features(self) -> int:
+        """All numbers of the output."""
+        return math.prod(self.out_shape)
+
+    def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
+        """See `convolution`."""
+        return convolution(self, x)
+
+    def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
+        """Return ``nir.Conv1d`` or ``nir.Conv2d``."""
+        if all(before == behind for before, behind in self.padding):
+            padding: Any = tuple(before for before, _ in self.padding)
+        else:
+            padding = "same"  # the only uneven padding NIR knows
+        shared = {
+            "weight": np.asarray(self.weight, dtype),
+            "bias": np.asarray(self.bias, dtype),
+            "groups": int(self.groups),
+        }
+        if len(self.size) == 1:
+            padding = padding if padding == "same" else padding[0]
+            return nir.Conv1d(
+                input_shape=self.size[0], stride=self.stride[0], padding=padding, dilation=self.dilation[0], **shared
+            )
+        return nir.Conv2d(input_shape=self.size, stride=self.stride, padding=padding, dilation=self.dilation, **shared)
+
+
+def convolution(operator: Convolution, x: Array) -> Array:
+    """Return the convolution of ``x`` ``(..., in_features)`` as ``(..., out_features)``."""
+    leading = x.shape[:-1]
+    windows = windows_of(
+        x.reshape(-1, *operator.in_shape),
+        operator.weight.shape[2:],
+        operator.stride,
+        operator.padding,
+        operator.dilation,
+    )  # (M, channels, *positions, *kernel)
+    positions = operator.out_shape[1:]
+    groups, kernel = operator.groups, math.prod(operator.weight.shape[2:])
+    split = windows.reshape(len(windows), groups, -1, math.prod(positions), kernel)
+    weight = operator.weight.reshape(groups, -1, operator.weight.shape[1], kernel)
+    y = np.einsum("mgcpk,gock->mgop", split, weight, optimize=True).reshape(len(windows), len(operator.bias), -1)
+    return (y + operator.bias[:, None]).reshape(*leading, -1)
+
+
+def window_counts(
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    dilation: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Return how many windows of `kernel` fit along each axis."""
+    return tuple(
+        (length + sum(pad) - gap * (taps - 1) - 1) // hop + 1
+        for length, taps, hop, pad, gap in zip(size, kernel, stride, padding, dilation, strict=True)
+    )
+
+
+def windows_of(
+    x: Array,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    dilation: tuple[int, ...],
+) -> Array:
+    """Return the windows of ``x`` ``(M, channels, *size)`` as ``(M, channels, *positions, *kernel)``."""
+    axes = tuple(range(2, x.ndim))
+    padded = np.pad(x, [(0, 0), (0, 0), *padding])
+    spans = tuple(gap * (taps - 1) + 1 for taps, gap in zip(kernel, dilation, strict=True))
+    # NumPy's stub knows a single axis only
+    every = np.lib.stride_tricks.sliding_window_view(padded, spans, axes)  # type: ignore[call-overload]
+    return every[(..., *(slice(None, None, hop) for hop in stride), *(slice(None, None, gap) for gap in dilation))]
+
+
+def read_convolution(node: nir.Conv1d | nir.Conv2d, where: str) -> Convolution:
+    """Check and read ``nir.Conv1d`` or ``nir.Conv2d`` whose input shape is known."""
+    axes = 1 if isinstance(node, nir.Conv1d) else 2
+    weight = parameter(node.weight, (None,) * (axes + 2), where, "weight")
+    bias = parameter(node.bias, weight.shape[:1], where, "bias")
+    stride = whole_numbers(node.stride, axes, 1, where, "stride")
+    dilation = whole_numbers(node.dilation, axes, 1, where, "dilation")
+    (groups,) = whole_numbers(node.groups, 1, 1, where, "groups")
+    size = feature_shape({"input": node.input_shape}, where, "input")
+    kernel = weight.shape[2:]
+    if len(size) != axes or 0 in weight.shape or len(weight) % groups:
+        raise GraphError(f"{where}: a weight {weight.shape} in {groups} groups does not fit an input of size {size}")
+    padding = _padding(node.padding, kernel, stride, dilation, where)
+    found = Convolution(size, weight, bias, stride, padding, dilation, groups)
+    if min(found.out_shape) < 1:
+        raise GraphError(f"{where}: a kernel of {kernel} with dilation {dilation} is larger than its input {size}")
+    return found
+
+
+def _padding(
+    said: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], where: str
+) -> tuple[tuple[int, int], ...]:
+    said = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+    if not isinstance(said, str):
+        return tuple((pad, pad) for pad in whole_numbers(said, len(kernel), 0, where, "padding"))
+    if said == "valid":
+        return ((0, 0),) * len(kernel)
+    if said != "same" or set(stride) != {1}:
+        raise GraphError(
+            f"{where}: padding {said!r} at stride {stride}; only 'valid', and 'same' at stride 1, are known"
+        )
+    totals = [gap * (taps - 1) for taps, gap in zip(kernel, dilation, strict=True)]
+    return tuple((total // 2, total - total // 2) for total in totals)
+
+
+def cases() -> list[Case]:
+    """Return one and two axes, with stride, padding, dilation, groups, rectangles, and uneven padding."""
+    rng = np.random.default_rng(24)
+
+    def case(title: str, size: tuple[int, ...], weight: tuple[int, ...], **changes: Any) -> Case:
+        ones, zeros = (1,) * len(size), ((0, 0),) * len(size)
+        rest = {"stride": ones, "padding": zeros, "dilation": ones, "groups": 1, **changes}
+        operator = Convolution(size, rng.normal(size=weight), rng.normal(size=weight[0]), **rest)
+        return Case(title, operator, rng.normal(size=(2, 2, 1, operator.in_features)))
+
+    return [
+        case("convolution over time", (9,), (4, 2, 3), stride=(2,), padding=((1, 1),)),
+        case("convolution over a picture", (5, 5), (3, 2, 3, 3)),
+        case(
+            "convolution with everything",
+            (7, 6),
+            (4, 2, 3, 2),
+            stride=(2, 1),
+            padding=((1, 1), (2, 2)),
+            dilation=(2, 3),
+            groups=2,
+        ),
+        case("convolution padded to its own size", (4, 5), (2, 1, 2, 3), padding=((0, 1), (1, 1))),
+    ]
