@@ -7,9 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from export.errors import ChipLimitError, GraphError, NirFileError, OnnxFileError, UnsupportedOperatorError
+    from export.errors import (
+        ChipLimitError,
+        GraphError,
+        NetxError,
+        NirFileError,
+        OnnxFileError,
+        UnsupportedOperatorError,
+    )
     from export.from_spikebert import to_nir
     from export.network import Network, build_graph, parse_graph
+    from export.netx import read_netx, write_netx
     from export.nir_file import read_nir, write_nir
     from export.onnx_format.file import write_onnx
     from export.onnx_format.graph import to_onnx
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ChipLimitError": "export.errors",
     "GraphError": "export.errors",
+    "NetxError": "export.errors",
     "NirFileError": "export.errors",
     "OnnxFileError": "export.errors",
     "UnsupportedOperatorError": "export.errors",
@@ -27,6 +36,8 @@ _HOMES = {
     "parse_graph": "export.network",
     "quantize": "export.passes.quantize",
     "quantize_with_report": "export.passes.quantize",
+    "read_netx": "export.netx",
+    "write_netx": "export.netx",
     "read_nir": "export.nir_file",
     "write_nir": "export.nir_file",
     "write_onnx": "export.onnx_format.file",
@@ -37,6 +48,7 @@ __all__ = [
     "ChipLimitError",
     "GraphError",
     "Network",
+    "NetxError",
     "NirFileError",
     "OnnxFileError",
     "UnsupportedOperatorError",
@@ -44,9 +56,11 @@ __all__ = [
     "parse_graph",
     "quantize",
     "quantize_with_report",
+    "read_netx",
     "read_nir",
     "to_nir",
     "to_onnx",
+    "write_netx",
     "write_nir",
     "write_onnx",
 ]

@@ -23,3 +23,7 @@ class NirFileError(SpikeBertError):
 
 class OnnxFileError(SpikeBertError):
     """An ONNX file cannot be read or written, or is not one of ours. Names the file and what is wrong with it."""
+
+
+class NetxError(SpikeBertError):
+    """A netx file cannot be read, or a graph is nothing such a file can hold. Lists nodes or layers and reasons."""

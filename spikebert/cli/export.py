@@ -21,7 +21,7 @@ from spikebert.errors import ConfigurationError
 if TYPE_CHECKING:
     import nir
 
-NIR_SUFFIX = ".nir"
+NIR_SUFFIX, NETX_SUFFIX = ".nir", ".net"
 FLOAT_PRECISIONS = ("float32", "float64")
 
 
@@ -54,7 +54,7 @@ def conversion_options(what: str) -> Callable[[Function], Function]:
             click.option(
                 "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"{what} file to write."
             ),
-            click.argument("source", metavar="CHECKPOINT|MODEL.nir"),
+            click.argument("source", metavar="CHECKPOINT|MODEL.nir|MODEL.net"),
         ):
             function = option(function)
         return function
@@ -75,7 +75,7 @@ def nir_command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Write a checkpoint as a NIR graph; or a NIR file anew, in another precision or as one of ours.
+    """Write a checkpoint, or a netx file, as a NIR graph; or a NIR file anew, in another precision or as one of ours.
 
     \b
     Examples:
@@ -150,8 +150,43 @@ def onnx_command(
     _report(output, summary, about, said, seed, as_json)
 
 
+@export.command("netx")
+@conversion_options("netx")
+@click.option("--first", help="Node the chain begins with  [default: the graph's first].")
+@click.option("--last", help="Node the chain ends with  [default: the graph's last].")
+@click.option("--round-biases", is_flag=True, help="Round what netx cannot hold; this makes another network.")
+@common_options
+def netx_command(
+    source: str,
+    output: Path,
+    precision: str | None,
+    calibration: str | None,
+    data_dir: Path | None,
+    first: str | None,
+    last: str | None,
+    round_biases: bool,
+    force: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write a chain of dense layers of an integer graph for lava.lib.dl.netx; name all that is in the way.
+
+    \b
+    Example:
+      spikebert export netx integer.nir -o model.net --first block00_intermediate_affine --last block00_output_neuron
+    """
+    from export import parse_graph
+    from export.netx import read_netx, write_netx
+
+    _check_places(source, output, force)
+    graph, about = _load_graph(source, precision, calibration, data_dir, seed)
+    write_netx(output, graph, first, last, round_biases)
+    nodes = [node.name for node in parse_graph(read_netx(output)).nodes]
+    _report(output, {"nodes": nodes, "precision": "integer"}, about, f"{len(nodes) // 2} layers", seed, as_json)
+
+
 def _is_graph(source: str) -> bool:
-    return source.endswith(NIR_SUFFIX)
+    return source.endswith((NIR_SUFFIX, NETX_SUFFIX))
 
 
 def _check_places(source: str, output: Path, force: bool) -> None:
@@ -168,10 +203,11 @@ def _load_graph(
 
     if _is_graph(source):
         from export import read_nir
+        from export.netx import read_netx
 
         if calibration is not None:
             raise ConfigurationError(f"{source}: is a graph; spikebert quantize makes an integer graph of it")
-        graph = read_nir(source)
+        graph = read_netx(source) if source.endswith(NETX_SUFFIX) else read_nir(source)
         integers = (graph.metadata.get("precision") == "integer", precision == "integer")
         if precision is not None and integers[0] != integers[1]:
             found = "an integer" if integers[0] else "a float"
