@@ -80,13 +80,24 @@ def write_netx(
     reasons = [reason for layer in layers for reason in _reasons_against(layer)]
     if reasons:
         raise NetxError("\n".join(["netx cannot hold:", *reasons]))
+    limit = _largest_value(network, layers[0].affine.sources[0])
     try:
         with written_whole(path) as partial, h5py.File(partial, "w") as file:
+            file.attrs["input_limit"] = limit
             for index, layer in enumerate(layers):
                 _write_layer(file.create_group(f"layer/{index}"), layer)
     except OSError as error:
         raise NetxError(f"{path}: cannot be written: {error}") from error
-    return _network(layers)
+    return _network(layers, limit)
+
+
+def _largest_value(network: Network, source: str) -> int:
+    """Return the largest whole number that a node, a sum of spikes or the input sends."""
+    operators = {node.name: node for node in network.nodes}
+    if source == network.input_name:
+        return network.input_limit or 1
+    node = operators[source]
+    return sum(_largest_value(network, part) for part in node.sources) if isinstance(node.operator, Total) else 1
 
 
 def find_chain(network: Network, first: str | None = None, last: str | None = None) -> list[NetxLayer]:
@@ -190,19 +201,19 @@ def _write_layer(group: h5py.Group, layer: NetxLayer) -> None:
     group["neuron/gradedSpike"] = False
 
 
-def _network(layers: list[NetxLayer]) -> Network:
+def _network(layers: list[NetxLayer], input_limit: int) -> Network:
     affine = layers[0].affine.operator
     builder = NetworkBuilder("input", affine.in_features)
     last = "input"
     for layer in layers:
         last = builder.add(layer.affine.name, layer.affine.operator, last)
         last = builder.add(layer.neuron.name, layer.neuron.operator, last)
-    return _finished(builder, last)
+    return _finished(builder, last, input_limit)
 
 
-def _finished(builder: NetworkBuilder, last: str) -> Network:
+def _finished(builder: NetworkBuilder, last: str, input_limit: int) -> Network:
     readout = Readout(1.0, np.zeros(builder.widths[last], np.int64))
-    return builder.network("output", last, readout=readout, input_limit=1)
+    return builder.network("output", last, readout=readout, input_limit=input_limit)
 
 
 def read_netx(path: str | Path) -> nir.NIRGraph:
@@ -221,7 +232,7 @@ def read_netx(path: str | Path) -> nir.NIRGraph:
         raise NetxError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
     try:
         with h5py.File(path, "r") as file:
-            groups = file["layer"]
+            groups, limit = file["layer"], int(file.attrs.get("input_limit", 1))
             order = [str(index) for index in range(len(groups))]
             if not order or set(groups) != set(order):
                 raise NetxError(f"{path}: layer holds {', '.join(groups) or 'nothing'}; expected 0, 1, 2, …")
@@ -234,10 +245,12 @@ def read_netx(path: str | Path) -> nir.NIRGraph:
     reasons = [f"  {reason}" for layer in read if isinstance(layer, list) for reason in layer]
     if reasons:
         raise NetxError("\n".join([f"{path}: only dense layers with current-based neurons are read; found:", *reasons]))
-    return build_graph(_network_of_file([layer for layer in read if not isinstance(layer, list)], layers, path))
+    return build_graph(_network_of_file([layer for layer in read if not isinstance(layer, list)], layers, limit, path))
 
 
-def _network_of_file(read: list[tuple[np.ndarray, Operator]], names: list[tuple[Any, Any]], path: Path) -> Network:
+def _network_of_file(
+    read: list[tuple[np.ndarray, Operator]], names: list[tuple[Any, Any]], limit: int, path: Path
+) -> Network:
     builder = NetworkBuilder("input", read[0][0].shape[1])
     last = "input"
     try:
@@ -254,7 +267,7 @@ def _network_of_file(read: list[tuple[np.ndarray, Operator]], names: list[tuple[
                 for number, part in enumerate(parts)
             ]
             last = builder.add(neuron_name, neuron, sources)
-        return _finished(builder, last)
+        return _finished(builder, last, limit)
     except GraphError as error:
         raise NetxError(f"{path}: {error}") from error
 

@@ -51,7 +51,7 @@ def quantized() -> Network:
     return parse_graph(quantize(_chain((6, 10, 4)), _spikes(6)))
 
 
-def _in_netx(path: Path, spikes: np.ndarray) -> np.ndarray:
+def _in_netx(path: Path, spikes: np.ndarray, message_bits: int = 0) -> np.ndarray:
     """Run spikes (T, D) through the file in lava-dl and return the last layer's, its latency taken off."""
     import_lava()
     from lava.lib.dl.netx import hdf5
@@ -60,7 +60,7 @@ def _in_netx(path: Path, spikes: np.ndarray) -> np.ndarray:
     from lava.proc.io.sink import RingBuffer as Sink
     from lava.proc.io.source import RingBuffer as Source
 
-    net = hdf5.Network(net_config=str(path))
+    net = hdf5.Network(net_config=str(path), input_message_bits=message_bits)
     latency = len(net)  # each layer's synapses take a step
     source = Source(data=np.pad(spikes.T, ((0, 0), (0, latency))))
     sink = Sink(shape=net.out.shape, buffer=STEPS + latency)
@@ -75,12 +75,12 @@ def _in_netx(path: Path, spikes: np.ndarray) -> np.ndarray:
     return found[:, latency:].T
 
 
-def _assert_same_in_netx(path: Path, network: Network, x: np.ndarray) -> None:
+def _assert_same_in_netx(path: Path, network: Network, x: np.ndarray, message_bits: int = 0) -> None:
     trace = run(network, x, runner="reference", precision="integer")
     last = network.output_source
     for name, spikes in trace.spikes.items():
         assert 0.02 < spikes.mean() < 0.98, f"{name}: fires {spikes.mean():.1%} of the time, which shows little"
-    np.testing.assert_array_equal(_in_netx(path, x[:, 0, 0]), trace.spikes[last][:, 0, 0])
+    np.testing.assert_array_equal(_in_netx(path, x[:, 0, 0], message_bits), trace.spikes[last][:, 0, 0])
 
 
 @pytest.mark.lava
@@ -95,6 +95,21 @@ def test_a_chain_out_of_a_graph_fires_the_same_spikes_in_netx(tmp_path: Path) ->
     written = write_netx(tmp_path / "part.net", network, "affine1", "neuron2", round_biases=True)
     assert [node.name for node in written.nodes] == ["affine1", "neuron1", "affine2", "neuron2"]
     _assert_same_in_netx(tmp_path / "part.net", written, _spikes(8, seed=3))
+
+
+@pytest.mark.lava
+def test_a_chain_behind_a_residual_sum_takes_what_netx_is_told_to_take(tmp_path: Path) -> None:
+    network = _chain((6, 6, 6, 4), seed=4)
+    builder = NetworkBuilder("input", 6)
+    for node in network.nodes:
+        builder.add(node.name, node.operator, ["input", "neuron0"] if node.name == "affine1" else node.sources)
+    residual = parse_graph(quantize(builder.network("output", "neuron2"), _spikes(6)))
+    path = tmp_path / "part.net"
+    written = write_netx(path, residual, "affine1", "neuron2", round_biases=True)
+    assert written.input_limit == parse_graph(read_netx(path)).input_limit == 2
+    x = _spikes(6, seed=5) + _spikes(6, seed=6)
+    assert x.max() == 2
+    _assert_same_in_netx(path, written, x, message_bits=8)
 
 
 def test_what_is_written_is_read_again(quantized: Network, tmp_path: Path) -> None:
