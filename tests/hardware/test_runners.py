@@ -501,7 +501,7 @@ def test_bad_inputs_are_refused_with_a_reason(what: str, runner: str, tiny_model
 VALUES = np.ones((2, 1, 1, 3))
 BAD_VALUES: dict[str, Any] = {
     "other features": VALUES[..., :2],
-    "no time": VALUES[0],
+    "no time": VALUES[0, 0],  # three axes would be time steps, samples and features, without tokens
     "no steps": VALUES[:0],
     "no sentences": VALUES[:, :0],
     "words": VALUES.astype(str),
