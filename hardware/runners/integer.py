@@ -57,7 +57,7 @@ from hardware.trace import Trace
 
 INT8_MAX = 127
 INT32_EXACT, FLOAT32_EXACT = (1 << 31) - 1, 1 << 24
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 19
 """Of float64 that a layer norm and its neurons work on at a time: what a core's cache holds beside the rest."""
 GROUP_BYTES = 64 << 20
 """Of a layer's widest sums that are held at a time: more sentences go through in groups."""
