@@ -88,8 +88,8 @@ ROWS: dict[str, Callable[[Case], Callable[[], None] | None]] = {
     REFERENCE_ROW: torch_row,
     "torch float32, compiled neurons": lambda case: torch_row(case, compiled=True) if case.compile else None,
     "torch bfloat16": lambda case: torch_row(case, torch.bfloat16),
-    "integer": integer_row,
-    "integer, compiled": lambda case: integer_row(case, compiled=True) if case.compile else None,
+    "integer, torch alone": integer_row,
+    "integer, C kernel": lambda case: integer_row(case, compiled=True),
 }
 
 
