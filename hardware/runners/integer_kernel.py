@@ -18,7 +18,17 @@ from pathlib import Path
 from spikebert.files import written_whole
 
 SOURCE = Path(__file__).with_name("integer_kernel.c")
-FLAGS = ("-O3", "-march=native", "-ffinite-math-only", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", "-shared", "-fPIC", "-lm")
+FLAGS: tuple[str, ...] = (
+    "-O3",
+    "-march=native",
+    "-ffinite-math-only",
+    "-fno-signed-zeros",
+    "-fno-trapping-math",
+    "-fno-math-errno",
+    "-shared",
+    "-fPIC",
+    "-lm",
+)
 if platform.machine() == "x86_64":
     FLAGS = (*FLAGS, "-mprefer-vector-width=512")
 CACHE_VARIABLE = "SPIKEBERT_CACHE"
