@@ -4,7 +4,8 @@
 
 Every row of a table is a function `(case) -> Callable[[], None] | None` in `ROWS`: it builds what it needs and returns
 what is timed, or None where it does not apply. Rounds go through all rows in turn, so that a busy machine slows all of
-them; what counts are the ratios. Weights are random (the time does not depend on them, spikes or no); sentences are
+them; what counts are the ratios. On one thread the processor's time is taken, which other work on the machine hardly
+touches; on several the wall clock. Weights are random (the time does not depend on them, spikes or no); sentences are
 full. Prints a table and writes results/simulation.json.
 """
 
@@ -88,8 +89,8 @@ ROWS: dict[str, Callable[[Case], Callable[[], None] | None]] = {
     REFERENCE_ROW: torch_row,
     "torch float32, compiled neurons": lambda case: torch_row(case, compiled=True) if case.compile else None,
     "torch bfloat16": lambda case: torch_row(case, torch.bfloat16),
-    "integer": integer_row,
-    "integer, compiled": lambda case: integer_row(case, compiled=True) if case.compile else None,
+    "integer, torch alone": integer_row,
+    "integer, C kernel": lambda case: integer_row(case, compiled=True),
 }
 
 
@@ -116,16 +117,17 @@ def make_case(blocks: int, width: int, batch: int, tokens: int, time_steps: int,
 
 def measure(case: Case, rounds: int) -> dict[str, float]:
     """Return the median seconds of a batch by row."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     timed = {name: row(case) for name, row in ROWS.items()}
     seconds: dict[str, list[float]] = {name: [] for name, run in timed.items() if run is not None}
     for turn in range(rounds + 1):  # the first warms up
         for name, run in timed.items():
             if run is None:
                 continue
-            began = time.perf_counter()
+            began = clock()
             run()
             if turn:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -12,6 +12,8 @@ attention
     float32 below 2^24, else float64.
 layer norm
     float64: `IntegerLayerNorm` is made such that every product stays below 2^53; the inverse square root in int64.
+layer norm and neurons behind it
+    in one pass of C, where there is a compiler, in the same float64 arithmetic.
 neuron
     float64, potentials being below 2^24 and decays 12 bits, where no current can wrap around.
 
@@ -20,6 +22,7 @@ Anything not proven so runs on the operator's own int64 step. Wrapped currents a
 
 from __future__ import annotations
 
+import ctypes
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,13 +54,14 @@ from export.operators.operator import FLOAT64_EXACT
 from export.passes.intervals import Interval, check_layer_norm, value_intervals
 from hardware.errors import RunnerError
 from hardware.runners.execution import NodeExecution
+from hardware.runners.integer_kernel import load_kernel
 from hardware.runners.reference import overflows, read_outputs, thresholds
 from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
 
 INT8_MAX = 127
 INT32_EXACT, FLOAT32_EXACT = (1 << 31) - 1, 1 << 24
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 19
 """Of float64 that a layer norm and its neurons work on at a time: what a core's cache holds beside the rest."""
 GROUP_BYTES = 64 << 20
 """Of a layer's widest sums that are held at a time: more sentences go through in groups."""
@@ -78,9 +82,15 @@ class IntegerRunner(Runner):
         Keep spikes; without them a trace holds the logits only, and a data set of any size fits in memory.
     device : str
         Where torch computes, such as ``"cpu"`` or ``"cuda"``.
-    compiled : bool
-        Fuse layer norm and neuron loop with ``torch.compile``: faster, after some seconds at the first batch. The
-        numbers stay the same: what is exact does not depend on the order of operations.
+    compiled : bool, optional
+        Run layer norm and the neurons behind it in one pass of C (``integer_kernel.c``); by default where there is a C
+        compiler and torch computes on the CPU. The numbers are the same: what is exact does not depend on the order of
+        operations.
+
+    Raises
+    ------
+    RunnerError
+        The network is a float one, or the kernel is asked for and cannot be had.
     """
 
     name = "integer"
@@ -93,7 +103,7 @@ class IntegerRunner(Runner):
         record_membrane_potentials: bool = False,
         record_spikes: bool = True,
         device: str = "cpu",
-        compiled: bool = False,
+        compiled: bool | None = None,
     ) -> None:
         number_type(network, INTEGER)  # refuses a float graph
         if precision != INTEGER:
@@ -105,9 +115,15 @@ class IntegerRunner(Runner):
         intervals = value_intervals(network)
         self.readers = Counter(source for node in network.nodes for source in node.sources)
         self.readers[network.output_source] += 1
-        self._fire = torch.compile(_fire, dynamic=True) if compiled else _fire
-        self._norm = torch.compile(_norm, dynamic=True) if compiled else _norm
-        self.compiled = compiled
+        self.kernel = None if compiled is False or self.device.type != "cpu" else load_kernel()
+        if compiled and self.kernel is None:
+            raise RunnerError("the C kernel needs a C compiler (cc, or what CC names) and device 'cpu'")
+        self._by_name = {node.name: node for node in network.nodes}
+        self._readers_of: dict[str, list[Node]] = {node.name: [] for node in network.nodes}
+        for node in network.nodes:
+            for source in node.sources:
+                if source in self._readers_of:
+                    self._readers_of[source].append(node)
         widest = max(node.operator.out_features for node in network.nodes)
         self._bytes_per_token = 4 * widest
         self._layers = [self._layer(node, intervals) for node in network.nodes]
@@ -177,14 +193,34 @@ class IntegerRunner(Runner):
                 return _Layer(node, str(kind).removeprefix("torch."), _attention(node, operator, kind))
         if isinstance(operator, IntegerLayerNorm) and read is not None:
             check_layer_norm(operator, read, node.name)
+            if self._is_fused(node, intervals):
+                return _Layer(node, "C", _passed_on(node))
             return _Layer(node, "float64", _layer_norm(node, operator, self))
         if isinstance(operator, IntegerLeakyIntegrateAndFire) and read is not None and read.largest <= ACTIVATION_MAX:
+            norm = self._by_name.get(node.sources[0])
+            if norm is not None and isinstance(norm.operator, IntegerLayerNorm) and self._is_fused(norm, intervals):
+                return _Layer(node, "C", _fused(node, operator, norm.operator, self))
             return _Layer(node, "float64", _neuron(node, operator, self, read.largest))
         if isinstance(operator, TokenMean):
             return _Layer(node, "sum", _token_sum(node))
         if isinstance(operator, Heaviside) and read is not None and read.largest < FLOAT64_EXACT:
             return _Layer(node, "comparison", _heaviside(node, operator))
         return _Layer(node, "int64", _operator(node))
+
+    def _is_fused(self, node: Node, intervals: dict[str, Interval]) -> bool:
+        """Return whether a node is a layer norm that only one neuron reads, both of which the kernel may compute."""
+        readers = self._readers_of[node.name]
+        found = intervals.get(node.name)
+        return (
+            self.kernel is not None
+            and isinstance(node.operator, IntegerLayerNorm)
+            and node.sources[0] in intervals
+            and intervals[node.sources[0]].largest <= INT32_EXACT
+            and [type(reader.operator) for reader in readers] == [IntegerLeakyIntegrateAndFire]
+            and node.name != self.network.output_source
+            and found is not None
+            and found.largest <= ACTIVATION_MAX
+        )
 
     def _affine_layer(self, node: Node, operator: IntegerAffine, intervals: dict[str, Interval]) -> _Layer:
         source = node.sources[0]
@@ -348,34 +384,105 @@ def _layer_norm(node: Node, operator: IntegerLayerNorm, runner: IntegerRunner) -
         flat = x.reshape(steps * tokens, groups, features // groups)
         factors = _norm_factors(flat, eps)
         y = torch.empty(steps * tokens, groups, features // groups, dtype=torch.float64, device=x.device)
-        for rows in _chunks(len(flat), features * 8, runner.compiled):
+        for rows in _chunks(len(flat), features * 8):
             first, second, third = (factor[rows] for factor in factors)
-            y[rows] = runner._norm(flat[rows], first, second, third, gain, offset)
+            y[rows] = _norm(flat[rows], first, second, third, gain, offset)
         group.values[node.name] = y.reshape(steps, tokens, features)
 
     return run
 
 
-def _norm_factors(x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what the features of each token are multiplied with, added to it, and multiplied with again.
+def _passed_on(node: Node) -> Callable[[_Group], None]:
+    """Return a layer that leaves a layer norm to the neurons behind it."""
 
-    ``n = floor(x first + second)`` and ``normed = floor(n third + 1/2)``, ``(rows, groups, 1)`` each.
-    """
+    def run(group: _Group) -> None:
+        group.values[node.name] = group.values[node.sources[0]]
+
+    return run
+
+
+def _fused(
+    node: Node, neuron: IntegerLeakyIntegrateAndFire, norm: IntegerLayerNorm, runner: IntegerRunner
+) -> Callable[[_Group], None]:
+    """Return a layer of neurons and the layer norm before them, in C."""
+    kernel, groups, size = runner.kernel, norm.groups, norm.in_features // norm.groups
+    assert kernel is not None
+    scale = 2.0**-norm.shift
+    constants = [
+        np.ascontiguousarray(np.broadcast_to(part, norm.in_features), np.float64)
+        for part in (
+            norm.weight * scale,
+            norm.bias * scale + 0.5,
+            (DECAY_UNITY - neuron.decay) / DECAY_UNITY,
+            neuron.tested_threshold,
+            neuron.bias,
+        )
+    ]
+    state = np.empty(3 * norm.in_features)
+    eps = torch.from_numpy(norm.integer_eps)
+
+    def run(group: _Group) -> None:
+        x = group.values[node.sources[0]].to(torch.int32).contiguous()
+        steps, tokens = x.shape[:2]
+        sums, squares = (torch.empty(steps * tokens, groups, dtype=torch.int64) for _ in range(2))
+        kernel.group_sums(
+            *map(_pointer, (x,)), _whole(steps * tokens * groups), _whole(size), *map(_pointer, (sums, squares))
+        )
+        factors = [factor.contiguous() for factor in _factors(sums, squares, size, eps)]
+        spikes = torch.empty(group.steps, tokens, norm.in_features, dtype=torch.int8)
+        potentials = torch.empty(spikes.shape, dtype=torch.int32) if runner.record_membrane_potentials else None
+        saturated = kernel.norm_and_fire(
+            _pointer(x),
+            *map(_whole, (steps, group.steps, tokens, groups, size)),
+            *map(_pointer, factors),
+            *(ctypes.c_void_p(part.ctypes.data) for part in constants),
+            ctypes.c_int(neuron.reset == "subtract"),
+            ctypes.c_int(neuron.fire_on_equal),
+            _pointer(spikes),
+            None if potentials is None else _pointer(potentials),
+            ctypes.c_void_p(state.ctypes.data),
+        )
+        if saturated:
+            group.overflows[node.name] = Counter(wrapped_currents=0, saturated_potentials=int(saturated))
+        group.values[node.name] = spikes
+        group.record(node.name, spikes, potentials)
+
+    return run
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _whole(number: int) -> ctypes.c_int64:
+    return ctypes.c_int64(number)
+
+
+def _norm_factors(x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the factors of ``(rows, groups, size)``, see `_factors`."""
     size = x.shape[-1]
     total = torch.empty(x.shape[:-1], dtype=torch.float64, device=x.device)
     squares = torch.empty_like(total)
-    for rows in _chunks(len(x), x.shape[1] * size * 8, False):
+    for rows in _chunks(len(x), x.shape[1] * size * 8):
         part = x[rows].double()
         torch.sum(part, -1, out=total[rows])
         torch.sum(part.square_(), -1, out=squares[rows])
-    sums = total.to(torch.int64)
-    radicand = size * squares.to(torch.int64) - sums * sums + eps
+    return _factors(total.to(torch.int64), squares.to(torch.int64), size, eps)
+
+
+def _factors(sums: Tensor, squares: Tensor, size: int, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the features of each token are multiplied with, added to it, and multiplied with again.
+
+    ``n = floor(x first + second)`` and ``normed = floor(n third + 1/2)``, ``(rows, groups, 1)`` each, from the sums
+    and sums of squares ``(rows, groups)`` over `size` features.
+    """
+    radicand = size * squares - sums * sums + eps
     exponent = (RADICAND_BITS - _bit_length(radicand)).bitwise_and_(~1)
     root = integer_inverse_square_root((radicand << exponent).cpu().numpy())
     drop = numerator_shift(size)
-    power = torch.ldexp(torch.ones_like(total), (exponent >> 1) - drop)
-    third = torch.from_numpy(root).to(x.device).double() * 2.0 ** -(PRODUCT_BITS - drop - NORMED_BITS)
-    return tuple(part.unsqueeze(-1) for part in (power * size, 0.5 - total * power, third))  # type: ignore[return-value]
+    power = torch.ldexp(torch.ones_like(sums, dtype=torch.float64), (exponent >> 1) - drop)
+    third = torch.from_numpy(root).to(sums.device).double() * 2.0 ** -(PRODUCT_BITS - drop - NORMED_BITS)
+    return tuple(part.unsqueeze(-1) for part in (power * size, 0.5 - sums * power, third))  # type: ignore[return-value]
 
 
 def _norm(x: Tensor, first: Tensor, second: Tensor, third: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
@@ -421,11 +528,11 @@ def _neuron(
         if runner.record_membrane_potentials:
             potentials = torch.empty(group.steps, tokens, features, dtype=torch.int32, device=x.device)
         saturated: int | Tensor = 0
-        for rows in _chunks(tokens, features * 8 * (2 + x.shape[0]), runner.compiled):
+        for rows in _chunks(tokens, features * 8 * (2 + x.shape[0])):
             part = x[:, rows]
             # what may happen in some sentence seldom does in this one, and one look is cheaper than many clamps
             clamp = doubtful and may_saturate(int(max(-part.min(), part.max())), group.steps)
-            saturated += runner._fire(  # counted on the device; read once at the end
+            saturated += _fire(  # counted on the device; read once at the end
                 part,
                 keep,
                 threshold,
@@ -532,7 +639,7 @@ def _operator(node: Node) -> Callable[[_Group], None]:
     return run
 
 
-def _chunks(rows: int, bytes_per_row: int, whole: bool) -> list[slice]:
-    """Return slices of rows that fit the cache; all at once where a compiler has fused the operations."""
-    size = rows if whole else max(1, CHUNK_BYTES // bytes_per_row)
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, max(1, size))]
+def _chunks(rows: int, bytes_per_row: int) -> list[slice]:
+    """Return slices of rows that fit the cache."""
+    size = max(1, CHUNK_BYTES // bytes_per_row)
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]

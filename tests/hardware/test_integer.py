@@ -22,6 +22,7 @@ from export.network import NetworkBuilder, Readout
 from export.operators import Heaviside, IntegerAffine, IntegerLeakyIntegrateAndFire, IntegerSpikeAttention, TokenSum
 from hardware import compare, open_runner
 from hardware.errors import RunnerError
+from hardware.runners.integer_kernel import load_kernel
 
 SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
@@ -292,16 +293,20 @@ def test_batch_padding_and_time_steps_change_nothing(tiny_model, padded_batch) -
                 np.testing.assert_array_equal(spikes[:, 0], together.spikes[name][:, row, real])
 
 
-@pytest.mark.slow
-def test_compiled_kernels_compute_the_same(tiny_model, padded_batch) -> None:
+@pytest.mark.skipif(load_kernel() is None, reason="there is no C compiler")
+@pytest.mark.parametrize("neuron", ["paper", "snntorch", "published", "loihi"])
+def test_the_c_kernel_computes_the_same(make_model, padded_batch, neuron: str) -> None:
     ids, mask = padded_batch
-    graph = quantize(to_nir(tiny_model), (ids, mask))
+    graph = quantize(to_nir(make_model(neuron=neuron, embedding_norm=True)), (ids, mask))
     traces = []
     for compiled in (False, True):
         options = {"record_membrane_potentials": True, "compiled": compiled}
         with open_runner(graph, "integer", "integer", **options) as opened:
+            assert ("C" in opened.methods.values()) == compiled
             traces.append(opened.run(ids, mask))
-    assert compare(*traces).equal
+    found = compare(*traces)
+    assert found.equal
+    assert found.states_different == 0 < found.states_compared
 
 
 def test_every_layer_of_a_quantized_model_is_proven(make_model, padded_batch) -> None:
