@@ -2,10 +2,10 @@
 
     python benchmarks/lava_rows.py [--layers 12] [--hidden-size 768] [--tokens 128] [--rounds 5] [-o results/lava.json]
 
-Three ways of the same arithmetic in float32, each in a Python of its own that has read nothing but the NIR file:
-NumPy without Lava (the reference runner), our Lava runner in its granularities, and one Lava process for each operator
-with a Monitor on every neuron, as a user would first write it. Memory is PSS over all processes of a run: what they
-take together, pages that they share counted once.
+Ways of the same network in float32, each in a Python of its own: the PyTorch model, NumPy without Lava (the reference
+runner), our Lava runner in its granularities, and one Lava process for each operator with a Monitor on every neuron, as
+a user would first write it. All but PyTorch have read nothing but the NIR file. Memory is PSS over all processes of a
+run: what they take together, pages that they share counted once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ REPOSITORY = Path(__file__).parent.parent
 GRANULARITIES = ("network", "block", "operator")
 PLAIN = "plain"
 NUMPY = "numpy"
+TORCH = "torch"
+WAYS = (TORCH, NUMPY, *GRANULARITIES, PLAIN)
 MARKS = {"times_numpy": 1.1, "start_seconds": 5.0, "memory_bytes": 1_000_000_000}
 """What the default granularity must keep at 12 blocks, D = 768 and 128 tokens."""
 
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--hidden-size", type=int, default=768)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5, help="samples of which the median is shown")
-    parser.add_argument("--ways", nargs="+", default=[NUMPY, *GRANULARITIES, PLAIN])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--one", nargs=2, metavar=("WAY", "NIR"), help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, default=Path("results/lava.json"))
@@ -56,8 +58,7 @@ def main() -> None:
         file = Path(folder) / "model.nir"
         write_random_model(file, arguments.layers, arguments.hidden_size, arguments.tokens, arguments.seed)
         rows = [measure_way(way, file, arguments.tokens, arguments.rounds, arguments.seed) for way in arguments.ways]
-    if len({row["spikes"] for row in rows}) > 1:
-        raise SystemExit(f"the ways fired differently: { {row['way']: row['spikes'] for row in rows} }")
+    check_spikes(rows)
     Console(width=110).print(table(rows, f"{arguments.layers} x {arguments.hidden_size}, {arguments.tokens} tokens"))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     size = {"layers": arguments.layers, "hidden_size": arguments.hidden_size, "tokens": arguments.tokens}
@@ -65,8 +66,18 @@ def main() -> None:
     print(f"wrote {arguments.output}")
 
 
+def check_spikes(rows: list[dict[str, Any]]) -> None:
+    """Stop where ways of the same arithmetic fired differently; PyTorch sums in another order, so float32 may flip."""
+    fired = {row["way"]: row["spikes"] for row in rows if row["way"] != TORCH}
+    if len(set(fired.values())) > 1:
+        raise SystemExit(f"the ways fired differently: {fired}")
+
+
 def write_random_model(file: Path, layers: int, hidden_size: int, tokens: int, seed: int = 0) -> None:
-    """Write a SpikeBERT of random weights as a NIR file, in a Python of its own that takes torch with it."""
+    """Write a SpikeBERT of random weights as a NIR file, and as a checkpoint in the folder of that name without suffix.
+
+    In a Python of its own, which takes torch with it.
+    """
     code = (
         "import sys, torch\n"
         "from export import to_nir, write_nir\n"
@@ -76,7 +87,9 @@ def write_random_model(file: Path, layers: int, hidden_size: int, tokens: int, s
         "heads = max(1, hidden // 64)\n"
         "config = SpikeBertConfig(vocab_size=2000, hidden_size=hidden, num_hidden_layers=layers,\n"
         "    num_attention_heads=heads, intermediate_size=4 * hidden, max_position_embeddings=tokens, time_steps=4)\n"
-        "write_nir(file, to_nir(SpikeBertForSequenceClassification(config).eval()))\n"
+        "model = SpikeBertForSequenceClassification(config).eval()\n"
+        "model.save_pretrained(file.removesuffix('.nir'))\n"
+        "write_nir(file, to_nir(model))\n"
     )
     numbers = [str(number) for number in (layers, hidden_size, tokens, seed)]
     subprocess.run([sys.executable, "-c", code, str(file), *numbers], check=True, env=_environment())
@@ -97,7 +110,7 @@ def measure_here(way: str, file: Path, tokens: int, rounds: int, seed: int) -> d
     Parameters
     ----------
     way : str
-        ``"numpy"``, a granularity of the Lava runner, or ``"plain"``.
+        One of `WAYS`: ``"torch"``, ``"numpy"``, a granularity of the Lava runner, or ``"plain"``.
     file : Path
         NIR file of a graph of token ids.
     tokens, rounds, seed : int
@@ -119,6 +132,8 @@ def measure_here(way: str, file: Path, tokens: int, rounds: int, seed: int) -> d
     ids = np.random.default_rng(seed).integers(1, encoding.vocabulary, (rounds + 1, 1, tokens))
     if way == PLAIN:
         return {"way": way, **_measure_plain(network, ids)}
+    if way == TORCH:
+        return {"way": way, **_measure_torch(file.with_suffix(""), ids)}
     return {"way": way, **_measure_runner(way, network, ids)}
 
 
@@ -142,6 +157,27 @@ def _measure_runner(way: str, network: Any, ids: np.ndarray) -> dict[str, Any]:
         actors = [] if way == NUMPY else runner.process_ids()
         memory = proportional_bytes([os.getpid(), *actors])
     return _row(start, seconds, memory, len(actors), spikes)
+
+
+def _measure_torch(checkpoint: Path, ids: np.ndarray) -> dict[str, Any]:
+    import torch
+
+    from hardware.runners.lava.memory import proportional_bytes
+    from spikebert.checkpoint import load_model
+
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    model = load_model(checkpoint)
+    start = time.perf_counter() - began
+    seconds, spikes = [], 0
+    for batch in ids:
+        began = time.perf_counter()
+        with torch.no_grad():
+            output = model(torch.from_numpy(batch), output_spikes=True)
+        seconds.append(time.perf_counter() - began)
+        if len(seconds) == 1:
+            spikes = sum(int(value.count_nonzero()) for value in output.spikes.values())
+    return _row(start, seconds, proportional_bytes([os.getpid()]), 0, spikes)
 
 
 def _measure_plain(network: Any, ids: np.ndarray) -> dict[str, Any]:
@@ -214,16 +250,16 @@ def _row(start: float, seconds: list[float], memory: int, processes: int, spikes
 
 
 def table(rows: list[dict[str, Any]], title: str) -> Any:
-    """Return the rows as a table, each beside NumPy of the same run."""
+    """Return the rows as a table, each beside NumPy and PyTorch of the same run."""
     from rich.table import Table
 
-    plain_numpy = next((row["sample_seconds"] for row in rows if row["way"] == NUMPY), None)
+    seconds = {row["way"]: row["sample_seconds"] for row in rows}
     shown = Table(title=f"Lava, float32, {title}")
-    for column in ("way", "start s", "s a sample", "times NumPy", "memory MB", "processes"):
+    for column in ("way", "start s", "s a sample", "times NumPy", "times PyTorch", "memory MB", "processes"):
         shown.add_column(column, justify="left" if column == "way" else "right")
     for row in rows:
-        times = "–" if plain_numpy is None else f"{row['sample_seconds'] / plain_numpy:.2f}"
-        cells = (f"{row['start_seconds']:.1f}", f"{row['sample_seconds']:.3f}", times)
+        times = [f"{row['sample_seconds'] / seconds[w]:.2f}" if w in seconds else "–" for w in (NUMPY, TORCH)]
+        cells = (f"{row['start_seconds']:.1f}", f"{row['sample_seconds']:.3f}", *times)
         shown.add_row(row["way"], *cells, f"{row['memory_bytes'] / 1e6:,.0f}", str(row["processes"]))
     return shown
 

@@ -6,7 +6,9 @@ Every row of a table is a function `(case) -> Callable[[], None] | None` in `ROW
 what is timed, or None where it does not apply. Rounds go through all rows in turn, so that a busy machine slows all of
 them; what counts are the ratios. On one thread the processor's time is taken, which other work on the machine hardly
 touches; on several the wall clock. Weights are random (the time does not depend on them, spikes or no); sentences are
-full. Prints a table and writes results/simulation.json.
+full. Then what Lava costs at each size (`benchmarks/lava_rows.py`: start, seconds a sample and memory of every
+granularity, beside NumPy and PyTorch); the plain mapping, which takes minutes, at the smallest size only. Prints tables
+and writes results/simulation.json.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import argparse
 import json
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lava_rows
 import numpy as np
 import psutil
 import torch
@@ -143,6 +147,19 @@ def memory_share(case: Case) -> dict[str, float]:
     return {"int8_weight_bytes": weights, "built_bytes": built, "built_and_run_bytes": ran}
 
 
+def lava_costs(size: str, tokens: int, rounds: int, plain: bool, console: Console) -> dict[str, Any]:
+    """Measure every way of `lava_rows` at a size, `plain` included or not, and print their table."""
+    blocks, width = map(int, size.split("x"))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.nir"
+        lava_rows.write_random_model(file, blocks, width, tokens)
+        ways = [way for way in lava_rows.WAYS if plain or way != lava_rows.PLAIN]
+        rows = [lava_rows.measure_way(way, file, tokens, rounds) for way in ways]
+    lava_rows.check_spikes(rows)
+    console.print(lava_rows.table(rows, f"{blocks} x {width}, {tokens} tokens"))
+    return {"size": size, "tokens": tokens, "rows": rows}
+
+
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,6 +170,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="also what torch.compile makes of them")
+    parser.add_argument("--no-lava", dest="lava", action="store_false", help="leave out what Lava costs")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
@@ -170,9 +188,14 @@ def main() -> None:
             for name, spent in seconds.items():
                 table.add_row(name, f"{batch / spent:.2f}", f"{seconds[REFERENCE_ROW] / spent:.2f} x")
             console.print(table)
+    lava = []
+    for size in words.sizes if words.lava else ():
+        lava.append(lava_costs(size, words.tokens, words.rounds, size == words.sizes[0], console))
     words.output.parent.mkdir(parents=True, exist_ok=True)
     machine = {"processor": platform.processor() or platform.machine(), "threads": words.threads}
-    words.output.write_text(json.dumps({"machine": machine, "torch": torch.__version__, "rows": results}, indent=2))
+    words.output.write_text(
+        json.dumps({"machine": machine, "torch": torch.__version__, "rows": results, "lava": lava}, indent=2)
+    )
     console.print(f"wrote {words.output}")
 
 
