@@ -31,7 +31,16 @@ from export import (
 )
 from export.network import NetworkBuilder, Readout
 from export.onnx_format.file import SMALLEST_EXTERNAL_BYTES, check_onnx, read_onnx
-from export.operators import Affine, Case, Heaviside, IntegerAffine, all_cases
+from export.operators import (
+    Affine,
+    Case,
+    Delay,
+    Heaviside,
+    IntegerAffine,
+    LeakyIntegrator,
+    ResistiveNeuron,
+    all_cases,
+)
 from hardware import Trace, compare, open_runner, run
 from hardware.errors import RunnerError
 from spikebert.neuron import NEURON_PRESETS
@@ -45,6 +54,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "padding as tokens": {"attend_to_padding": True},
     "two blocks, no leak": {"num_hidden_layers": 2, "beta": 1.0},
 }
+NOT_IN_ONNX = (Delay, LeakyIntegrator, ResistiveNeuron)  # refused by name, see tests/operators
+SPELLED_CASES = [case for case in all_cases() if not isinstance(case.operator, NOT_IN_ONNX)]
 Batch = tuple[np.ndarray, np.ndarray]
 
 
@@ -101,7 +112,7 @@ def test_batch_and_length_are_free(tiny_model: Any, padded_batch: Batch) -> None
             np.testing.assert_allclose(alone.logits[0], together.logits[row], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.title)
+@pytest.mark.parametrize("case", SPELLED_CASES, ids=lambda case: case.title)
 def test_onnx_itself_computes_every_operator(case: Case) -> None:
     builder = NetworkBuilder("input", case.operator.in_features)
     builder.add("node", case.operator, "input")
