@@ -133,8 +133,8 @@ def read_sentences(
     return Sentences([" ".join(row) for row in rows], ids, tokenizer.pad_token_id or 0, padded_length)
 
 
-def read_array(path: Path) -> np.ndarray:
-    """Return the array of an .npy file.
+def read_array(path: Path, expected: str = "an array of two axes or more, none of them empty") -> np.ndarray:
+    """Return the array of an .npy file; `expected` says in an error what should have been there.
 
     Raises
     ------
@@ -147,9 +147,7 @@ def read_array(path: Path) -> np.ndarray:
         raise ConfigurationError(f"{path}: is not an .npy array: {error}") from error
     if not isinstance(array, np.ndarray) or array.ndim < 2 or 0 in array.shape:
         shape = getattr(array, "shape", None)
-        raise ConfigurationError(
-            f"{path}: holds shape {shape}; expected an array of two axes or more, none of them empty"
-        )
+        raise ConfigurationError(f"{path}: holds shape {shape}; expected {expected}")
     return array
 
 
@@ -161,9 +159,10 @@ def read_ids(path: Path) -> Sentences:
     ConfigurationError
         The file is no .npy array of whole numbers, or a sentence is all padding.
     """
-    ids = read_array(path)
+    expected = "whole numbers (sentences, tokens)"
+    ids = read_array(path, expected)
     if ids.ndim != 2 or ids.dtype.kind not in "iu":
-        raise ConfigurationError(f"{path}: holds shape {ids.shape}; expected whole numbers (sentences, tokens)")
+        raise ConfigurationError(f"{path}: holds shape {ids.shape}; expected {expected}")
     rows = [[int(token) for token in np.trim_zeros(row, "b")] for row in ids]
     for index, row in enumerate(rows):
         if not row:
