@@ -178,8 +178,9 @@ class LavaRunner(Runner):
         waiting: deque[Part] = deque()
         more = True
         while more or started:
-            # no further ahead than keeps the workers busy, so that a long stream takes little memory
-            while more and len(waiting) < len(self._workers):
+            # No further ahead than keeps the workers busy, nor than a slow one lets the others run: what came out early
+            # waits for it, and a long stream must take little memory.
+            while more and len(waiting) < len(self._workers) and len(started) <= 2 * len(self._workers):
                 inputs = next(batches, None)
                 more = inputs is not None
                 if inputs is not None:
