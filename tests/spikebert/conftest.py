@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from spikebert.cli import main
 
 SPECIAL = ("[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[unused1]")
 GOOD = ("good", "fine", "warm", "bright")
@@ -88,3 +91,20 @@ def tiny_data(tmp_path_factory) -> Path:
     for split, chosen in (("train", lines[::2] + lines[1::4]), ("dev", lines[3::4])):
         (folder / "sst2" / f"{split}.tsv").write_text("sentence\tlabel\n" + "\n".join(chosen) + "\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_model, tiny_tokenizer, tmp_path_factory) -> Path:
+    """A random classifier of ten positions; modules that need another define their own."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    make_model(vocab_size=len(tiny_tokenizer), max_position_embeddings=10).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graph_file(checkpoint) -> Path:
+    """Its NIR file, as the command writes it."""
+    path = checkpoint.parent / "model.nir"
+    assert CliRunner().invoke(main, ["export", "nir", str(checkpoint), "-o", str(path)]).exit_code == 0
+    return path

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,6 @@ TEXTS = ("a warm film .", "the dull story", "good")
 MANY = tuple(f"{'a ' * (1 + index % 5)}film" for index in range(19))
 REPOSITORY = Path(__file__).parents[2]
 lava = pytest.mark.lava
-
-
-@pytest.fixture(scope="module")
-def checkpoint(make_model: Callable, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    make_model(vocab_size=len(tiny_tokenizer), max_position_embeddings=10).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def graph_file(checkpoint: Path) -> Path:
-    path = checkpoint.parent / "model.nir"
-    assert _invoke("export", "nir", checkpoint, "-o", path).exit_code == 0
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -26,21 +26,6 @@ TEXTS = ("a warm film .", "the dull story", "good")
 lava = pytest.mark.lava
 
 
-@pytest.fixture(scope="module")
-def checkpoint(make_model: Callable, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    make_model(vocab_size=len(tiny_tokenizer), max_position_embeddings=10).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def graph_file(checkpoint: Path) -> Path:
-    path = checkpoint.parent / "model.nir"
-    assert _invoke("export", "nir", checkpoint, "-o", path).exit_code == 0
-    return path
-
-
 def _invoke(*arguments: Any) -> click.testing.Result:
     result = click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
