@@ -142,11 +142,23 @@ def _layer_norm(name: str, norm: Norm) -> LayerNorm:
 
 
 def _embedding_table(embeddings: SpikeBertEmbeddings) -> tuple[TokenEncoding, np.ndarray]:
-    words = _array(embeddings.word_embeddings.weight)
-    if embeddings.position_embeddings is None:
-        return TokenEncoding(len(words), 0), words.T
-    positions = _array(embeddings.position_embeddings.weight)
-    return TokenEncoding(len(words), len(positions)), np.concatenate([words, positions]).T
+    if embeddings.previous_word_projection is not None:
+        raise UnsupportedOperatorError(
+            "the projection of previous words is no table; fold it first: spikebert fold CHECKPOINT -o FOLDED, or "
+            "spikebert.norms.fold_norms(model)"
+        )
+    words, previous, positions = (
+        None if table is None else _array(table.weight)
+        for table in (
+            embeddings.word_embeddings,
+            embeddings.previous_word_embeddings,
+            embeddings.position_embeddings,
+        )
+    )
+    assert words is not None
+    before_first = getattr(embeddings.previous_word_embeddings, "padding_idx", None)
+    encoding = TokenEncoding(len(words), 0 if positions is None else len(positions), before_first)
+    return encoding, np.concatenate([table for table in (words, previous, positions) if table is not None]).T
 
 
 def _add_projection(builder: NetworkBuilder, name: str, projection: SpikingProjection, sources: list[str]) -> str:

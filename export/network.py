@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -58,32 +58,53 @@ COUNTS = ("time_steps", "max_tokens", "input_limit")
 """Attributes of a network that its metadata hold where they are known."""
 INTEGER = "integer"
 """Precision of a graph in whole numbers."""
+WORD, PREVIOUS_WORD, POSITION = "word", "previous_word", "position"
+"""What a table of inputs says of a token."""
 SHAPED = (nir.Conv1d, nir.Conv2d, nir.SumPool2d, nir.AvgPool2d, nir.Flatten)
 """Nodes for which the shape of features matters; everywhere else they are a row."""
 
 
 @dataclass(frozen=True)
 class TokenEncoding:
-    """How token ids become the multi-hot input of a graph: one hot for the word, one for the position.
+    """How token ids become a graph's multi-hot input: one hot for the word, one for that before, one for the position.
 
     Attributes
     ----------
     vocabulary : int
         Number of word inputs; they come first.
     positions : int
-        Number of position inputs behind them; 0 where the model has no positions.
+        Number of position inputs, which come last; 0 where the model has no positions.
+    before_first : int or None
+        Where the input says the word before each token too, by as many inputs as there are words: the word that stands
+        before the first token. None where it does not.
     """
 
     vocabulary: int
     positions: int
+    before_first: int | None = None
+
+    @property
+    def tables(self) -> dict[str, slice]:
+        """The inputs of which one is hot at a time, by what they say, in order."""
+        sizes = {
+            WORD: self.vocabulary,
+            PREVIOUS_WORD: 0 if self.before_first is None else self.vocabulary,
+            POSITION: self.positions,
+        }
+        ends = dict(zip(sizes, np.cumsum(list(sizes.values())).tolist(), strict=True))
+        return {said: slice(ends[said] - size, ends[said]) for said, size in sizes.items() if size}
 
     @property
     def width(self) -> int:
         """Number of inputs."""
-        return self.vocabulary + self.positions
+        return sum(table.stop - table.start for table in self.tables.values())
+
+    def to_metadata(self) -> dict[str, int]:
+        """Return the fields by name; `before_first` where there is one."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def hot_inputs(self, input_ids: np.ndarray) -> np.ndarray:
-        """Return the indices that are hot for token ids ``(..., N)``, as ``(1 or 2, ..., N)``.
+        """Return the indices that are hot for token ids ``(..., N)``, as ``(number of tables, ..., N)``.
 
         Raises
         ------
@@ -95,12 +116,14 @@ class TokenEncoding:
             raise GraphError(
                 f"token ids span {ids.min()} to {ids.max()}; the graph's vocabulary has ids 0 to {self.vocabulary - 1}"
             )
-        if not self.positions:
-            return ids[None]
-        if ids.shape[-1] > self.positions:
-            raise GraphError(f"{ids.shape[-1]} tokens are more than the {self.positions} positions of the graph")
-        positions = np.broadcast_to(self.vocabulary + np.arange(ids.shape[-1]), ids.shape)
-        return np.stack([ids, positions])
+        hot = {WORD: ids}
+        if self.before_first is not None:
+            hot[PREVIOUS_WORD] = np.concatenate([np.full_like(ids[..., :1], self.before_first), ids[..., :-1]], -1)
+        if self.positions:
+            if ids.shape[-1] > self.positions:
+                raise GraphError(f"{ids.shape[-1]} tokens are more than the {self.positions} positions of the graph")
+            hot[POSITION] = np.broadcast_to(np.arange(ids.shape[-1]), ids.shape)
+        return np.stack([table.start + hot[said] for said, table in self.tables.items()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,11 +365,7 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
     encoding = network.token_encoding
     nodes[network.input_name] = nir.Input(
         {"input": np.array(network.input_shape or (network.input_features,))},
-        metadata=(
-            {"encoding": MULTI_HOT, "vocabulary": encoding.vocabulary, "positions": encoding.positions}
-            if encoding
-            else {"encoding": "values"}
-        ),
+        metadata=({"encoding": MULTI_HOT, **encoding.to_metadata()} if encoding else {"encoding": "values"}),
     )
     wires = {node.name: node.sources for node in network.nodes if isinstance(node.operator, Total | PreviousStep)}
     shapes = feature_shapes(network)
@@ -586,10 +605,17 @@ def _token_encoding(node: nir.NIRNode, name: str) -> TokenEncoding | None:
         return None
     vocabulary = metadata_value(metadata, "vocabulary", int, name)
     positions = metadata_value(metadata, "positions", int, name)
-    encoding = TokenEncoding(vocabulary, positions)
+    before_first = metadata_value(metadata, "before_first", int, name) if "before_first" in metadata else None
+    encoding = TokenEncoding(vocabulary, positions, before_first)
     if vocabulary < 1 or positions < 0 or encoding.width != _width(node, name):
+        previous = "" if before_first is None else ", as many words before"
         raise GraphError(
-            f"{name}: {vocabulary} words and {positions} positions do not make up its {_width(node, name)} inputs"
+            f"{name}: {vocabulary} words{previous} and {positions} positions do not make up its "
+            f"{_width(node, name)} inputs"
+        )
+    if before_first is not None and not 0 <= before_first < vocabulary:
+        raise GraphError(
+            f"{name}: before_first is {before_first}; it must be one of the {vocabulary} words, 0 to {vocabulary - 1}"
         )
     return encoding
 

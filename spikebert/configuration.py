@@ -24,6 +24,8 @@ PAPER_ATTENTION_THRESHOLD = 0.25  # section 4.2
 STATISTICS_ATTENTION_THRESHOLD = 2.0  # with norms by statistics nearly every attention neuron would fire at 0.25
 EMBEDDING_NEURONS = ("heaviside", "lif")
 POSITION_EMBEDDING_TYPES = ("none", "absolute")
+PROJECTED, TABLE = "projected", "table"
+PREVIOUS_WORDS = (NONE, PROJECTED, TABLE)
 
 
 class SpikeBertConfig(PreTrainedConfig):
@@ -39,6 +41,11 @@ class SpikeBertConfig(PreTrainedConfig):
         Longest sentence in tokens, where there are positions; without them a sentence may have any length.
     position_embedding_type : {"none", "absolute"}
         The paper has no positions; "absolute" adds a learned table to the word embeddings.
+    previous_word : {"none", "projected", "table"}
+        What is added to every token's embedding for the token before it (``pad_token_id`` before the first). The
+        paper's has nothing: what it sees of word order is what attention finds. "projected" is a learned linear map of
+        that word's embedding, which learns from less text; "table" a second table, which is what folding makes of it.
+        Neither adds an operator to a graph: a token's input has one word more hot.
     norm : {"layer", "batch", "power", "none"}
         What stands between every affine layer and its neuron, and before the token mean: the paper's layer norm, or one
         that folds into weights, see ``spikebert.norms``; "none" is what folding leaves.
@@ -85,6 +92,7 @@ class SpikeBertConfig(PreTrainedConfig):
         intermediate_size: int = 3072,
         max_position_embeddings: int = 512,
         position_embedding_type: str = "none",
+        previous_word: str = NONE,
         norm: str = LAYER,
         layer_norm_eps: float = 1e-5,
         initializer_range: float = 0.02,
@@ -115,6 +123,7 @@ class SpikeBertConfig(PreTrainedConfig):
         self.intermediate_size = intermediate_size
         self.max_position_embeddings = max_position_embeddings
         self.position_embedding_type = position_embedding_type
+        self.previous_word = previous_word
         self.norm = norm
         self.layer_norm_eps = layer_norm_eps
         self.initializer_range = initializer_range
@@ -164,6 +173,8 @@ class SpikeBertConfig(PreTrainedConfig):
             raise ConfigurationError(
                 f"position_embedding_type is {self.position_embedding_type!r}; choose one of {POSITION_EMBEDDING_TYPES}"
             )
+        if self.previous_word not in PREVIOUS_WORDS:
+            raise ConfigurationError(f"previous_word is {self.previous_word!r}; choose one of {PREVIOUS_WORDS}")
         if self.embedding_neuron not in EMBEDDING_NEURONS:
             raise ConfigurationError(
                 f"embedding_neuron is {self.embedding_neuron!r}; choose one of {EMBEDDING_NEURONS}"
@@ -187,6 +198,10 @@ class SpikeBertConfig(PreTrainedConfig):
         if pad is not None and not (isinstance(pad, int) and 0 <= pad < self.vocab_size):
             raise ConfigurationError(
                 f"pad_token_id is {pad!r}; this vocabulary has ids 0 to {self.vocab_size - 1}, None is none"
+            )
+        if self.previous_word != NONE and pad is None:
+            raise ConfigurationError(
+                f"previous_word is {self.previous_word!r} and pad_token_id None; say what stands before the first token"
             )
         surrogate_gradient(self.surrogate, self.surrogate_alpha)
         self.neuron_parameters()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from spikebert.configuration import SpikeBertConfig
+from spikebert.configuration import PROJECTED, TABLE, SpikeBertConfig
 from spikebert.errors import ConfigurationError
 from spikebert.neuron import Heaviside, SpikingNeuron
 from spikebert.norms import Norm, make_norm
@@ -209,12 +209,20 @@ class FeatureTransform(nn.Module):
 
 
 class SpikeBertEmbeddings(nn.Module):
-    """Word embeddings, with positions and a norm where configured, turned into spikes."""
+    """Word embeddings, with previous words, positions and a norm where configured, turned into spikes."""
 
     def __init__(self, config: SpikeBertConfig) -> None:
         super().__init__()
         self.time_steps = config.time_steps
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.previous_word_projection: nn.Linear | None = None
+        self.previous_word_embeddings: nn.Embedding | None = None
+        if config.previous_word == PROJECTED:
+            self.previous_word_projection = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        elif config.previous_word == TABLE:
+            self.previous_word_embeddings = nn.Embedding(
+                config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+            )
         self.position_embeddings = (
             nn.Embedding(config.max_position_embeddings, config.hidden_size)
             if config.position_embedding_type == "absolute"
@@ -234,6 +242,11 @@ class SpikeBertEmbeddings(nn.Module):
     def forward(self, input_ids: Tensor, token_mask: Tensor | None, recording: Recording) -> tuple[Tensor, Tensor]:
         """Turn token ids ``(B, N)`` into embeddings ``(B, N, D)`` and their spikes ``(T, B, N, D)``."""
         embedded = self.word_embeddings(input_ids)
+        if self.previous_word_projection is not None:
+            embedded = embedded + self.previous_word_projection(F.pad(embedded[:, :-1], (0, 0, 1, 0)))
+        elif self.previous_word_embeddings is not None:
+            nothing: Any = self.previous_word_embeddings.padding_idx
+            embedded = embedded + self.previous_word_embeddings(F.pad(input_ids[:, :-1], (1, 0), value=nothing))
         if self.position_embeddings is not None:
             embedded = embedded + self.position_embeddings(torch.arange(input_ids.shape[1], device=input_ids.device))
         if self.norm is not None:

@@ -180,8 +180,8 @@ def fold_norms(model: SpikeBertForSequenceClassification) -> SpikeBertForSequenc
     """Return a model without norms that does what `model` does in evaluation.
 
     Each norm's scale and shift go into the weights and biases of what stands before it: the affine of a projection, the
-    embedding table (the shift into the positions, where there are any), and for the last norm the classifier behind it,
-    since a mean over tokens and an affine layer can change places.
+    embedding tables (the shift into the positions, where there are any), and for the last norm the classifier behind
+    it, since a mean over tokens and an affine layer can change places. A projection of previous words becomes a table.
 
     What is promised: the two are equal in exact arithmetic. In floating point a folded weight is rounded once, so
     currents differ by the rounding of their type, and a spike differs only where a potential lies so close to
@@ -192,6 +192,7 @@ def fold_norms(model: SpikeBertForSequenceClassification) -> SpikeBertForSequenc
     ConfigurationError
         The model has layer norms, which no fixed weights can stand for, or no norms.
     """
+    from spikebert.configuration import PROJECTED, TABLE
     from spikebert.modeling import SpikeBertForSequenceClassification
 
     if model.config.norm == LAYER:
@@ -203,9 +204,13 @@ def fold_norms(model: SpikeBertForSequenceClassification) -> SpikeBertForSequenc
         raise ConfigurationError("this model has no norms to fold: its norm is none already")
     config: Any = copy.deepcopy(model.config)
     config.norm, config.embedding_norm = NONE, False
+    if config.previous_word == PROJECTED:
+        config.previous_word = TABLE
     folded: Any = SpikeBertForSequenceClassification(config)
     folded.to(model.device, model.dtype).eval()
     weights = {name: value.clone() for name, value in model.state_dict().items() if ".norm." not in name}
+    if model.config.previous_word == PROJECTED:
+        _fold_projection(weights, config.pad_token_id)
     for name, module in model.named_modules():
         if not isinstance(module, StatisticsNorm):
             continue
@@ -230,10 +235,19 @@ def _fold_after(weights: dict[str, Tensor], scale: Tensor, shift: Tensor) -> Non
     weights["classifier.bias"] = (bias.double() + weight.double() @ shift).to(bias.dtype)
 
 
+def _fold_projection(weights: dict[str, Tensor], pad: int) -> None:
+    """Put the table of previous words in the place of their projection; nothing stands before the first token."""
+    words = weights["spikebert.embeddings.word_embeddings.weight"]
+    projection = weights.pop("spikebert.embeddings.previous_word_projection.weight")
+    table = (words.double() @ projection.double().T).to(words.dtype)
+    table[pad] = 0
+    weights["spikebert.embeddings.previous_word_embeddings.weight"] = table
+
+
 def _fold_into_table(weights: dict[str, Tensor], owner: str, scale: Tensor, shift: Tensor) -> None:
-    words, positions = (f"{owner}.{table}_embeddings.weight" for table in ("word", "position"))
+    words, previous, positions = (f"{owner}.{kind}_embeddings.weight" for kind in ("word", "previous_word", "position"))
     shifted = positions if positions in weights else words
-    for table in {words, shifted}:
+    for table in {words, previous, positions} & weights.keys():
         rows = weights[table].double() * scale
         weights[table] = (rows + shift if table == shifted else rows).to(weights[table].dtype)
 

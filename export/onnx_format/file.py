@@ -197,7 +197,13 @@ def read_onnx(path: str | Path) -> OnnxFile:
         input_name=text.get("input", ""),
         input_features=said.take("input_features", int),
         token_encoding=(
-            TokenEncoding(said.take("vocabulary", int), said.take("positions", int)) if "vocabulary" in text else None
+            TokenEncoding(
+                said.take("vocabulary", int),
+                said.take("positions", int),
+                said.take("before_first", int) if "before_first" in text else None,
+            )
+            if "vocabulary" in text
+            else None
         ),
         attend_to_padding=said.take("attend_to_padding", bool),
         **{key: said.take(key, int) if key in text else None for key in COUNTS},

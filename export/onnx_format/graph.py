@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.errors import GraphError, UnsupportedOperatorError
-from export.network import COUNTS, INTEGER, Network, Node, TokenEncoding, decoding, parse_graph
+from export.network import COUNTS, INTEGER, POSITION, WORD, Network, Node, TokenEncoding, decoding, parse_graph
 from export.onnx_format.builder import OPSET, TOKEN_MASK, OnnxBuilder
 from export.onnx_format.operators import POTENTIAL, WRITERS
 from export.operators import (
@@ -180,9 +180,9 @@ def _write_node(build: OnnxBuilder, network: Network, node: Node, time_steps: in
 
 
 def _write_embedding(build: OnnxBuilder, name: str, operator: Affine, encoding: TokenEncoding, time_steps: int) -> None:
-    """Write an affine map of the multi-hot input as look-ups, one table for words and one for positions.
+    """Write an affine map of the multi-hot input as look-ups, a table for each thing that a token's input says.
 
-    Positions are not read from the words' table, so that a token id beyond the vocabulary is refused.
+    They are not one table, so that a token id beyond the vocabulary is refused.
     """
     is_integer = isinstance(operator, IntegerAffine)
     table = narrow_weight(operator.weight) if is_integer else operator.weight
@@ -193,14 +193,24 @@ def _write_embedding(build: OnnxBuilder, name: str, operator: Affine, encoding: 
         found = build.add("Gather", [table, index], output)
         return build.cast(found, f"{output}/wide") if is_integer else found
 
-    words = build.weight(f"{name}/words", rows[: encoding.vocabulary], dtype)
-    value = look_up(words, INPUT_IDS, f"{name}/word")
-    if encoding.positions:
-        positions = build.weight(f"{name}/positions", rows[encoding.vocabulary :], dtype)
-        tokens = build.add("Shape", [INPUT_IDS], f"{name}/tokens", start=1)
-        count = build.add("Squeeze", [tokens], f"{name}/count")
-        index = build.add("Range", [build.scalar(0), count, build.scalar(1)], f"{name}/index")
-        value = build.add("Add", [value, look_up(positions, index, f"{name}/position")], f"{name}/sum")
+    def index_of(said: str) -> str:
+        if said == WORD:
+            return INPUT_IDS
+        if said == POSITION:
+            tokens = build.add("Shape", [INPUT_IDS], f"{name}/tokens", start=1)
+            count = build.add("Squeeze", [tokens], f"{name}/count")
+            return build.add("Range", [build.scalar(0), count, build.scalar(1)], f"{name}/index")
+        assert encoding.before_first is not None
+        earlier = build.add("Slice", [INPUT_IDS, build.shape(0), build.shape(-1), build.shape(1)], f"{name}/earlier")
+        sentences = build.add("Shape", [INPUT_IDS], f"{name}/sentences", end=1)
+        column = build.add("Concat", [sentences, build.shape(1)], f"{name}/column", axis=0)
+        first = build.add("Expand", [build.scalar(encoding.before_first), column], f"{name}/before_first")
+        return build.add("Concat", [first, earlier], f"{name}/previous", axis=1)
+
+    value = ""
+    for said, columns in encoding.tables.items():
+        found = look_up(build.weight(f"{name}/{said}s", rows[columns], dtype), index_of(said), f"{name}/{said}")
+        value = build.add("Add", [value, found], f"{name}/with_{said}") if value else found
     if operator.bias is not None:
         value = build.add("Add", [value, build.weight(f"{name}/bias", operator.bias)], f"{name}/biased")
     # the same current at every step
@@ -297,7 +307,7 @@ def _about(network: Network, precision: str, time_steps: int | None) -> dict[str
         "operators": {node.name: node.operator.name for node in network.nodes},
     }
     if encoding is not None:
-        own.update(vocabulary=encoding.vocabulary, positions=encoding.positions)
+        own.update(encoding.to_metadata())
     counts = {key: getattr(network, key) for key in COUNTS} | {"time_steps": time_steps}
     own.update({key: count for key, count in counts.items() if count is not None})
     kept = {key: value for key, value in network.metadata.items() if key not in ONLY_IN_NIR}

@@ -108,10 +108,8 @@ def affine_interval(weight: np.ndarray, bias: np.ndarray | None, read: Interval)
 
 
 def embedding_interval(weight: np.ndarray, bias: np.ndarray | None, encoding: TokenEncoding) -> Interval:
-    """Return the interval of an embedding: one word and, where there are any, one position."""
-    tables = [weight[:, : encoding.vocabulary]]
-    if encoding.positions:
-        tables.append(weight[:, encoding.vocabulary :])
+    """Return the interval of an embedding: one row of every table."""
+    tables = [weight[:, columns] for columns in encoding.tables.values()]
     offset = 0.0 if bias is None else bias.astype(np.float64)
     return Interval(
         sum(table.min(1).astype(np.float64) for table in tables) + offset,

@@ -187,7 +187,7 @@ class TransformerBaseline(Baseline):
         head_size = width // self.heads
         segments = 2 if self.family == "bert" else 0
         tables = [self.vocabulary, self.positions, segments] if segments else [self.vocabulary, self.positions]
-        yield _embedding("embedding", tables, width, tokens)
+        yield _embedding("embedding", len(tables), sum(tables), width, tokens)
         yield _layer_norm("embedding_norm", width, tokens, stage="input")
         for index in range(self.layers):
             prefix = f"layer{index:02d}_"
@@ -266,8 +266,7 @@ class QuantizedTwin(Baseline):
         operator, name, width = node.operator, node.name, node.operator.out_features
         encoding = self.network.token_encoding
         if isinstance(operator, Affine) and encoding is not None and node.sources[0] == self.network.input_name:
-            tables = [encoding.vocabulary, encoding.positions] if encoding.positions else [encoding.vocabulary]
-            yield _embedding(name, tables, width, rows)
+            yield _embedding(name, len(encoding.tables), encoding.width, width, rows)
         elif isinstance(operator, Affine):
             yield _affine(name, operator.in_features, width, rows, operator.bias is not None, stage)
         elif isinstance(operator, LayerNorm):
@@ -363,10 +362,9 @@ def _times(rows: int, **each: int) -> Tally:
     return {kind: rows * count for kind, count in each.items()}
 
 
-def _embedding(name: str, tables: list[int], width: int, rows: int) -> Row:
-    gathered = len(tables)
+def _embedding(name: str, gathered: int, inputs: int, width: int, rows: int) -> Row:
     return (
-        NodeOperations(name, "affine", "tokens", "input", sum(tables), width, sum(tables) * width),
+        NodeOperations(name, "affine", "tokens", "input", inputs, width, inputs * width),
         _times(rows, embedding_read=gathered * width, addition=(gathered - 1) * width),
     )
 

@@ -428,7 +428,7 @@ class OperationCounter:
         self._constant = _constant_nodes(self.network)
         self._pooled = pooled_nodes(self.network)
         encoding = self.network.token_encoding
-        self._hot_inputs = 2 if encoding is not None and encoding.positions else 1
+        self._hot_inputs = 1 if encoding is None else len(encoding.tables)
         self._kinds: dict[str, EdgeKind] = {}
         self._counts = {node.name: Split() for node in self.network.nodes}
         self._orders = {

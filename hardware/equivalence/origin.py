@@ -20,8 +20,6 @@ from hardware.trace import Trace
 
 BIAS = "(bias)"
 RESET = "(reset)"
-INPUT_WORD = "word"
-INPUT_POSITION = "position"
 
 
 @dataclass(frozen=True)
@@ -189,10 +187,10 @@ class _Tracer:
 
     def _words(self, table: Affine, gradient: np.ndarray) -> list[Entry]:
         assert self.network.token_encoding is not None
-        starts = {INPUT_WORD: 0, INPUT_POSITION: self.network.token_encoding.vocabulary}
+        tables = self.network.token_encoding.tables
         return [
-            ((kind, self.token, int(hot) - start), float(gradient @ table.weight[:, hot]), 1.0)
-            for hot, (kind, start) in zip(self._hot(), starts.items(), strict=False)
+            ((said, self.token, int(hot) - columns.start), float(gradient @ table.weight[:, hot]), 1.0)
+            for hot, (said, columns) in zip(self._hot(), tables.items(), strict=True)
         ]
 
     def _norm(self, norm: LayerNorm, row: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, float]:

@@ -20,7 +20,7 @@ from spikebert.cli.application import (
     refuse_overwrite,
     results,
 )
-from spikebert.configuration import EMBEDDING_NEURONS
+from spikebert.configuration import EMBEDDING_NEURONS, PREVIOUS_WORDS
 from spikebert.data import TASKS, find_task, load_examples
 from spikebert.distillation.augmentation import AugmentationSettings
 from spikebert.distillation.fine_tuning import TEACHER_SETTINGS, fine_tuned_teacher
@@ -166,6 +166,11 @@ def student_options(function: Any) -> Any:
                 "--attention-threshold", type=float, help="Threshold behind attention [default: 0.25, or 2 by norm]."
             ),
             click.option("--positions", is_flag=True, default=None, help="Give the student the teacher's positions."),
+            click.option(
+                "--previous-word",
+                type=click.Choice(PREVIOUS_WORDS),
+                help="Embed with every token the one before it too; projected folds into a table [default: none].",
+            ),
             click.option(
                 "--embedding-neuron",
                 type=click.Choice(EMBEDDING_NEURONS),
@@ -550,7 +555,8 @@ def student_choices(options: dict[str, Any], student: str | None) -> tuple[dict[
     if student is not None and not set(given) <= set(CHANGEABLE):
         raise ConfigurationError(
             "--student brings its own shape and vocabulary; leave out --blocks, --heads, --intermediate-size, "
-            "--time-steps, --positions, --embedding-neuron, --embedding-norm, --whole-vocabulary and --vocabulary-size"
+            "--time-steps, --positions, --previous-word, --embedding-neuron, --embedding-norm, --whole-vocabulary and "
+            "--vocabulary-size"
         )
     if given.pop("positions", False):
         given["position_embedding_type"] = "absolute"

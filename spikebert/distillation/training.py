@@ -251,7 +251,7 @@ class Trainer:
         self.steps = steps if isinstance(steps, int) else steps(self.batches_a_step)
         self.model = model.to(self.accelerator.device)
         self.transforms = (transforms or nn.Module()).to(self.accelerator.device)
-        self.word_embeddings = model.get_input_embeddings()
+        self.word_tables = _word_tables(model)
         if settings.compile_neurons:
             for module in model.modules():
                 if isinstance(module, SpikingNeuron):
@@ -371,8 +371,9 @@ class Trainer:
                 self.accelerator.backward(torch.stack(list(terms.values())).sum() / len(group))
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach() / len(group)
-        if not self.word_embeddings.sparse and self.word_embeddings.weight.grad is not None:
-            self.word_embeddings.weight.grad = self.word_embeddings.weight.grad.to_sparse(1)
+        for table in self.word_tables:
+            if not table.sparse and table.weight.grad is not None:
+                table.weight.grad = table.weight.grad.to_sparse(1)
         nn.utils.clip_grad_norm_(
             [p for group in self.optimizers[0].param_groups for p in group["params"]], self.settings.max_gradient_norm
         )
@@ -421,10 +422,11 @@ class Trainer:
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         # A batch uses some hundred of the 30,000 words: sparse gradients leave the other rows, and most of the
         # optimizer's time, alone. Several processes average dense gradients, made sparse before the step.
-        self.word_embeddings.sparse = self.accelerator.num_processes == 1
-        words = self.word_embeddings.weight
+        for table in self.word_tables:
+            table.sparse = self.accelerator.num_processes == 1
+        words = {table.weight for table in self.word_tables}
         learning = [p for p in (*self.model.parameters(), *self.transforms.parameters()) if p.requires_grad]
-        dense = [p for p in learning if p is not words]
+        dense = [p for p in learning if p not in words]
         rate = self.settings.learning_rate
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
@@ -435,8 +437,9 @@ class Trainer:
                 lr=rate,
             )
         ]
-        if words.requires_grad:
-            optimizers.append(torch.optim.SparseAdam([words], lr=rate))
+        learning_words = [table.weight for table in self.word_tables if table.weight.requires_grad]
+        if learning_words:
+            optimizers.append(torch.optim.SparseAdam(learning_words, lr=rate))
         return optimizers
 
     def _rate_at(self, step: int) -> float:
@@ -508,6 +511,13 @@ class Trainer:
         for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
             schedule.load_state_dict(saved)
         _set_generator_states(state["generators"][self.accelerator.process_index])
+
+
+def _word_tables(model: Any) -> list[nn.Embedding]:
+    """Return the embeddings that have a row for every word, of which a batch reads few."""
+    words = model.get_input_embeddings()
+    tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
+    return [table for table in tables if table.num_embeddings == words.num_embeddings]
 
 
 class _Forward(nn.Module):

@@ -41,6 +41,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{preset: {"neuron": preset} for preset in NEURON_PRESETS},
     "embedding behind a norm and a neuron": {"embedding_neuron": "lif", "embedding_norm": True},
     "no positions": {"position_embedding_type": "none"},
+    "previous words": {"previous_word": "table"},
+    "previous words, no positions": {"previous_word": "table", "position_embedding_type": "none"},
     "padding as tokens": {"attend_to_padding": True},
     "two blocks": {"num_hidden_layers": 2},
     "no leak": {"beta": 1.0},
@@ -106,6 +108,8 @@ def test_the_network_read_holds_the_models_parameters(variant: str, make_model: 
     operators = {node.name: node.operator for node in network.nodes}
     state = {name: value.numpy() for name, value in model.state_dict().items()}
     tables = [state["spikebert.embeddings.word_embeddings.weight"]]
+    if config.previous_word == "table":
+        tables.append(state["spikebert.embeddings.previous_word_embeddings.weight"])
     if config.position_embedding_type == "absolute":
         tables.append(state["spikebert.embeddings.position_embeddings.weight"])
     np.testing.assert_array_equal(operators["embedding"].weight, np.concatenate(tables).T)
@@ -441,10 +445,13 @@ def test_a_reader_that_ignores_the_marks_ends_in_nan(variant: str, make_model: C
 
 def _hot_input(graph: nir.NIRGraph) -> np.ndarray:
     """Return word 3 at the first position."""
+    said = graph.nodes["input"].metadata
     hot = np.zeros(int(graph.nodes["input"].input_type["input"][0]))
     hot[3] = 1
-    if graph.nodes["input"].metadata["positions"]:
-        hot[graph.nodes["input"].metadata["vocabulary"]] = 1
+    if "before_first" in said:
+        hot[said["vocabulary"] + said["before_first"]] = 1
+    if said["positions"]:
+        hot[len(hot) - said["positions"]] = 1
     return hot
 
 

@@ -615,6 +615,21 @@ GRAPHS: dict[str, tuple[Change, type[Exception], tuple[str, ...]]] = {
         GraphError,
         ("input: 33 words and -1 positions",),
     ),
+    "words before that are not there": (
+        _metadata("input", "before_first", 0),
+        GraphError,
+        ("words, as many words before and",),
+    ),
+    "an unknown word before the first": (
+        _both(_metadata("input", "vocabulary", 10), _metadata("input", "before_first", 10)),
+        GraphError,
+        ("input: before_first is 10", "0 to 9"),
+    ),
+    "a word before the first that is text": (
+        _metadata("input", "before_first", "none"),
+        GraphError,
+        ("before_first",),
+    ),
     "a missing vocabulary": (
         _no_metadata("input", "vocabulary"),
         GraphError,

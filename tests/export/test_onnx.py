@@ -51,6 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{preset: {"neuron": preset} for preset in NEURON_PRESETS},
     "embedding behind a norm and a neuron": {"embedding_neuron": "lif", "embedding_norm": True},
     "no positions": {"position_embedding_type": "none"},
+    "previous words": {"previous_word": "table"},
     "padding as tokens": {"attend_to_padding": True},
     "two blocks, no leak": {"num_hidden_layers": 2, "beta": 1.0},
 }

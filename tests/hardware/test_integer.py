@@ -107,10 +107,15 @@ def simulate(graph: nir.NIRGraph, inputs: np.ndarray, mask: np.ndarray) -> tuple
     waiting = [name for name in graph.nodes if name != "input"]
     head = graph.nodes["input"].metadata
     if head["encoding"] == "multi_hot":
-        hot = torch.zeros(*inputs.shape, int(head["vocabulary"]) + int(head["positions"]), dtype=torch.int64)
-        hot.scatter_(-1, torch.as_tensor(inputs)[..., None], 1)
-        for place in range(inputs.shape[1] if head["positions"] else 0):
-            hot[:, place, int(head["vocabulary"]) + place] = 1
+        words, positions, says_before = int(head["vocabulary"]), int(head["positions"]), "before_first" in head
+        hot = torch.zeros(*inputs.shape, words * (1 + says_before) + positions, dtype=torch.int64)
+        for place in range(inputs.shape[1]):
+            for row in range(len(inputs)):
+                hot[row, place, inputs[row, place]] = 1
+                if says_before:
+                    hot[row, place, words + (inputs[row, place - 1] if place else int(head["before_first"]))] = 1
+            if positions:
+                hot[:, place, words * (1 + says_before) + place] = 1
         values["input"] = hot.expand(int(graph.metadata["time_steps"]), *hot.shape)
     else:
         values["input"] = torch.as_tensor(inputs).long()
@@ -179,6 +184,7 @@ MODELS = st.fixed_dictionaries(
         "embedding_neuron": st.sampled_from(["heaviside", "lif"]),
         "embedding_norm": st.booleans(),
         "position_embedding_type": st.sampled_from(["none", "absolute"]),
+        "previous_word": st.sampled_from(["none", "table"]),
         "time_steps": st.integers(1, 5),
         "attention_scale": st.sampled_from([0.125, 0.1, 1.0]),
         "attend_to_padding": st.booleans(),

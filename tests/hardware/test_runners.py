@@ -81,6 +81,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     **{preset: {"neuron": preset, "num_hidden_layers": 2} for preset in NEURON_PRESETS},
     "neuron and norm behind the embedding": {"embedding_neuron": "lif", "embedding_norm": True},
     "no positions": {"position_embedding_type": "none"},
+    "previous words": {"previous_word": "table"},
     "padding as tokens": {"attend_to_padding": True},
     "one time step": {"time_steps": 1, "neuron": "loihi"},
     "more tokens than features of a head": {"num_attention_heads": 4},

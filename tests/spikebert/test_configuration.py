@@ -124,6 +124,7 @@ SIZES = [
     ]
     + [("initializer_range", value) for value in (-0.1, math.nan, math.inf, "1", None)]
     + [("position_embedding_type", value) for value in ("relative_key", None, [])]
+    + [("previous_word", value) for value in ("next", None, True, [])]
     + [("embedding_neuron", value) for value in ("if", None, [])]
     + [("norm", value) for value in ("instance", None, [])]
     + [("surrogate", value) for value in ("gauss", None, [])]

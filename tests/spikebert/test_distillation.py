@@ -159,7 +159,7 @@ def test_a_stage_can_add_its_own_losses(make_trainer):
 
 def test_words_that_never_occur_keep_the_teacher_s_rows(make_trainer, tiny_tokenizer):
     trainer = make_trainer()
-    table = trainer.word_embeddings.weight
+    table = trainer.word_tables[0].weight
     before = table.detach().clone()
     trainer.train()
     tokenizer = trainer.train_examples.tokenizer

@@ -135,7 +135,15 @@ def plain_spikebert(
         return plain_layer_norm(x, weights[f"{path}.weight"][part], weights[f"{path}.bias"][part])
 
     for _ in range(steps):
-        x = weights["spikebert.embeddings.word_embeddings.weight"][sentence]
+        words = weights["spikebert.embeddings.word_embeddings.weight"]
+        x = words[sentence]
+        before = [None, *sentence.tolist()[:-1]]
+        if "spikebert.embeddings.previous_word_embeddings.weight" in weights:
+            table = weights["spikebert.embeddings.previous_word_embeddings.weight"]
+            x = x + torch.stack([table[0 if word is None else word] for word in before])  # 0 is the padding
+        if "spikebert.embeddings.previous_word_projection.weight" in weights:
+            projection = weights["spikebert.embeddings.previous_word_projection.weight"]
+            x[1:] = x[1:] + torch.stack([projection @ words[word] for word in before[1:]])
         if "spikebert.embeddings.position_embeddings.weight" in weights:
             x = x + weights["spikebert.embeddings.position_embeddings.weight"][: len(sentence)]
         if "spikebert.embeddings.norm.weight" in weights:
@@ -197,6 +205,21 @@ def test_the_model_is_the_architecture_written_out(preset, embedding_neuron, pos
         assert 0 < sum(rate) < 2, f"{name} proves nothing: all or none of its neurons fire"
 
 
+@pytest.mark.parametrize("previous_word", ["projected", "table"])
+def test_the_word_before_is_embedded_too(previous_word):
+    model = lively_model(
+        21, previous_word=previous_word, position_embedding_type="absolute", embedding_neuron="lif", time_steps=3
+    )
+    (sentence,) = random_sentences(21, [7])
+    found = answer(model, sentence.unsqueeze(0))
+    spikes, logits = plain_spikebert(model.state_dict(), "paper", "lif", sentence, 3, "scores first")
+    for name, expected in spikes.items():
+        assert torch.equal(found.spikes[name][:, 0], expected), name
+    assert (found.logits[0] - logits).abs().max() <= LOGITS_TOLERANCE
+    turned = answer(model, sentence.flip(0).unsqueeze(0))
+    assert not torch.equal(turned.spikes["embedding_neuron"].flip(2), found.spikes["embedding_neuron"])
+
+
 @pytest.mark.parametrize("length", [1, HEAD_SIZE - 1, HEAD_SIZE, HEAD_SIZE + 1, 3 * HEAD_SIZE])
 def test_both_orders_of_the_attention_product_give_the_models_integers(length):
     """Whichever is cheaper is taken: (QK^T)V up to the head size in tokens, Q(K^T V) above."""
@@ -219,7 +242,9 @@ def test_both_orders_of_the_attention_product_give_the_models_integers(length):
 # --- batches and padding
 
 
-@pytest.mark.parametrize("positions", ["none", "absolute"])
+@pytest.mark.parametrize(
+    ("positions", "previous_word"), [("none", "none"), ("absolute", "table"), ("none", "projected")]
+)
 @pytest.mark.parametrize("preset", ["paper", "loihi"])
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -229,10 +254,10 @@ def test_both_orders_of_the_attention_product_give_the_models_integers(length):
 )
 @settings(deadline=None, max_examples=12)
 def test_a_sentence_does_not_see_its_batch_its_padding_or_what_stands_there(
-    preset, positions, seed, lengths, more, garbage
+    preset, positions, previous_word, seed, lengths, more, garbage
 ):
     """In float64, as the issue promises: spikes identical, logits within 1e-12; padding never spikes."""
-    model = lively_model(3, neuron=preset, position_embedding_type=positions)
+    model = lively_model(3, neuron=preset, position_embedding_type=positions, previous_word=previous_word)
     sentences = random_sentences(seed, lengths)
     ids, mask = padded(sentences, max(lengths) + more)
     wild = torch.where(mask == 1, ids, torch.from_numpy(np.random.default_rng(seed).integers(0, 20, ids.shape)))

@@ -128,8 +128,18 @@ def test_padding_changes_no_statistic_of_a_whole_model(norm, sentences):
         {"position_embedding_type": "absolute"},
         {"position_embedding_type": "none"},
         {"embedding_norm": False, "embedding_neuron": "heaviside"},
+        {"position_embedding_type": "absolute", "previous_word": "table"},
+        {"position_embedding_type": "none", "previous_word": "projected"},
+        {"embedding_norm": False, "embedding_neuron": "heaviside", "previous_word": "projected"},
     ],
-    ids=["positions", "no positions", "no embedding norm"],
+    ids=[
+        "positions",
+        "no positions",
+        "no embedding norm",
+        "previous words",
+        "projected previous words",
+        "projected, no embedding norm",
+    ],
 )
 def test_folding_changes_no_spike_and_no_prediction(norm, neuron, embeddings, sentences):
     model = trained(norm, sentences, neuron=neuron, attention_threshold=0.5, **embeddings)
@@ -144,7 +154,8 @@ def test_folding_changes_no_spike_and_no_prediction(norm, neuron, embeddings, se
 
 @pytest.mark.parametrize("norm", FOLDABLE)
 def test_a_folded_model_is_its_graph(norm, sentences):
-    folded = fold_norms(trained(norm, sentences, neuron="loihi", position_embedding_type="absolute"))
+    model = trained(norm, sentences, neuron="loihi", position_embedding_type="absolute", previous_word="projected")
+    folded = fold_norms(model)
     ids, mask = (value[:6].numpy() for value in sentences.values())
     torch_trace = run(folded, ids, mask, runner="torch", precision="float64")
     graph = to_nir(folded)
@@ -156,6 +167,11 @@ def test_a_folded_model_is_its_graph(norm, sentences):
 def test_an_unfolded_model_is_not_written_as_nir(norm, sentences):
     with pytest.raises(UnsupportedOperatorError, match="spikebert fold"):
         to_nir(trained(norm, sentences))
+
+
+def test_projected_previous_words_are_not_written_as_nir(make_model):
+    with pytest.raises(UnsupportedOperatorError, match="previous words is no table; fold it first: spikebert fold"):
+        to_nir(make_model(previous_word="projected"))
 
 
 def test_what_cannot_be_folded_or_changed_says_why(sentences):
