@@ -1,9 +1,10 @@
 """What whole numbers cost: accuracy of a checkpoint in float and quantized in several ways; docs/integers.md's table.
 
-    python benchmarks/integers.py [CHECKPOINT] [--task sst2] [--data-dir DATA] [--limit N]
+    python benchmarks/integers.py [CHECKPOINT] [--fine-tuned CHECKPOINT] [--task sst2] [--data-dir DATA] [--limit N]
 
 Scales are chosen on the first sentences of the task's training split, scores are on its dev split. Prints the table and
-writes results/integers.json.
+writes results/integers.json. `--fine-tuned` is what `spikebert distill task --integer` made of the checkpoint; it is
+scored in float and in integers beside it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def main() -> None:
     """Score every way and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", nargs="?", default="default")
+    parser.add_argument("--fine-tuned", help="the checkpoint fine-tuned for integers")
     parser.add_argument("--task", default="sst2")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--limit", type=int)
@@ -52,29 +54,34 @@ def main() -> None:
     ids = read_calibration(words.task, tokenizer, folder, CALIBRATION_SENTENCES, longest)
     examples = TokenizedExamples(load_examples(task, "dev", folder)[: words.limit], task, tokenizer, longest)
     labels = examples.labels.numpy()
-    graph = parse_graph(to_nir(model))  # type: ignore[arg-type]
+    models = [("", model, WAYS)]
+    if words.fine_tuned is not None:
+        models.append(("fine-tuned, ", load_model(words.fine_tuned), {"per-tensor": {}}))
     rows: list[dict[str, Any]] = []
     with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("sentences", total=len(examples) * (1 + len(WAYS)))
+        bar = progress.add_task("sentences", total=len(examples) * sum(1 + len(ways) for *_, ways in models))
 
         def advance(sentences: int) -> None:
             progress.advance(bar, sentences)
 
-        floats = predict(model, examples, on_batch=advance)
-        rows.append({"weights": "float32", task.metric: task.score(floats, labels), "same_answer": 1.0})
-        for name, options in WAYS.items():
-            integer_graph, report = quantize_with_report(graph, ids, **options)
-            with open_runner(integer_graph, "integer", "integer", record_spikes=False) as runner:
-                logits = predict_in_integers(runner, examples, advance)
-            rows.append(
-                {
-                    "weights": name,
-                    task.metric: task.score(logits, labels),
-                    "same_answer": float(np.mean(logits.argmax(-1) == floats.argmax(-1))),
-                    "agreement": {layer.node: layer.agreement for layer in report.layers},
-                    "repaired": [layer.node for layer in report.repaired],
-                }
-            )
+        for prefix, scored, ways in models:
+            floats = predict(scored, examples, on_batch=advance)
+            answers = floats.argmax(-1)
+            rows.append({"weights": f"{prefix}float32", task.metric: task.score(floats, labels), "same_answer": 1.0})
+            graph = parse_graph(to_nir(scored))  # type: ignore[arg-type]
+            for name, options in ways.items():
+                integer_graph, report = quantize_with_report(graph, ids, **options)
+                with open_runner(integer_graph, "integer", "integer", record_spikes=False) as runner:
+                    logits = predict_in_integers(runner, examples, advance)
+                rows.append(
+                    {
+                        "weights": f"{prefix}{name}",
+                        task.metric: task.score(logits, labels),
+                        "same_answer": float(np.mean(logits.argmax(-1) == answers)),
+                        "agreement": {layer.node: layer.agreement for layer in report.layers},
+                        "repaired": [layer.node for layer in report.repaired],
+                    }
+                )
     table = Table("weights", task.metric, "same answer as float", "agreement a layer", box=None)
     for row in rows:
         shares = row.get("agreement", {}).values()
@@ -83,6 +90,8 @@ def main() -> None:
     Console().print(table)
     words.output.parent.mkdir(parents=True, exist_ok=True)
     record = {"task": task.name, "examples": len(examples), "rows": rows}
+    if words.fine_tuned is not None:
+        record["fine_tuned_sha256"] = checkpoint_sha256(words.fine_tuned)
     words.output.write_text(json.dumps({**record, **run_record(0, checkpoint_sha256(words.checkpoint))}, indent=2))
 
 
