@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from export.netx import read_netx, write_netx
     from export.nir_file import read_nir, write_nir
     from export.onnx_format.file import write_onnx
-    from export.onnx_format.graph import to_onnx
+    from export.onnx_format.graph import draft_onnx, to_onnx
     from export.passes.quantize import quantize, quantize_with_report
 
 _HOMES = {
@@ -41,6 +41,7 @@ _HOMES = {
     "read_nir": "export.nir_file",
     "write_nir": "export.nir_file",
     "write_onnx": "export.onnx_format.file",
+    "draft_onnx": "export.onnx_format.graph",
     "to_onnx": "export.onnx_format.graph",
 }
 
@@ -53,6 +54,7 @@ __all__ = [
     "OnnxFileError",
     "UnsupportedOperatorError",
     "build_graph",
+    "draft_onnx",
     "parse_graph",
     "quantize",
     "quantize_with_report",

@@ -63,9 +63,8 @@ def complete_graph(graph: nir.NIRGraph, order: list[str], sources: dict[str, lis
         elif isinstance(node, nir.Affine | nir.Linear):
             read_shape = np.shape(node.weight)[-1:]  # it reads a neuron behind it, of the step before
         else:
-            raise UnsupportedOperatorError(
-                f"{name}: reads only what was sent in the step before; only affine and linear nodes can"
-            )
+            behind = [(str(a), _own_shape(graph.nodes[str(a)], str(a), name)) for a, b in graph.edges if str(b) == name]
+            read_shape = _common_shape(name, behind)
         nodes[name], shapes[name] = _complete(node, name, read_shape)
     return nir.NIRGraph(nodes, graph.edges, metadata=graph.metadata, type_check=False)
 
@@ -197,6 +196,19 @@ def _shape(types: dict[str, Any] | None, name: str) -> Shape:
     if not array.size or array.dtype.kind not in "iu" or array.min() < 1:
         raise GraphError(f"{name}: has no shape of positive whole numbers")
     return tuple(int(length) for length in array)
+
+
+def _own_shape(neuron: nir.NIRNode, name: str, reader: str) -> Shape:
+    """Return the shape of a neuron that stands behind its reader, as its parameters have it."""
+    if isinstance(neuron, nir.NIRGraph):
+        return _shape(neuron.output_type, name)
+    shape = np.shape(neuron.threshold if isinstance(neuron, nir.Threshold) else neuron.v_threshold)
+    if math.prod(shape) == 1:
+        raise UnsupportedOperatorError(
+            f"{reader}: reads only what {name} sent in the step before, and the parameters of {name} do not say its "
+            "shape; give it one for each feature"
+        )
+    return shape
 
 
 def _common_shape(name: str, read: list[tuple[str, Shape]]) -> Shape:

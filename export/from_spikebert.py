@@ -6,6 +6,7 @@ Node names are those the model records its spikes under (``spikebert.modeling`` 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -34,6 +35,7 @@ from spikebert.neuron import Heaviside as HeavisideModule
 from spikebert.norms import GroupedLayerNorm, Norm
 
 PRECISIONS = ("float32", "float64")
+ArrayReader = Callable[[Tensor], np.ndarray]
 
 
 def to_nir(
@@ -41,6 +43,7 @@ def to_nir(
     precision: str | None = None,
     dt: float = DEFAULT_DT,
     metadata: dict[str, Any] | None = None,
+    copy: bool = True,
 ) -> nir.NIRGraph:
     """Write a model as a NIR graph.
 
@@ -53,6 +56,9 @@ def to_nir(
         Seconds a time step stands for; it changes no spike.
     metadata : dict, optional
         What else the graph should say about itself (str, number or bool values), such as a checkpoint's hash.
+    copy : bool
+        Whether the graph has weights of its own. Without, those that need no conversion are the model's memory: enough
+        for a graph that is written and let go of, but whoever trains the model on changes the graph too.
 
     Returns
     -------
@@ -74,7 +80,8 @@ def to_nir(
         raise UnsupportedOperatorError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     config, encoder = model.config, model.spikebert
     embeddings = encoder.embeddings
-    encoding, table = _embedding_table(embeddings)
+    read = _copy if copy else _view
+    encoding, table = _embedding_table(embeddings, read)
     builder = NetworkBuilder("input", encoding.width)
     last = builder.add(EMBEDDING, Affine(table), "input")
     if embeddings.norm is not None:
@@ -84,7 +91,7 @@ def to_nir(
         assert isinstance(block, SpikeBertBlock)
         prefix = block_prefix(index)
         attention = block.attention
-        qkv = _add_projection(builder, f"{prefix}qkv", attention.qkv, stream)
+        qkv = _add_projection(builder, f"{prefix}qkv", attention.qkv, stream, read)
         head_size = config.hidden_size // config.num_attention_heads
         product = builder.add(
             f"{prefix}attention",
@@ -92,13 +99,13 @@ def to_nir(
             qkv,
         )
         attended = _add_neuron(builder, attention.neuron, config.hidden_size, product)
-        stream = [*stream, _add_projection(builder, f"{prefix}projection", attention.projection, [attended])]
-        hidden = _add_projection(builder, f"{prefix}intermediate", block.intermediate, stream)
-        stream = [*stream, _add_projection(builder, f"{prefix}output", block.output, [hidden])]
+        stream = [*stream, _add_projection(builder, f"{prefix}projection", attention.projection, [attended], read)]
+        hidden = _add_projection(builder, f"{prefix}intermediate", block.intermediate, stream, read)
+        stream = [*stream, _add_projection(builder, f"{prefix}output", block.output, [hidden], read)]
     if encoder.final_norm is not None:
         stream = [builder.add(FINAL_NORM, _layer_norm(FINAL_NORM, encoder.final_norm), stream)]
     last = builder.add(TOKEN_MEAN, TokenMean(config.hidden_size), stream)
-    last = builder.add(CLASSIFIER, _affine(model.classifier), last)
+    last = builder.add(CLASSIFIER, _affine(model.classifier, read), last)
     network = builder.network(
         "output",
         last,
@@ -118,17 +125,19 @@ def to_nir(
     return build_graph(network, precision)
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    """Return a copy in the tensor's own precision, float32 for anything narrower; `build_graph` stores what is asked.
-
-    A view would be enough to write, but then whoever trains on would change the graph too.
-    """
+def _view(tensor: Tensor) -> np.ndarray:
+    """Return a tensor in its own precision, float32 for anything narrower; `build_graph` stores what is asked."""
     tensor = tensor.detach().cpu()
-    return (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy().copy()
+    return (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()
 
 
-def _affine(linear: nn.Linear) -> Affine:
-    return Affine(_array(linear.weight), None if linear.bias is None else _array(linear.bias))
+def _copy(tensor: Tensor) -> np.ndarray:
+    """Return a copy of it."""
+    return _view(tensor).copy()
+
+
+def _affine(linear: nn.Linear, read: ArrayReader) -> Affine:
+    return Affine(read(linear.weight), None if linear.bias is None else read(linear.bias))
 
 
 def _layer_norm(name: str, norm: Norm) -> LayerNorm:
@@ -138,31 +147,30 @@ def _layer_norm(name: str, norm: Norm) -> LayerNorm:
             f"{name} is a {type(norm).__name__}, which NIR has no node for; fold it into the weights first: "
             "spikebert fold CHECKPOINT -o FOLDED, or spikebert.norms.fold_norms(model)"
         )
-    return LayerNorm(_array(norm.weight), _array(norm.bias), float(norm.eps), norm.groups)
+    return LayerNorm(_copy(norm.weight), _copy(norm.bias), float(norm.eps), norm.groups)
 
 
-def _embedding_table(embeddings: SpikeBertEmbeddings) -> tuple[TokenEncoding, np.ndarray]:
+def _embedding_table(embeddings: SpikeBertEmbeddings, read: ArrayReader) -> tuple[TokenEncoding, np.ndarray]:
     if embeddings.previous_word_projection is not None:
         raise UnsupportedOperatorError(
             "the projection of previous words is no table; fold it first: spikebert fold CHECKPOINT -o FOLDED, or "
             "spikebert.norms.fold_norms(model)"
         )
     words, previous, positions = (
-        None if table is None else _array(table.weight)
-        for table in (
-            embeddings.word_embeddings,
-            embeddings.previous_word_embeddings,
-            embeddings.position_embeddings,
-        )
+        embeddings.word_embeddings,
+        embeddings.previous_word_embeddings,
+        embeddings.position_embeddings,
     )
-    assert words is not None
-    before_first = getattr(embeddings.previous_word_embeddings, "padding_idx", None)
-    encoding = TokenEncoding(len(words), 0 if positions is None else len(positions), before_first)
-    return encoding, np.concatenate([table for table in (words, previous, positions) if table is not None]).T
+    tables = [table.weight for table in (words, previous, positions) if table is not None]
+    before_first = getattr(previous, "padding_idx", None)
+    encoding = TokenEncoding(len(words.weight), 0 if positions is None else len(positions.weight), before_first)
+    return encoding, (np.concatenate([_view(table) for table in tables]) if tables[1:] else read(tables[0])).T
 
 
-def _add_projection(builder: NetworkBuilder, name: str, projection: SpikingProjection, sources: list[str]) -> str:
-    last = builder.add(f"{name}_affine", _affine(projection.affine), sources)
+def _add_projection(
+    builder: NetworkBuilder, name: str, projection: SpikingProjection, sources: list[str], read: ArrayReader
+) -> str:
+    last = builder.add(f"{name}_affine", _affine(projection.affine, read), sources)
     if projection.norm is not None:
         last = builder.add(f"{name}_norm", _layer_norm(f"{name}_norm", projection.norm), last)
     return _add_neuron(builder, projection.neuron, projection.affine.out_features, last)

@@ -36,7 +36,7 @@ def delayed_edges(sources: Mapping[str, Collection[str]], neurons: Collection[st
         pass
     else:
         return set()
-    loops = {neuron: _between(sources, neuron) for neuron in neurons}
+    loops = {neuron: cycle_through(sources, neuron) for neuron in neurons}
     found = set()
     for neuron, loop in loops.items():
         others = sorted(name for name in loop if name != neuron and name in loops)
@@ -49,7 +49,7 @@ def delayed_edges(sources: Mapping[str, Collection[str]], neurons: Collection[st
     return found
 
 
-def _between(sources: Mapping[str, Collection[str]], node: str) -> set[str]:
+def cycle_through(sources: Mapping[str, Collection[str]], node: str) -> set[str]:
     """Return all nodes on cycles through `node`, itself included; empty where there is no cycle."""
     readers: dict[str, list[str]] = {name: [] for name in sources}
     for reader, read in sources.items():

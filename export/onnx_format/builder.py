@@ -6,7 +6,8 @@ can be called.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,46 @@ TOKEN_MASK = "/token_mask"
 """Value ``(B, N, 1)`` in the type of activations, 1 at tokens and 0 at padding."""
 OPSET = 18
 """First version with everything used here: ``ReduceMean`` takes its axes as an input, ``Split`` counts its outputs."""
+PIECE_BYTES = 1 << 23
+"""A weight is converted and written in pieces of so much."""
 _LIFT = 1 << 62
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """An array on its way into a file; it stays where the graph has it until it is written.
+
+    Attributes
+    ----------
+    name : str
+    value : array
+    dtype : dtype
+        What it is converted to.
+    """
+
+    name: str
+    value: np.ndarray
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the file."""
+        return self.value.size * self.dtype.itemsize
+
+    def head(self) -> TensorProto:
+        """Return a new tensor without its content."""
+        element_type = helper.np_dtype_to_tensor_dtype(self.dtype)
+        return TensorProto(name=self.name, dims=self.value.shape, data_type=element_type)
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the content, which is little-endian, row by row."""
+        stored = self.dtype.newbyteorder("<")
+        if not self.value.ndim or not self.value.size:
+            yield self.value.astype(stored).tobytes()
+            return
+        rows = max(1, PIECE_BYTES * len(self.value) // self.nbytes)
+        for start in range(0, len(self.value), rows):
+            yield self.value[start : start + rows].astype(stored).tobytes()
 
 
 class OnnxBuilder:
@@ -35,6 +75,8 @@ class OnnxBuilder:
     ----------
     bounds : dict of str to int
         Values that are known to be whole numbers from 0 up to so much: spikes, and sums of spikes.
+    local : mapping of str to str
+        What values are called here in place of their names; in the body of a node only.
     """
 
     def __init__(self, dtype: DTypeLike, membrane_potentials: bool = False) -> None:
@@ -42,36 +84,35 @@ class OnnxBuilder:
         self.element_type = helper.np_dtype_to_tensor_dtype(self.dtype)
         self.membrane_potentials = membrane_potentials
         self.bounds: dict[str, int] = {}
+        self.local: Mapping[str, str] = {}
         self.nodes: list[onnx.NodeProto] = []
-        self.weights: dict[str, tuple[Any, np.dtype]] = {}  # converted only when stored, one at a time
+        self.weights: dict[str, Weight] = {}
 
-    def subgraph(self) -> OnnxBuilder:
-        """Return a builder for the body of a node; its weights and constants are this graph's."""
+    def subgraph(self, local: Mapping[str, str]) -> OnnxBuilder:
+        """Return a builder for the body of a node; weights, constants and bounds are this graph's."""
         inner = OnnxBuilder(self.dtype, self.membrane_potentials)
-        inner.weights = self.weights
+        inner.weights, inner.bounds, inner.local = self.weights, self.bounds, local
         return inner
+
+    def called(self, name: str) -> str:
+        """Return what a value is called here."""
+        return self.local.get(name, name)
 
     def add(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Add a node with one output; return the output's name."""
-        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=output, **attributes))
+        self.add_node(op_type, inputs, [output], **attributes)
         return output
 
     def add_node(self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> list[str]:
         """Add a node with several outputs; return their names."""
-        self.nodes.append(helper.make_node(op_type, list(inputs), list(outputs), name=outputs[0], **attributes))
+        read, written = ([self.called(name) for name in names] for names in (inputs, outputs))
+        self.nodes.append(helper.make_node(op_type, read, written, name=written[0], **attributes))
         return list(outputs)
 
     def weight(self, name: str, value: Any, dtype: DTypeLike | None = None) -> str:
         """Note an array, in the type of activations or in `dtype`, to be stored once under `name`; return the name."""
-        self.weights.setdefault(name, (value, self.dtype if dtype is None else np.dtype(dtype)))
+        self.weights.setdefault(name, Weight(name, np.asarray(value), np.dtype(self.dtype if dtype is None else dtype)))
         return name
-
-    def store_weights(self, graph: onnx.GraphProto) -> None:
-        """Copy the weights into a graph, one by one: the protobuf message is the only copy."""
-        for name, (value, dtype) in self.weights.items():
-            array = np.asarray(value, dtype)
-            element_type = helper.np_dtype_to_tensor_dtype(dtype)
-            graph.initializer.add(name=name, dims=array.shape, data_type=element_type, raw_data=array.tobytes())
 
     def axes(self, *values: int) -> str:
         """Return whole numbers (axes, or a shape) as a constant, shared by all who need the same."""

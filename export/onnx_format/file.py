@@ -1,12 +1,15 @@
 """ONNX files: written tensor by tensor, whole or not at all, and read back with what they say of themselves.
 
-``onnx.save`` serializes a model in one piece, which doubles its memory and ends at 2 GB. Here each weight goes to the
-file by itself; above a threshold they go into a second file beside it, which ONNX calls external data.
+``onnx.save`` wants the model in memory, serializes it in one piece, and ends at 2 GB. Here each weight goes from the
+graph to the file by itself, a few megabytes at a time; above a threshold they go into a second file beside it, which
+ONNX calls external data.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,9 @@ from onnx import TensorProto, numpy_helper
 
 from export.errors import OnnxFileError
 from export.network import COUNTS, INTEGER, TokenEncoding
-from export.onnx_format.graph import FORMAT, FORMAT_VERSION, PRECISIONS
+from export.onnx_format.builder import Weight
+from export.onnx_format.graph import FORMAT, FORMAT_VERSION, PRECISIONS, STEP_LOGITS, OnnxDraft
+from export.onnx_format.steps import POTENTIAL
 from spikebert.files import written_whole
 
 MAX_PROTOBUF_BYTES = (1 << 31) - (1 << 20)
@@ -30,16 +35,18 @@ EXTERNAL_ALIGNMENT = 4096
 DATA_SUFFIX = ".data"
 _GRAPH_FIELD = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _INITIALIZER_FIELD = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
+_RAW_DATA_FIELD = TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 _LENGTH_DELIMITED = 2
 
 
-def write_onnx(path: str | Path, model: onnx.ModelProto, external_above: int = MAX_PROTOBUF_BYTES) -> Path:
-    """Write a model to `path`, atomically; needs the memory of the largest weight beside the model.
+def write_onnx(path: str | Path, model: OnnxDraft | onnx.ModelProto, external_above: int = MAX_PROTOBUF_BYTES) -> Path:
+    """Write a model to `path`, atomically.
 
     Parameters
     ----------
     path : str or Path
-    model : onnx.ModelProto
+    model : OnnxDraft or onnx.ModelProto
+        A draft needs a few megabytes beside the graph, a message its largest weight once more.
     external_above : int
         Bytes of weights above which they go into ``PATH.data``.
 
@@ -54,19 +61,41 @@ def write_onnx(path: str | Path, model: onnx.ModelProto, external_above: int = M
         The folder does not exist or cannot be written to. Nothing half-written stays.
     """
     path = Path(path)
+    weights: Sequence[Weight | _RawTensor]
+    if isinstance(model, OnnxDraft):
+        model, weights = model.model, model.weights
+    else:
+        weights = [_RawTensor(tensor) for tensor in model.graph.initializer]
     if not path.parent.is_dir():
         raise OnnxFileError(f"{path}: the folder {path.parent} does not exist; make it first")
-    external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > external_above
+    external = sum(weight.nbytes for weight in weights) > external_above
     data_path = path.with_name(path.name + DATA_SUFFIX)
     try:
         with ExitStack() as stack:
             partial = stack.enter_context(written_whole(path))
             data = stack.enter_context(stack.enter_context(written_whole(data_path)).open("wb")) if external else None
             with partial.open("wb") as file:
-                _write_model(file, model, data, data_path.name)
+                _write_model(file, model, weights, data, data_path.name)
     except OSError as error:
         raise OnnxFileError(f"{path}: cannot be written: {error}") from error
     return path
+
+
+@dataclass(frozen=True, eq=False)
+class _RawTensor:
+    """A tensor of a message, in the way of a `Weight`: its content apart from the rest."""
+
+    tensor: TensorProto
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.tensor.raw_data)
+
+    def head(self) -> TensorProto:
+        return _without(self.tensor, "raw_data")
+
+    def pieces(self) -> Iterator[bytes]:
+        yield self.tensor.raw_data
 
 
 def check_onnx(path: str | Path) -> None:
@@ -95,6 +124,8 @@ class OnnxFile:
         None for a graph that takes values and reads T from their shape.
     input_name, input_features : str, int
         Input node of the graph, and its width.
+    input_shape : tuple of int or None
+        Shape that the input's features had in the graph, where it was more than a row of them.
     token_encoding : TokenEncoding or None
     attend_to_padding : bool
     max_tokens, input_limit : int or None
@@ -115,6 +146,7 @@ class OnnxFile:
     time_steps: int | None
     input_name: str
     input_features: int
+    input_shape: tuple[int, ...] | None
     token_encoding: TokenEncoding | None
     attend_to_padding: bool
     max_tokens: int | None
@@ -132,8 +164,14 @@ class OnnxFile:
         return self.precision == INTEGER
 
     @property
-    def input_shape(self) -> None:
-        """None: the file's input is a row of features, whatever shape the graph's had."""
+    def shows_spikes(self) -> bool:
+        """Whether spikes are among its outputs."""
+        return STEP_LOGITS in self.outputs
+
+    @property
+    def shows_membrane_potentials(self) -> bool:
+        """Whether potentials are among its outputs."""
+        return bool(self.spiking_nodes) and POTENTIAL.format(self.spiking_nodes[0]) in self.outputs
 
 
 def load_onnx(path: str | Path) -> onnx.ModelProto:
@@ -196,6 +234,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
         precision=precision,
         input_name=text.get("input", ""),
         input_features=said.take("input_features", int),
+        input_shape=_input_shape(said) if "input_shape" in text else None,
         token_encoding=(
             TokenEncoding(
                 said.take("vocabulary", int),
@@ -214,6 +253,13 @@ def read_onnx(path: str | Path) -> OnnxFile:
         thresholds=_thresholds(model, path, spiking),
         metadata=text,
     )
+
+
+def _input_shape(said: _Metadata) -> tuple[int, ...]:
+    shape = said.take("input_shape", list)
+    if not all(type(length) is int for length in shape) or math.prod(shape) != said.take("input_features", int):
+        raise OnnxFileError(f"{said.path}: metadata input_shape is {shape}; expected the shape of its input_features")
+    return tuple(shape)
 
 
 def _thresholds(model: onnx.ModelProto, path: Path, spiking: list[str]) -> dict[str, np.ndarray]:
@@ -247,20 +293,40 @@ class _Metadata:
         return value
 
 
-def _write_model(file: IO[bytes], model: onnx.ModelProto, data: IO[bytes] | None, data_name: str) -> None:
-    """Write a serialized ModelProto whose graph is put together from parts, one initializer at a time."""
+def _write_model(
+    file: IO[bytes],
+    model: onnx.ModelProto,
+    weights: Sequence[Weight | _RawTensor],
+    data: IO[bytes] | None,
+    data_name: str,
+) -> None:
+    """Write a serialized ModelProto whose graph is put together from parts, one weight at a time.
+
+    The size of a message stands before it, so all sizes are known before any content is touched.
+    """
     model_head = _without(model, "graph").SerializeToString()
     graph_head = _without(model.graph, "initializer").SerializeToString()
-    weights = [tensor if data is None else _externalize(tensor, data, data_name) for tensor in model.graph.initializer]
-    # the size of a message stands before it, so each is measured before any is written
-    sizes = [tensor.ByteSize() for tensor in weights]
-    heads = [_head(_INITIALIZER_FIELD, size) for size in sizes]
-    file.write(model_head)
-    file.write(_head(_GRAPH_FIELD, len(graph_head) + sum(sizes) + sum(map(len, heads))))
-    file.write(graph_head)
-    for head, tensor in zip(heads, weights, strict=True):
+    entries: list[tuple[bytes, Weight | _RawTensor, int | None]] = []
+    body = end = 0
+    for weight in weights:
+        tensor, inside, offset = weight.head(), weight.nbytes, None
+        if data is not None and weight.nbytes >= SMALLEST_EXTERNAL_BYTES:
+            offset = -(-end // EXTERNAL_ALIGNMENT) * EXTERNAL_ALIGNMENT
+            end, inside = offset + weight.nbytes, 0
+            _point_outside(tensor, data_name, offset, weight.nbytes)
+        head = tensor.SerializeToString() + (_head(_RAW_DATA_FIELD, inside) if inside else b"")
+        head = _head(_INITIALIZER_FIELD, len(head) + inside) + head
+        body += len(head) + inside
+        entries.append((head, weight, offset))
+    file.write(model_head + _head(_GRAPH_FIELD, len(graph_head) + body) + graph_head)
+    for head, weight, offset in entries:
         file.write(head)
-        file.write(tensor.SerializeToString())
+        place = file
+        if offset is not None:
+            assert data is not None
+            place = data
+            data.seek(offset)
+        place.writelines(weight.pieces())
 
 
 def _without(message: Any, left_out: str) -> Any:
@@ -278,17 +344,11 @@ def _without(message: Any, left_out: str) -> Any:
     return rest
 
 
-def _externalize(tensor: TensorProto, data: IO[bytes], data_name: str) -> TensorProto:
-    """Append a tensor's bytes to the data file; return one that says where they are."""
-    if len(tensor.raw_data) < SMALLEST_EXTERNAL_BYTES:
-        return tensor
-    data.seek(-(-data.tell() // EXTERNAL_ALIGNMENT) * EXTERNAL_ALIGNMENT)
-    place = {"location": data_name, "offset": str(data.tell()), "length": str(data.write(tensor.raw_data))}
-    moved = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-    moved.data_location = TensorProto.EXTERNAL
-    for key, value in place.items():
-        moved.external_data.add(key=key, value=value)
-    return moved
+def _point_outside(tensor: TensorProto, data_name: str, offset: int, length: int) -> None:
+    """Let a tensor without content say where in the data file it is."""
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": data_name, "offset": str(offset), "length": str(length)}.items():
+        tensor.external_data.add(key=key, value=value)
 
 
 def _head(number: int, length: int) -> bytes:

@@ -9,6 +9,8 @@ node in place of ids, and T is free too.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
 import nir
@@ -18,18 +20,12 @@ from onnx import TensorProto, helper
 
 from export.errors import GraphError, UnsupportedOperatorError
 from export.network import COUNTS, INTEGER, POSITION, WORD, Network, Node, TokenEncoding, decoding, parse_graph
-from export.onnx_format.builder import OPSET, TOKEN_MASK, OnnxBuilder
-from export.onnx_format.operators import POTENTIAL, WRITERS
-from export.operators import (
-    Affine,
-    Heaviside,
-    IntegerAffine,
-    IntegerLeakyIntegrateAndFire,
-    LeakyIntegrateAndFire,
-    TokenMean,
-    Total,
-)
+from export.onnx_format.builder import OPSET, TOKEN_MASK, OnnxBuilder, Weight
+from export.onnx_format.operators import WRITERS
+from export.onnx_format.steps import POTENTIAL, STEP_WRITERS, State, write_scan
+from export.operators import Affine, IntegerAffine, PreviousStep, TokenMean
 from export.operators.affine import narrow_weight
+from export.recurrence import cycle_through
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +41,53 @@ ONLY_IN_NIR = ("sums", "non_standard_nodes")
 RESERVED = (INPUT_IDS, ATTENTION_MASK, LOGITS, STEP_LOGITS)
 
 
-def to_onnx(
+@dataclass(frozen=True, eq=False)
+class OnnxDraft:
+    """A model whose weights still lie where the graph has them.
+
+    Attributes
+    ----------
+    model : onnx.ModelProto
+        All but the weights.
+    weights : list of Weight
+    """
+
+    model: onnx.ModelProto
+    weights: list[Weight]
+
+    def assemble(self) -> onnx.ModelProto:
+        """Return the model with a copy of the weights, once only: the draft's own model has them then."""
+        for weight in self.weights:
+            tensor = self.model.graph.initializer.add()
+            tensor.CopyFrom(weight.head())
+            tensor.raw_data = b"".join(weight.pieces())
+        self.weights.clear()
+        return self.model
+
+
+def to_onnx(model_or_graph: nn.Module | nir.NIRGraph | Network, precision: str | None = None, **options: Any) -> Any:
+    """Return a model or graph as ONNX, in memory; for a file, a draft does without that copy.
+
+    Parameters
+    ----------
+    model_or_graph, precision, options
+        As in `draft_onnx`.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Holds a copy of the weights, each once whatever the number of steps. Inputs are ``input_ids`` and
+        ``attention_mask``, int64 ``(B, N)``; padding has mask 0 and changes nothing.
+
+    Raises
+    ------
+    UnsupportedOperatorError, GraphError
+        As `draft_onnx` does.
+    """
+    return draft_onnx(model_or_graph, precision, **options).assemble()
+
+
+def draft_onnx(
     model_or_graph: nn.Module | nir.NIRGraph | Network,
     precision: str | None = None,
     *,
@@ -53,8 +95,8 @@ def to_onnx(
     membrane_potentials: bool = False,
     time_steps: int | None = None,
     metadata: dict[str, str] | None = None,
-) -> onnx.ModelProto:
-    """Write a model or graph as ONNX.
+) -> OnnxDraft:
+    """Write a model or graph as ONNX, all but the weights: what `write_onnx` takes to a file.
 
     Parameters
     ----------
@@ -72,12 +114,6 @@ def to_onnx(
     metadata : dict, optional
         What else the file should say about itself.
 
-    Returns
-    -------
-    onnx.ModelProto
-        Holds a copy of the weights, each once whatever the number of steps. Inputs are ``input_ids`` and
-        ``attention_mask``, int64 ``(B, N)``; padding has mask 0 and changes nothing.
-
     Raises
     ------
     UnsupportedOperatorError
@@ -94,8 +130,8 @@ def to_onnx(
         raise GraphError("graph: does not say how many time steps a sentence is shown for; give time_steps")
     build = OnnxBuilder(PRECISIONS[precision], membrane_potentials)
     _write_mask(build, network.attend_to_padding)
-    for node in network.nodes:
-        _write_node(build, network, node, time_steps)
+    for unit in _units(network):
+        _write_unit(build, network, unit, time_steps)
     pooled = _pooled(network)
     _write_logits(build, network, pooled)
     steps: int | str = "time_steps" if encoding is None or time_steps is None else time_steps
@@ -112,10 +148,9 @@ def to_onnx(
         producer_name="spikebert",
         producer_version=str(network.metadata.get("producer", "")).removeprefix("spikebert").strip(),
     )
-    build.store_weights(model.graph)
     about = {**_about(network, precision, time_steps), **(metadata or {})}
     helper.set_model_props(model, {key: _text(value) for key, value in about.items()})
-    return model
+    return OnnxDraft(model, list(build.weights.values()))
 
 
 def _network(model_or_graph: Any) -> Network:
@@ -125,7 +160,7 @@ def _network(model_or_graph: Any) -> Network:
         return parse_graph(model_or_graph)
     from export.from_spikebert import to_nir
 
-    return parse_graph(to_nir(model_or_graph))
+    return parse_graph(to_nir(model_or_graph, copy=False))
 
 
 def _precision(network: Network, precision: str | None) -> str:
@@ -146,10 +181,10 @@ def _check_nodes(network: Network) -> None:
     unknown = [
         f"{node.name} ({node.operator.name})"
         for node in network.nodes
-        if type(node.operator) not in WRITERS and not isinstance(node.operator, Total)
+        if type(node.operator) not in {**WRITERS, **STEP_WRITERS}
     ]
     if unknown:
-        known = ", ".join([operator.name for operator in WRITERS] + [Total.name])
+        known = ", ".join(operator.name for operator in {**WRITERS, **STEP_WRITERS})
         raise UnsupportedOperatorError(f"{', '.join(unknown)}: not yet spelled in ONNX; known are {known}")
     names = [network.input_name, *(node.name for node in network.nodes)]
     for name in names:
@@ -165,18 +200,49 @@ def _write_mask(build: OnnxBuilder, attend_to_padding: bool) -> None:
     build.add("Unsqueeze", [build.cast(real, "/counts"), build.axes(-1)], TOKEN_MASK)
 
 
-def _write_node(build: OnnxBuilder, network: Network, node: Node, time_steps: int | None) -> None:
-    operator = node.operator
-    if isinstance(operator, Total):
-        build.add("Add", node.sources, node.name)
-        if all(source in build.bounds for source in node.sources):
-            build.bounds[node.name] = sum(build.bounds[source] for source in node.sources)
-    elif network.token_encoding is not None and node.sources == (network.input_name,):
-        assert isinstance(operator, Affine)
+def _units(network: Network) -> list[tuple[Node, ...]]:
+    """Return the nodes in an order in which they can be written, those of a cycle together."""
+    if not any(isinstance(node.operator, PreviousStep) for node in network.nodes):
+        return [(node,) for node in network.nodes]
+    sources: dict[str, tuple[str, ...]] = {network.input_name: ()}
+    sources |= {node.name: node.sources for node in network.nodes}
+    first = {name: name for name in sources}  # what stands for all nodes of a cycle
+    for node in network.nodes:
+        if isinstance(node.operator, PreviousStep):
+            first |= dict.fromkeys(cycle_through(sources, node.name), node.name)
+    units: dict[str, list[Node]] = {network.input_name: []}
+    for node in network.nodes:
+        units.setdefault(first[node.name], []).append(node)
+    reads = {name: {first[source] for node in unit for source in node.sources} - {name} for name, unit in units.items()}
+    return [tuple(units[name]) for name in TopologicalSorter(reads).static_order() if units[name]]
+
+
+def _write_unit(build: OnnxBuilder, network: Network, unit: tuple[Node, ...], time_steps: int | None) -> None:
+    """Write a node, or the nodes of a cycle: all steps at once where nothing is remembered."""
+    node, *more = unit
+    if network.token_encoding is not None and node.sources == (network.input_name,):
+        assert isinstance(node.operator, Affine)
         assert time_steps is not None
-        _write_embedding(build, node.name, operator, network.token_encoding, time_steps)
+        _write_embedding(build, node.name, node.operator, network.token_encoding, time_steps)
+    elif more or type(node.operator) not in WRITERS:
+        write_scan(build, unit, _clock(network), _write_step)
     else:
-        WRITERS[type(operator)](build, node.name, operator, node.sources[0])
+        WRITERS[type(node.operator)](build, node.name, node.operator, *node.sources)
+
+
+def _write_step(body: OnnxBuilder, node: Node) -> list[State]:
+    write = STEP_WRITERS.get(type(node.operator))
+    if write is not None:
+        return write(body, node.name, node.operator, *node.sources)
+    WRITERS[type(node.operator)](body, node.name, node.operator, *node.sources)
+    return []
+
+
+def _clock(network: Network) -> str:
+    """Return a value ``(T, B, N, ...)`` that needs nothing but the file's inputs."""
+    if network.token_encoding is None:
+        return network.input_name
+    return next(node.name for node in network.nodes if node.sources == (network.input_name,))
 
 
 def _write_embedding(build: OnnxBuilder, name: str, operator: Affine, encoding: TokenEncoding, time_steps: int) -> None:
@@ -306,6 +372,8 @@ def _about(network: Network, precision: str, time_steps: int | None) -> dict[str
         "neurons": {node.name: _semantics(node) for node in network.spiking_nodes},
         "operators": {node.name: node.operator.name for node in network.nodes},
     }
+    if network.input_shape is not None:
+        own["input_shape"] = network.input_shape
     if encoding is not None:
         own.update(encoding.to_metadata())
     counts = {key: getattr(network, key) for key in COUNTS} | {"time_steps": time_steps}
@@ -315,8 +383,7 @@ def _about(network: Network, precision: str, time_steps: int | None) -> dict[str
 
 
 def _semantics(node: Node) -> dict[str, Any]:
-    neuron = node.operator
-    assert isinstance(neuron, LeakyIntegrateAndFire | IntegerLeakyIntegrateAndFire | Heaviside)
+    neuron: Any = node.operator  # whatever spikes says its equations
     return {"operator": neuron.name, "update": neuron.update, "parameters": _ranges(neuron.parameters())}
 
 

@@ -1,9 +1,9 @@
 """How each operator is spelled in ONNX: the same operations, in the same order, as its NumPy meaning.
 
 Activations are ``(T, B, N, D)``: all time steps at once, so that every affine node is one ``MatMul`` over all of them
-and no weight is stored twice. Time passes only inside a neuron, as a ``Scan`` over the first axis whose state is the
-membrane potential; an unrolled loop would fix T and repeat every node T times, and a ``Loop`` around the whole network
-would hide the nodes' values from whoever wants to see them.
+and no weight is stored twice. Time passes only where something is remembered, see `export.onnx_format.steps`; an
+unrolled loop would fix T and repeat every node T times, and a ``Loop`` around the whole network would hide the nodes'
+values from whoever wants to see them.
 
 Layer norm is spelled out too: ONNX Runtime's fused operator adds and scales in an order of its own, which can flip a
 spike.
@@ -12,31 +12,30 @@ spike.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from export.loihi_numbers import ACTIVATION_SHIFT, DECAY_BITS, DECAY_UNITY, POTENTIAL_MAX, STATE_LIMIT
 from export.onnx_format.builder import TOKEN_MASK, OnnxBuilder
 from export.onnx_format.operators_of_others import write_convolution, write_flatten, write_pooling, write_scale
+from export.onnx_format.steps import POTENTIAL, fires_when, mask_spikes, write_delay
 from export.operators import (
     Affine,
     Convolution,
+    Delay,
     Flatten,
     Heaviside,
     IntegerAffine,
     IntegerLayerNorm,
-    IntegerLeakyIntegrateAndFire,
     IntegerSpikeAttention,
     LayerNorm,
-    LeakyIntegrateAndFire,
     Operator,
     Pooling,
     Scale,
     SpikeAttention,
     TokenMean,
     TokenSum,
+    Total,
 )
 from export.operators.affine import narrow_weight
 from export.operators.layer_norm import (
@@ -52,11 +51,15 @@ from export.operators.layer_norm import (
 
 INT16_MAX = (1 << 15) - 1
 
-POTENTIAL = "{}.membrane_potential"
-"""Name of the value that holds a neuron's potential as it was tested against the threshold."""
+Writer = Callable[..., None]
+"""Called with builder, node name, operator, and the names of what it reads; writes a value called as the node."""
 
-Writer = Callable[[OnnxBuilder, str, Any, str], None]
-"""Called with builder, node name, operator, and the name of what it reads; writes a value called as the node."""
+
+def write_total(build: OnnxBuilder, name: str, operator: Total, *summands: str) -> None:
+    """Write a sum."""
+    build.add("Add", summands, name)
+    if all(summand in build.bounds for summand in summands):
+        build.bounds[name] = sum(build.bounds[summand] for summand in summands)
 
 
 def write_affine(build: OnnxBuilder, name: str, operator: Affine, x: str) -> None:
@@ -164,113 +167,12 @@ def _integer_inverse_square_root(build: OnnxBuilder, name: str, x: str) -> str:
     return build.round_shift(root, ROOT_BITS - FACTOR_BITS, f"{name}/root/factor")
 
 
-def write_neuron(build: OnnxBuilder, name: str, operator: LeakyIntegrateAndFire, x: str) -> None:
-    """Write a population with the equations of its docstring in their order."""
-
-    def charge(body: OnnxBuilder, before: str, current: str) -> str:
-        if operator.decay_input:
-            gap = body.add("Sub", [current, before], f"{name}/gap")
-            change = body.add("Div", [gap, build.weight(f"{name}/tau", operator.tau)], f"{name}/change")
-            return body.add("Add", [before, change], f"{name}/charged")
-        kept = body.add("Mul", [build.weight(f"{name}/beta", operator.beta), before], f"{name}/kept")
-        return body.add("Add", [kept, current], f"{name}/charged")
-
-    _write_population(build, name, operator, build.weight(f"{name}/threshold", operator.threshold), x, charge)
-
-
-def write_integer_neuron(build: OnnxBuilder, name: str, operator: IntegerLeakyIntegrateAndFire, x: str) -> None:
-    """Write Loihi's neuron with the equations of its docstring in their order."""
-
-    def charge(body: OnnxBuilder, before: str, activation: str) -> str:
-        current = _wrapped_current(body, name, activation)
-        share = build.weight(f"{name}/kept_share", DECAY_UNITY - operator.decay)
-        product = body.add("Mul", [before, share], f"{name}/product")
-        # towards zero is down, but up for negative numbers; ONNX Runtime's Sign says -1 for an int64 of 2^31
-        negative = body.cast(body.add("Less", [product, body.scalar(0)], f"{name}/below_zero"), f"{name}/negative")
-        lift = body.add("Mul", [negative, body.scalar(DECAY_UNITY - 1)], f"{name}/lift")
-        kept = body.shift_right(body.add("Add", [product, lift], f"{name}/to_shift"), DECAY_BITS, f"{name}/kept")
-        charged = body.add("Add", [kept, current], f"{name}/charged")
-        return body.add("Add", [charged, build.weight(f"{name}/bias", operator.bias)], f"{name}/biased")
-
-    def saturate(body: OnnxBuilder, charged: str) -> str:
-        return body.add("Clip", [charged, build.scalar(-POTENTIAL_MAX), build.scalar(POTENTIAL_MAX)], f"{name}/held")
-
-    threshold = build.weight(f"{name}/threshold", operator.tested_threshold)
-    _write_population(build, name, operator, threshold, x, charge, saturate)
-
-
-def _wrapped_current(body: OnnxBuilder, name: str, activation: str) -> str:
-    """Write ``activation << 6`` as stock Lava holds it: in int32, then brought back by 2^24 once."""
-    wide = body.add("Mul", [activation, body.scalar(1 << ACTIVATION_SHIFT)], f"{name}/wide")
-    # modulo 2^32 into -2^31 to 2^31 - 1, in numbers that a Cast to int32 leaves undefined
-    lifted = body.add("Add", [wide, body.scalar(1 << 31)], f"{name}/lifted")
-    current = body.add("Mod", [lifted, body.scalar(1 << 32)], f"{name}/modulo")
-    current = body.add("Sub", [current, body.scalar(1 << 31)], f"{name}/in_32_bits")
-    above = body.add("Greater", [current, body.scalar(STATE_LIMIT)], f"{name}/above")
-    below = body.add("LessOrEqual", [current, body.scalar(-STATE_LIMIT)], f"{name}/below")
-    turns = body.add("Sub", [body.cast(below, f"{name}/up"), body.cast(above, f"{name}/down")], f"{name}/turns")
-    return body.add(
-        "Add", [current, body.add("Mul", [turns, body.scalar(2 * STATE_LIMIT)], f"{name}/turned")], f"{name}/current"
-    )
-
-
-def _write_population(
-    build: OnnxBuilder,
-    name: str,
-    operator: LeakyIntegrateAndFire | IntegerLeakyIntegrateAndFire,
-    threshold: str,
-    x: str,
-    charge: Callable[[OnnxBuilder, str, str], str],
-    limit: Callable[[OnnxBuilder, str], str] | None = None,
-) -> None:
-    """Write a ``Scan`` over time: charge, subtractive reset, limit, test, reset to zero."""
-    subtracts = operator.reset == "subtract"
-    body = build.subgraph()
-    before, spikes_before, current = f"{name}/U_before", f"{name}/S_before", f"{name}/I"
-    potential = charge(body, before, current)
-    if subtracts:
-        potential = body.add(
-            "Sub", [potential, body.add("Mul", [spikes_before, threshold], f"{name}/taken")], f"{name}/reset"
-        )
-    if limit is not None:
-        potential = limit(body, potential)
-    fired = body.add(_test(operator), [potential, threshold], f"{name}/fired")
-    spikes = body.cast(fired, f"{name}/S_now")
-    if subtracts:
-        states = [(before, body.add("Identity", [potential], f"{name}/U_after")), (spikes_before, spikes)]
-    else:
-        # U is multiplied by 0 where the neuron fired, else by 1: exact for every finite U
-        silent = body.cast(body.add("Not", [fired], f"{name}/quiet"), f"{name}/silent")
-        states = [(before, body.add("Mul", [potential, silent], f"{name}/U_after"))]
-    recorded = [body.add("Identity", [spikes], f"{name}/S")]
-    of_all_steps = [f"{name}/S_of_steps"]
-    if build.membrane_potentials:
-        recorded.append(body.add("Identity", [potential], f"{name}/U"))
-        of_all_steps.append(POTENTIAL.format(name))
-
-    def value(tensor: str) -> Any:
-        return helper.make_tensor_value_info(tensor, build.element_type, [None, None, operator.in_features])
-
-    graph = helper.make_graph(
-        body.nodes,
-        f"{name}/step",
-        [*(value(state) for state, _ in states), value(current)],
-        [*(value(state) for _, state in states), *map(value, recorded)],
-    )
-    shape = build.add("Shape", [x], f"{name}/shape", start=1)
-    zero = helper.make_tensor("zero", build.element_type, [1], [0])
-    silence = build.add("ConstantOfShape", [shape], f"{name}/at_rest", value=zero)
-    last = [f"{name}/last_{index}" for index in range(len(states))]
-    build.add_node("Scan", [*(silence for _ in states), x], [*last, *of_all_steps], body=graph, num_scan_inputs=1)
-    _mask_spikes(build, name, of_all_steps[0])
-
-
 def write_heaviside(build: OnnxBuilder, name: str, operator: Heaviside, x: str) -> None:
     """Write the bare comparison."""
     if build.membrane_potentials:
         build.add("Identity", [x], POTENTIAL.format(name))
-    fired = build.add(_test(operator), [x, build.weight(f"{name}/threshold", operator.threshold)], f"{name}/fired")
-    _mask_spikes(build, name, build.cast(fired, f"{name}/S"))
+    fired = build.add(fires_when(operator), [x, build.weight(f"{name}/threshold", operator.threshold)], f"{name}/fired")
+    mask_spikes(build, name, build.cast(fired, f"{name}/S"))
 
 
 def write_spike_attention(build: OnnxBuilder, name: str, operator: SpikeAttention, x: str) -> None:
@@ -313,23 +215,11 @@ def write_token_sum(build: OnnxBuilder, name: str, operator: TokenSum, x: str) -
     build.add("ReduceSum", [build.add("Mul", [x, TOKEN_MASK], f"{name}/tokens"), build.axes(-2)], name)
 
 
-def _test(operator: LeakyIntegrateAndFire | IntegerLeakyIntegrateAndFire | Heaviside) -> str:
-    return "GreaterOrEqual" if operator.fire_on_equal else "Greater"
-
-
-def _mask_spikes(build: OnnxBuilder, name: str, spikes: str) -> None:
-    """Write the node's own value: spikes, silent at padding."""
-    build.add("Mul", [spikes, TOKEN_MASK], name)
-    build.bounds[name] = 1
-
-
 WRITERS: dict[type[Operator], Writer] = {
     Affine: write_affine,
     IntegerAffine: write_integer_affine,
     LayerNorm: write_layer_norm,
     IntegerLayerNorm: write_integer_layer_norm,
-    LeakyIntegrateAndFire: write_neuron,
-    IntegerLeakyIntegrateAndFire: write_integer_neuron,
     Heaviside: write_heaviside,
     SpikeAttention: write_spike_attention,
     IntegerSpikeAttention: write_integer_spike_attention,
@@ -339,5 +229,7 @@ WRITERS: dict[type[Operator], Writer] = {
     Flatten: write_flatten,
     Pooling: write_pooling,
     Scale: write_scale,
+    Delay: write_delay,
+    Total: write_total,
 }
-"""Operator -> how it is written. `Total` is an ``Add`` and has no row."""
+"""Operator -> how all steps of it are written at once."""

@@ -1,7 +1,7 @@
 """How the operators of other tools' graphs are spelled in ONNX; see ``export.onnx_format.operators``.
 
 Convolutions and pools look their windows up: ONNX Runtime has ``Conv`` and ``AveragePool`` in float32 only.
-Integrators, delays and NIR's neurons with all their parameters are not spelled yet.
+What remembers stands in ``export.onnx_format.steps``.
 """
 
 from __future__ import annotations

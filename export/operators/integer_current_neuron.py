@@ -83,6 +83,15 @@ class IntegerCurrentNeuron(Operator):
     unit: Array
 
     @property
+    def update(self) -> str:
+        """The equations of one step, in their order, in words a file can carry."""
+        return (
+            "u = wrap24(t(u (4096 - current_decay)) + (a << 6)); v = t(v (4096 - decay)) + u + (bias_mantissa << "
+            "bias_exponent); v clipped to +-(2^23 - 1); s = v > threshold << 6; v = 0 where s; "
+            "t(x) = sign(x) floor(|x| / 4096)"
+        )
+
+    @property
     def in_features(self) -> int:
         """One activation for each neuron."""
         return self.threshold.shape[0]
@@ -135,9 +144,7 @@ class IntegerCurrentNeuron(Operator):
                 **{key: np.asarray(getattr(self, key), np.int32) for key in integers},
                 "unit": np.asarray(self.unit, np.float64),
                 "axes": "each feature of each token by itself, over time steps",
-                "formula": "u = wrap24(t(u (4096 - current_decay)) + (a << 6)); v = t(v (4096 - decay)) + u + "
-                "(bias_mantissa << bias_exponent); v clipped to +-(2^23 - 1); s = v > threshold << 6; v = 0 where s; "
-                "t(x) = sign(x) floor(|x| / 4096)",
+                "formula": self.update,
             },
         )
 

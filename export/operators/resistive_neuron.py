@@ -74,6 +74,14 @@ class ResistiveNeuron(Operator):
     w_in: Array | None = None
 
     @property
+    def update(self) -> str:
+        """The equations of one step, in their order, in words a file can carry."""
+        current = "" if self.tau_syn is None else "I[t] = I[t-1] + (w_in * x[t] - I[t-1]) / tau_syn; "
+        drive = "r * x[t]" if self.tau_syn is None else "r * I[t]"
+        charge = f"U[t-1] + {drive}" if self.tau is None else f"U[t-1] + ((v_leak - U[t-1]) + {drive}) / tau"
+        return f"{current}U[t] = {charge}; S[t] = U[t] > threshold; U[t] = v_reset where S[t]"
+
+    @property
     def in_features(self) -> int:
         """One current for each neuron."""
         return self.threshold.shape[0]
@@ -82,6 +90,11 @@ class ResistiveNeuron(Operator):
     def out_features(self) -> int:
         """One spike train for each neuron."""
         return self.threshold.shape[0]
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters without those that this form has not."""
+        leak = ("v_leak",) if self.tau is None else ()
+        return {key: value for key, value in super().parameters().items() if value is not None and key not in leak}
 
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> ResistiveNeuronState:
         """Return a silent population of `shape`."""

@@ -15,8 +15,8 @@ import numpy as np
 from export.network import Network
 from export.onnx_format import onnx_is_missing
 from export.onnx_format.file import read_onnx, write_onnx
-from export.onnx_format.graph import ATTENTION_MASK, INPUT_IDS, LOGITS, PRECISIONS, STEP_LOGITS, to_onnx
-from export.onnx_format.operators import POTENTIAL
+from export.onnx_format.graph import ATTENTION_MASK, INPUT_IDS, LOGITS, PRECISIONS, STEP_LOGITS, draft_onnx
+from export.onnx_format.steps import POTENTIAL
 from hardware.errors import RunnerError
 from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
@@ -39,7 +39,9 @@ class OnnxRunner(Runner):
     time_steps : int, optional
         In place of the graph's own; a file has its own.
     record_membrane_potentials : bool
-        Keep every neuron's potential as it was tested against the threshold.
+        Keep every neuron's potential as it was tested against the threshold; by default those that a file shows.
+    logits_only : bool
+        Be content with a file that shows nothing but logits; the trace has no spikes then.
 
     Raises
     ------
@@ -54,27 +56,30 @@ class OnnxRunner(Runner):
         model: Network | Path,
         precision: str = "float64",
         time_steps: int | None = None,
-        record_membrane_potentials: bool = False,
+        record_membrane_potentials: bool | None = None,
+        logits_only: bool = False,
     ) -> None:
         self.time_steps = check_time_steps(time_steps)
         self.precision = precision
-        self.record_membrane_potentials = record_membrane_potentials
+        self.logits_only = logits_only
         with tempfile.TemporaryDirectory(prefix="spikebert-onnx-") as scratch:
             path = model
             if isinstance(model, Network):
                 number_type(model, precision)
-                path = write_onnx(
-                    Path(scratch) / "graph.onnx",
-                    to_onnx(
-                        model,
-                        precision,
-                        spikes=True,
-                        membrane_potentials=record_membrane_potentials,
-                        time_steps=time_steps,
-                    ),
+                draft = draft_onnx(
+                    model,
+                    precision,
+                    spikes=True,
+                    membrane_potentials=bool(record_membrane_potentials),
+                    time_steps=time_steps,
                 )
+                path = write_onnx(Path(scratch) / "graph.onnx", draft)
             assert isinstance(path, Path)
             self.file = read_onnx(path)
+            shown = self.file.shows_membrane_potentials and not logits_only
+            self.record_membrane_potentials = (
+                shown if record_membrane_potentials is None else record_membrane_potentials
+            )
             self._check_file()
             options = onnxruntime.SessionOptions()
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -89,14 +94,15 @@ class OnnxRunner(Runner):
             raise RunnerError(f"{file.path}: computes in {file.precision}, not {self.precision}; export it again")
         if time_steps is not None and file.time_steps is not None and time_steps != file.time_steps:
             raise RunnerError(f"{file.path}: runs {file.time_steps} time steps, not {time_steps}; export it again")
-        wanted = [*file.spiking_nodes, STEP_LOGITS]
+        wanted = [LOGITS] if self.logits_only else [*file.spiking_nodes, STEP_LOGITS]
         if self.record_membrane_potentials:
             wanted += [POTENTIAL.format(name) for name in file.spiking_nodes]
         missing = [name for name in wanted if name not in file.outputs]
         if missing:
             raise RunnerError(
                 f"{file.path}: does not show {missing[0]} and {len(missing) - 1} other values a trace needs; export it "
-                "with --spikes, and with --membrane-potentials to compare those"
+                "with --spikes, and with --membrane-potentials to compare those (verify --nodes output compares logits "
+                "alone)"
             )
 
     def run(self, inputs: Any, token_mask: Any = None) -> Trace:
@@ -115,19 +121,20 @@ class OnnxRunner(Runner):
         else:
             assert batch.input_ids is not None
             feeds[INPUT_IDS] = batch.input_ids
-        names = list(file.outputs)
+        names = [LOGITS] if self.logits_only else list(file.outputs)
         try:
             found = dict(zip(names, self._session.run(names, feeds), strict=True))
         except Exception as error:  # see above
             raise RunnerError(f"{file.path}: ONNX Runtime fails: {error}") from error
         potentials = file.spiking_nodes if self.record_membrane_potentials else ()
+        spiking = () if self.logits_only else file.spiking_nodes
         return Trace(
-            spikes={name: found[name].astype(np.uint8) for name in file.spiking_nodes},
+            spikes={name: found[name].astype(np.uint8) for name in spiking},
             logits=found[LOGITS],
             mask=batch.mask,
-            outputs=found[STEP_LOGITS],
+            outputs=None if self.logits_only else found[STEP_LOGITS],
             membrane_potentials={name: found[POTENTIAL.format(name)] for name in potentials},
-            thresholds=dict(file.thresholds),
+            thresholds={name: file.thresholds[name] for name in spiking},
             input_ids=batch.input_ids,
             metadata={"runner": self.name, "precision": self.precision, "time_steps": batch.time_steps},
         )

@@ -46,6 +46,11 @@ def conversion_options(what: str) -> Callable[[Function], Function]:
                 help="To quantize a checkpoint: sentences to choose scales on, a task (its training split) or a file.",
             ),
             click.option(
+                "--dt",
+                type=click.FloatRange(min=0, min_open=True),
+                help="Seconds of a time step, where MODEL.nir does not say.",
+            ),
+            click.option(
                 "--precision",
                 type=click.Choice([*FLOAT_PRECISIONS, "integer"]),
                 help="Of the numbers in the file; integer quantizes a checkpoint, see spikebert quantize  [default: "
@@ -69,6 +74,7 @@ def nir_command(
     source: str,
     output: Path,
     precision: str | None,
+    dt: float | None,
     calibration: str | None,
     data_dir: Path | None,
     force: bool,
@@ -85,7 +91,7 @@ def nir_command(
     from export import build_graph, parse_graph, read_nir, write_nir
 
     _check_places(source, output, force)
-    graph, about = _load_graph(source, precision, calibration, data_dir, seed)
+    graph, about = _load_graph(source, precision, dt, calibration, data_dir, seed)
     if _is_graph(source):
         network = parse_graph(graph)
         network.metadata.update(about)
@@ -111,6 +117,7 @@ def onnx_command(
     source: str,
     output: Path,
     precision: str | None,
+    dt: float | None,
     calibration: str | None,
     data_dir: Path | None,
     spikes: bool,
@@ -123,16 +130,18 @@ def onnx_command(
     """Write a checkpoint or a NIR file as ONNX; inputs input_ids and attention_mask, output logits.
 
     \b
-    Example:
+    Examples:
       spikebert export onnx default -o model.onnx --precision float64 --spikes
+      spikebert export onnx from_snntorch.nir --dt 1e-4 -o from_snntorch.onnx --spikes
     """
-    from export import to_onnx, write_onnx
-    from export.onnx_format.file import check_onnx
+    from export import draft_onnx, write_onnx
+    from export.onnx_format.file import DATA_SUFFIX, check_onnx
 
     _check_places(source, output, force)
-    graph, about = _load_graph(source, precision, calibration, data_dir, seed)
+    refuse_overwrite(output.with_name(output.name + DATA_SUFFIX), force)
+    graph, about = _load_graph(source, precision, dt, calibration, data_dir, seed)
     precision = precision or ("integer" if graph.metadata.get("precision") == "integer" else "float32")
-    model = to_onnx(
+    draft = draft_onnx(
         graph,
         precision,
         spikes=spikes,
@@ -140,13 +149,12 @@ def onnx_command(
         time_steps=time_steps,
         metadata=about,
     )
-    del graph  # as large as the model; what follows needs neither
-    write_onnx(output, model)
-    outputs = [value.name for value in model.graph.output]
-    summary = {"nodes": len(model.graph.node), "outputs": outputs, "precision": precision}
-    said = f"{len(model.graph.node)} nodes, {len(outputs)} outputs, {precision}"
-    del model
+    write_onnx(output, draft)
+    nodes, outputs = len(draft.model.graph.node), [value.name for value in draft.model.graph.output]
+    del graph, draft  # as large as the model; the check does not need them
     check_onnx(output)
+    summary = {"nodes": nodes, "outputs": outputs, "precision": precision}
+    said = f"{nodes} nodes, {len(outputs)} outputs, {precision}"
     _report(output, summary, about, said, seed, as_json)
 
 
@@ -160,6 +168,7 @@ def netx_command(
     source: str,
     output: Path,
     precision: str | None,
+    dt: float | None,
     calibration: str | None,
     data_dir: Path | None,
     first: str | None,
@@ -179,7 +188,7 @@ def netx_command(
     from export.netx import read_netx, write_netx
 
     _check_places(source, output, force)
-    graph, about = _load_graph(source, precision, calibration, data_dir, seed)
+    graph, about = _load_graph(source, precision, dt, calibration, data_dir, seed)
     write_netx(output, graph, first, last, round_biases)
     nodes = [node.name for node in parse_graph(read_netx(output)).nodes]
     _report(output, {"nodes": nodes, "precision": "integer"}, about, f"{len(nodes) // 2} layers", seed, as_json)
@@ -196,7 +205,7 @@ def _check_places(source: str, output: Path, force: bool) -> None:
 
 
 def _load_graph(
-    source: str, precision: str | None, calibration: str | None, data_dir: Path | None, seed: int
+    source: str, precision: str | None, dt: float | None, calibration: str | None, data_dir: Path | None, seed: int
 ) -> tuple[nir.NIRGraph, dict[str, str]]:
     """Return the graph of a checkpoint or file, and the hash of what it was read from."""
     from spikebert.provenance import file_sha256, seed_everything
@@ -207,7 +216,9 @@ def _load_graph(
 
         if calibration is not None:
             raise ConfigurationError(f"{source}: is a graph; spikebert quantize makes an integer graph of it")
-        graph = read_netx(source) if source.endswith(NETX_SUFFIX) else read_nir(source)
+        graph = read_netx(source) if source.endswith(NETX_SUFFIX) else read_nir(source, dt)
+        if dt is not None:
+            graph.metadata.setdefault("dt", dt)  # from here on the graph says it
         integers = (graph.metadata.get("precision") == "integer", precision == "integer")
         if precision is not None and integers[0] != integers[1]:
             found = "an integer" if integers[0] else "a float"
@@ -224,7 +235,8 @@ def _load_graph(
     seed_everything(seed)
     about = {"checkpoint_sha256": checkpoint_sha256(source)}
     if calibration is None:
-        return to_nir(load_model(source), precision or "float32", metadata=dict(about)), about  # type: ignore[arg-type]
+        graph = to_nir(load_model(source), precision or "float32", metadata=dict(about), copy=False)  # type: ignore[arg-type]
+        return graph, about
     config = load_model(source).config
     longest = config.max_position_embeddings if config.position_embedding_type != "none" else None
     ids = read_calibration(calibration, load_tokenizer(source), data_dir, CALIBRATION_SENTENCES, longest)

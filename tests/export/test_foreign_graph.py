@@ -66,7 +66,7 @@ def _input(steps: int = 40) -> np.ndarray:
     return np.random.default_rng(0).normal(0.2, 0.5, (steps, 1, 1, 2))
 
 
-@pytest.mark.parametrize("runner", ["reference", pytest.param("lava", marks=pytest.mark.lava)])
+@pytest.mark.parametrize("runner", ["reference", "onnx", pytest.param("lava", marks=pytest.mark.lava)])
 def test_a_recurrent_cell_feeds_back_what_it_sent_a_step_before(runner: str) -> None:
     network = parse_graph(_recurrent(WEIGHT, BIAS), DT)
     x = _input()

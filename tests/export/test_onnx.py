@@ -6,11 +6,15 @@ with the operators here, and compared with the torch model.
 
 from __future__ import annotations
 
+import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nir
 import numpy as np
 import onnx
 import pytest
@@ -29,16 +33,13 @@ from export import (
     write_nir,
     write_onnx,
 )
-from export.network import NetworkBuilder, Readout
+from export.network import Network, NetworkBuilder, Readout
 from export.onnx_format.file import SMALLEST_EXTERNAL_BYTES, check_onnx, read_onnx
 from export.operators import (
     Affine,
     Case,
-    Delay,
     Heaviside,
     IntegerAffine,
-    LeakyIntegrator,
-    ResistiveNeuron,
     all_cases,
 )
 from hardware import Trace, compare, open_runner, run
@@ -55,8 +56,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "padding as tokens": {"attend_to_padding": True},
     "two blocks, no leak": {"num_hidden_layers": 2, "beta": 1.0},
 }
-NOT_IN_ONNX = (Delay, LeakyIntegrator, ResistiveNeuron)  # refused by name, see tests/operators
-SPELLED_CASES = [case for case in all_cases() if not isinstance(case.operator, NOT_IN_ONNX)]
 Batch = tuple[np.ndarray, np.ndarray]
 
 
@@ -113,7 +112,7 @@ def test_batch_and_length_are_free(tiny_model: Any, padded_batch: Batch) -> None
             np.testing.assert_allclose(alone.logits[0], together.logits[row], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", SPELLED_CASES, ids=lambda case: case.title)
+@pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.title)
 def test_onnx_itself_computes_every_operator(case: Case) -> None:
     builder = NetworkBuilder("input", case.operator.in_features)
     builder.add("node", case.operator, "input")
@@ -161,6 +160,162 @@ def test_other_time_steps_are_run_when_asked(tiny_model: Any, padded_batch: Batc
     graph = to_nir(tiny_model)
     expected = run(graph, *padded_batch, time_steps=7)
     assert compare(expected, run(graph, *padded_batch, runner="onnx", time_steps=7)).equal
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Graphs of other tools: what remembers, and cycles.
+
+DT = 1e-3
+
+
+def _graph_of_others(nodes: dict[str, nir.NIRNode], edges: list[tuple[str, str]], shape: tuple[int, ...]) -> Network:
+    ends = {"input": nir.Input({"input": np.array(shape)}), "output": nir.Output({"output": np.array([1])})}
+    return parse_graph(nir.NIRGraph({**ends, **nodes}, edges, type_check=False), DT)
+
+
+def _lif(features: int, **changes: float) -> nir.LIF:
+    values = {"tau": 10 * DT, "r": 10.0, "v_leak": 0.0, "v_threshold": 1.0, "v_reset": 0.0, **changes}
+    return nir.LIF(**{key: np.full(features, value) for key, value in values.items()})
+
+
+def _cuba(features: int) -> nir.CubaLIF:
+    values = {"tau_syn": 4 * DT, "tau_mem": 7 * DT, "r": 5.0, "v_leak": 0.1, "v_threshold": 0.6, "v_reset": -0.2}
+    return nir.CubaLIF(**{key: np.full(features, value) for key, value in values.items()}, w_in=np.full(features, 3.0))
+
+
+def _path(*names: str) -> list[tuple[str, str]]:
+    return list(itertools.pairwise(names))
+
+
+def _networks_of_others() -> dict[str, Network]:
+    """Return graphs with everything that remembers, each by itself and on cycles."""
+    rng = np.random.default_rng(31)
+    square, bias = rng.normal(0, 0.5, (4, 4)), rng.normal(0, 0.1, 4)
+    behind = nir.Affine(rng.normal(0, 1, (3, 4)), rng.normal(0, 0.1, 3))
+    delay = nir.Delay(np.array([0.0, 1.0, 3.0, 70.0]) * DT)
+    leak, sums = nir.LI(*(np.full(4, value) for value in (5 * DT, 5.0, 0.3))), nir.I(np.full(4, 0.2 / DT))
+    kernel = rng.normal(0, 0.3, (2, 2, 3, 3))
+    recurrent = nir.Affine(square, bias)
+    return {
+        "a chain": _graph_of_others(
+            {"late": delay, "cuba": _cuba(4), "leak": leak, "fire": _lif(4, v_reset=0.2), "sum": sums, "out": behind},
+            _path("input", "late", "cuba", "leak", "fire", "sum", "out", "output"),
+            (4,),
+        ),
+        "neurons without leak": _graph_of_others(
+            {"fire": nir.IF(*(np.full(4, value) for value in (0.4 / DT, 1.0, -0.25))), "out": behind},
+            _path("input", "fire", "out", "output"),
+            (4,),
+        ),
+        "a cell": _graph_of_others(
+            {"fire": _lif(4), "again": recurrent, "out": behind},
+            [*_path("input", "fire", "again", "fire"), *_path("fire", "out", "output")],
+            (4,),
+        ),
+        "a cell whose weights are read elsewhere too": _graph_of_others(
+            {"in": nir.Affine(square.T, bias), "fire": _cuba(4), "again": recurrent, "late": delay, "out": behind},
+            [
+                *_path("input", "in", "fire", "again", "fire"),
+                *_path("again", "late", "out", "output"),
+                ("fire", "late"),
+            ],
+            (4,),
+        ),
+        "a cycle through a delay and an integrator": _graph_of_others(
+            {"fire": _lif(4), "late": delay, "leak": leak, "again": recurrent, "out": behind},
+            [*_path("input", "fire", "late", "leak", "again", "fire"), *_path("fire", "out", "output")],
+            (4,),
+        ),
+        "two cells, the second reads both": _graph_of_others(
+            {
+                "fire": _lif(4),
+                "again": recurrent,
+                "between": nir.Affine(2 * square.T, bias),
+                "next": nir.Threshold(np.full(4, 0.4)),
+                "next_again": nir.Linear(-square),
+                "out": behind,
+            },
+            [
+                *_path("input", "fire", "again", "fire"),
+                *_path("fire", "between", "next", "next_again", "next"),
+                *_path("next", "out", "output"),
+                ("fire", "out"),
+            ],
+            (4,),
+        ),
+        "pictures with a cycle through a convolution": _graph_of_others(
+            {
+                "conv": nir.Conv2d((4, 4), kernel, 1, "same", 1, 1, np.array([0.3, 0.1])),
+                "again": nir.Conv2d((4, 4), -kernel, 1, "same", 1, 1, np.zeros(2)),
+                "fire": nir.LIF(*(np.full((2, 4, 4), value) for value in (4 * DT, 4.0, 0.0, 0.7, 0.1))),
+                "scale": nir.Scale(np.linspace(0.5, 1.5, 32).reshape(2, 4, 4)),
+                "sum": nir.Scale(np.ones((2, 4, 4))),
+                "pool": nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
+                "flat": nir.Flatten({"input": np.array([2, 2, 2])}, 0, -1),
+            },
+            [
+                *_path("input", "conv", "sum", "fire", "scale", "again", "sum"),
+                *_path("fire", "pool", "flat", "output"),
+            ],
+            (2, 4, 4),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", _networks_of_others())
+def test_graphs_of_others_fire_the_spikes_of_the_reference(name: str, tmp_path: Path) -> None:
+    network = _networks_of_others()[name]
+    steps, features = 30, network.input_features
+    x = np.random.default_rng(5).normal(0.3, 0.8, (steps, 2, 3, features))
+    mask = np.array([[True, True, True], [True, False, False]])
+    expected = run(network, x, mask, record_membrane_potentials=True)
+    assert all(0.02 < trace.mean() < 0.98 for trace in expected.spikes.values())
+    path = write_onnx(tmp_path / "theirs.onnx", to_onnx(network, "float64", spikes=True, membrane_potentials=True))
+    check_onnx(path)
+    with open_runner(path, "onnx", record_membrane_potentials=True) as runner:
+        trace = runner.run(x, mask)
+        silent = runner.run(x[:, :1])  # nothing of the run before is left
+    comparison = compare(expected, trace)
+    assert comparison.equal, comparison.first_divergence
+    evaluator = ReferenceEvaluator(str(path))
+    feeds = {"input": x, "attention_mask": mask.astype(np.int64)}
+    found = dict(zip(evaluator.output_names, evaluator.run(None, feeds), strict=True))
+    for node, spikes in expected.spikes.items():
+        assert np.array_equal(found[node], spikes), node
+        assert np.array_equal(silent.spikes[node][:, 0], spikes[:, 0]), node
+        potential = expected.membrane_potentials[node]
+        for shown in (found[f"{node}.membrane_potential"], trace.membrane_potentials[node]):
+            np.testing.assert_allclose(shown[:, mask], potential[:, mask], rtol=0, atol=1e-12)
+    for logits in (found["logits"], trace.logits):
+        np.testing.assert_allclose(logits[mask], expected.logits[mask], rtol=0, atol=1e-12)
+
+
+def test_every_value_of_a_graph_of_others_can_be_shown(tmp_path: Path) -> None:
+    """What stands on a cycle lies inside a Scan, and is still found outside under its node's name."""
+    network = _networks_of_others()["a cycle through a delay and an integrator"]
+    model = to_onnx(network, "float64")
+    values = [onnx.helper.make_empty_tensor_value_info(node.name) for node in network.nodes]
+    del model.graph.output[:]
+    model.graph.output.extend(values)
+    x = np.random.default_rng(5).normal(0.3, 0.8, (12, 1, 2, 4))
+    feeds = {"input": x, "attention_mask": np.ones((1, 2), np.int64)}
+    found = dict(zip((value.name for value in values), ReferenceEvaluator(model).run(None, feeds), strict=True))
+    spikes = run(network, x).spikes["fire"]
+    assert np.array_equal(found["fire"], spikes)
+    assert np.array_equal(found["fire_before"][1:], spikes[:-1])
+    for feature, steps in enumerate((0, 1, 3)):
+        assert np.array_equal(found["late"][steps:, ..., feature], found["fire_before"][: 12 - steps, ..., feature])
+    assert not found["late"][..., 3].any()
+
+
+def test_a_file_of_pictures_takes_them_in_the_shape_of_the_graph(tmp_path: Path) -> None:
+    network = _networks_of_others()["pictures with a cycle through a convolution"]
+    path = write_onnx(tmp_path / "pictures.onnx", to_onnx(network, "float64", spikes=True))
+    x = np.random.default_rng(5).normal(0.3, 0.8, (9, 2, 2, 4, 4))
+    with open_runner(path, "onnx") as runner:
+        assert np.array_equal(runner.run(x).spikes["fire"], run(network, x).spikes["fire"])
+    assert read_onnx(path).input_shape == (2, 4, 4)
+    assert "S[t] = U[t] > threshold; U[t] = v_reset where S[t]" in read_onnx(path).neurons["fire"]["update"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -213,6 +368,7 @@ def test_a_file_without_spikes_cannot_fill_a_trace(tiny_model: Any, tmp_path: Pa
         (lambda path: _say(path, "precision", "float16"), "precision is 'float16'"),
         (lambda path: _say(path, "spiking_nodes", "[1]"), "not a list of names"),
         (lambda path: _say(path, "time_steps", "true"), "'time_steps' is True; expected int"),
+        (lambda path: _say(path, "input_shape", "[3, 3]"), "input_shape is .*expected the shape"),
         (lambda path: _say(path, "attend_to_padding", None), "have no 'attend_to_padding'"),
     ],
 )
@@ -308,41 +464,43 @@ def test_a_failure_while_writing_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_spikebert_base_exports_in_half_a_minute_and_twice_its_weights(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    found = subprocess.run([sys.executable, "-c", _EXPORT_BASE, str(tmp_path / "base.onnx")], capture_output=True)
+@pytest.mark.parametrize("external_above", [0, 1 << 31], ids=["beside the file", "in the file"])
+def test_spikebert_base_exports_in_half_a_minute_and_twice_its_weights(external_above: int, tmp_path: Path) -> None:
+    path = tmp_path / "base.onnx"
+    command = [sys.executable, "-c", _EXPORT_BASE, str(path), str(external_above)]
+    found = subprocess.run(command, capture_output=True)
     assert found.returncode == 0, found.stderr.decode()
     said = json.loads(found.stdout)
     assert said["seconds"] < 30
-    # what is read and what is written, and the largest tensor twice on its way from one to the other
-    assert said["growth"] < 2 * said["weights"] + 2 * said["largest"]
-    check_onnx(tmp_path / "base.onnx")
+    assert said["growth"] <= 2.0 * said["weights"]  # the model itself is one of the two
+    check_onnx(path)
+    data = path.with_name("base.onnx.data")
+    assert data.exists() == (external_above == 0)
+    assert path.stat().st_size + (data.stat().st_size if data.exists() else 0) >= said["weights"]
 
 
 _EXPORT_BASE = """
-import json, resource, sys, time
+import json, sys, time
+from pathlib import Path
 from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification
-from export import to_nir, to_onnx, write_onnx
+from export import draft_onnx, write_onnx
 import onnx
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def memory(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
-model = SpikeBertForSequenceClassification(SpikeBertConfig(
-    vocab_size=30522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
-    max_position_embeddings=512))
-sizes = [parameter.numel() * parameter.element_size() for parameter in model.parameters()]
-without = peak() - sum(sizes)
+config = dict(vocab_size=30522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
+              max_position_embeddings=512)
+tiny = SpikeBertForSequenceClassification(SpikeBertConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=1))
+draft_onnx(tiny)  # everything is imported before anything is measured
+without = memory("VmRSS")
+model = SpikeBertForSequenceClassification(SpikeBertConfig(**config)).eval()
+Path("/proc/self/clear_refs").write_text("5")  # the peak so far is not the export's, see proc(5)
 started = time.perf_counter()
-graph = to_nir(model)
-del model
-written = to_onnx(graph)
-del graph
-write_onnx(sys.argv[1], written)
-json.dump({"seconds": time.perf_counter() - started, "growth": peak() - without, "weights": sum(sizes),
-           "largest": max(sizes)}, sys.stdout)
+write_onnx(sys.argv[1], draft_onnx(model), external_above=int(sys.argv[2]))
+json.dump({"seconds": time.perf_counter() - started, "growth": memory("VmHWM") - without,
+           "weights": sum(p.numel() * p.element_size() for p in model.parameters())}, sys.stdout)
 """
 
 

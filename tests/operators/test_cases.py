@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from export import UnsupportedOperatorError, build_graph, read_nir, write_nir
+from export import build_graph, read_nir, write_nir
 from export.network import NetworkBuilder
 from export.operators import (
     Affine,
@@ -41,7 +41,6 @@ from hardware import open_runner
 
 TOLERANCE = 1e-12
 CASES = all_cases()
-NOT_IN_ONNX = (Delay, LeakyIntegrator, ResistiveNeuron)
 RUNNERS = ["reference", "onnx", pytest.param("lava", marks=pytest.mark.lava)]
 
 
@@ -162,10 +161,6 @@ def test_every_runner_computes_the_meaning(case: Case, runner: str, tmp_path: Pa
     network = builder.network("output", "node", input_shape=case.operator.in_shape)
     graph = read_nir(write_nir(tmp_path / "case.nir", build_graph(network, np.float64)))
     options = {"granularity": "network"} if runner == "lava" else {}
-    if runner == "onnx" and isinstance(case.operator, NOT_IN_ONNX):
-        with pytest.raises(UnsupportedOperatorError, match=rf"node \({case.operator.name}\): not yet spelled in ONNX"):
-            open_runner(graph, runner)
-        return
     with open_runner(graph, runner, record_membrane_potentials=True, **options) as opened:
         trace = opened.run(case.inputs, case.token_mask)
     outputs, potentials = _expected(case)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import UnsupportedOperatorError, build_graph, read_nir, write_nir
+from export import build_graph, read_nir, write_nir
 from export.network import NetworkBuilder, Readout
 from export.operators import (
     Case,
@@ -169,10 +169,6 @@ def _one_current_neuron(neuron: IntegerCurrentNeuron, feature: int, activations:
 @pytest.mark.parametrize(("runner", "proven"), RUNNERS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
 def test_every_runner_computes_the_equations(case: Case, runner: str, proven: bool, tmp_path: Path) -> None:
-    if runner == "onnx" and isinstance(case.operator, IntegerCurrentNeuron):
-        with pytest.raises(UnsupportedOperatorError, match="not yet spelled in ONNX"):
-            open_runner(_graph(case, tmp_path, proven), runner, "integer")
-        return
     with open_runner(_graph(case, tmp_path, proven), runner, "integer", record_membrane_potentials=True) as opened:
         trace = opened.run(case.inputs, case.token_mask)
     outputs, potentials = _expected(case)

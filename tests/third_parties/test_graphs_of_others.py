@@ -21,7 +21,7 @@ from export.nir_file import read_network
 from hardware import run
 from hardware.trace import Trace
 
-RUNNERS = ["reference", pytest.param("lava", marks=pytest.mark.lava)]
+RUNNERS = ["reference", "onnx", pytest.param("lava", marks=pytest.mark.lava)]
 STEPS = 25
 SNNTORCH_DT = 1e-4
 NORSE_DT = 1e-3
