@@ -73,13 +73,14 @@ def _node_differences(expected: Node, found: Node) -> list[GraphDifference]:
         return [*differences, GraphDifference(expected.name, "operator", kinds)]
     mine, other = expected.operator.parameters(), found.operator.parameters()
     for name in dict.fromkeys((*mine, *other)):
-        detail = _parameter_difference(mine.get(name), other.get(name))
+        detail = parameter_difference(mine.get(name), other.get(name))
         if detail:
             differences.append(GraphDifference(expected.name, name, detail))
     return differences
 
 
-def _parameter_difference(expected: Any, found: Any) -> str | None:
+def parameter_difference(expected: Any, found: Any) -> str | None:
+    """Return in words how a parameter differs from another, None where it does not."""
     if not isinstance(expected, np.ndarray) or not isinstance(found, np.ndarray):
         if not isinstance(expected, np.ndarray) and not isinstance(found, np.ndarray) and expected == found:
             return None

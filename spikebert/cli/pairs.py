@@ -24,8 +24,8 @@ from hardware.runners.runner import Runner
 from hardware.trace import Trace
 from spikebert.errors import ConfigurationError
 
-TRACE_SUFFIX = ".npz"
-INTEGER, LAVA, TORCH = "integer", "lava", "torch"
+TRACE_SUFFIX, ONNX_SUFFIX = ".npz", ".onnx"
+INTEGER, LAVA, ONNX, TORCH = "integer", "lava", "onnx", "torch"
 WORDS = {
     "operator": "granularity",
     "block": "granularity",
@@ -50,11 +50,14 @@ class Side:
         For the runner.
     trace_file : Path or None
         Of a recorded trace.
+    onnx_file : Path or None
+        What it runs in place of the graph.
     """
 
     runner: str
     options: dict[str, Any] = field(default_factory=dict)
     trace_file: Path | None = None
+    onnx_file: Path | None = None
 
     @classmethod
     def parse(cls, text: str) -> Side:
@@ -96,12 +99,14 @@ class Side:
     @property
     def executes_graphs(self) -> bool:
         """Whether it can run a part of a graph by itself."""
-        return self.trace_file is None and self.runner != TORCH
+        return self.trace_file is None and self.onnx_file is None and self.runner != TORCH
 
     def open(self, model: nn.Module | None, graph: Network | nir.NIRGraph, precision: str, **options: Any) -> Runner:
         """Build the runner; an integer graph runs in integers whatever the precision of the other side."""
         if self.trace_file is not None:
             return RecordedRunner(load_trace(self.trace_file), self.trace_file)
+        if self.onnx_file is not None:
+            return open_runner(self.onnx_file, self.runner, precision, **self.options)
         network = graph if isinstance(graph, Network) else parse_graph(graph)
         if self.runner == TORCH and precision == INTEGER:
             raise ConfigurationError("torch computes in floating point; at integer compare with another runner")

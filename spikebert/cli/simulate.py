@@ -127,7 +127,7 @@ def simulate(
     seed_everything(seed)
     if is_onnx:
         graph: Any = graph_file
-        precision = precision or _precision_of_onnx(graph_file)
+        precision = precision or precision_of_onnx(graph_file)
     else:
         _, graph = read_network(graph_file, dt)
         precision = precision or ("integer" if graph.is_integer else "float64")
@@ -167,7 +167,8 @@ def simulate(
         results.print(f"{name}: {100 * rate:.2f} %")
 
 
-def _precision_of_onnx(path: Path) -> str:
+def precision_of_onnx(path: Path) -> str:
+    """Return the precision that an ONNX file computes in."""
     from export.onnx_format.file import read_onnx
 
     return read_onnx(path).precision

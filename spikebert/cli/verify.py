@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,11 @@ from spikebert.cli.inputs import BATCH_SIZE, read_sentences, sentence_lengths, s
 from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import nir
+
     from export.differences import GraphDifference
     from hardware.equivalence.streaming import Pair
+    from spikebert.cli.pairs import Side
 
 PRECISIONS = ("float64", "float32", "integer")
 
@@ -34,17 +37,22 @@ PRECISIONS = ("float64", "float32", "integer")
 @click.argument("checkpoint")
 @click.option(
     "--against",
-    default="lava",
-    show_default=True,
-    help="What to compare with: a runner (reference, lava, lava:network, …) or a trace recorded elsewhere (.npz).",
+    help="What to compare with: a runner (reference, lava, lava:network, …) or a trace recorded elsewhere (.npz)  "
+    "[default: lava; onnx for an ONNX file].",
 )
 @click.option(
     "--expected", help="What it is compared with, likewise  [default: torch; at integer the integer simulator]."
 )
 @click.option(
-    "--graph", "graph_file", type=click.Path(path_type=Path), help="Run this NIR file instead of exporting afresh."
+    "--graph",
+    "graph_file",
+    type=click.Path(path_type=Path),
+    help="Run this NIR or ONNX file instead of exporting afresh.",
 )
-@click.option("--precision", default="float64", show_default=True, help="On both sides: float64, float32 or integer.")
+@click.option(
+    "--precision",
+    help="On both sides: float64, float32 or integer  [default: float64; an ONNX file's own].",
+)
 @click.option(
     "--calibration",
     help="At integer: sentences to quantize on, a task (its training split) or a file "
@@ -77,10 +85,10 @@ PRECISIONS = ("float64", "float32", "integer")
 @common_options
 def verify(
     checkpoint: str,
-    against: str,
+    against: str | None,
     expected: str | None,
     graph_file: Path | None,
-    precision: str,
+    precision: str | None,
     calibration: str | None,
     granularity: str | None,
     timing: str | None,
@@ -118,6 +126,7 @@ def verify(
       spikebert verify default --expected reference --against lava:operator --text "A warm film ."
       spikebert verify default --against chip.npz --task sst2 --data-dir DATA --limit 100
       spikebert verify default --graph model.nir --text "A warm and funny film ."
+      spikebert verify default --graph model.onnx --text "A warm and funny film ."
       spikebert verify default --against lava --precision integer --task sst2 --data-dir DATA --limit 50
       spikebert verify default --against integer --text "A warm and funny film ."
     """
@@ -125,12 +134,20 @@ def verify(
     from export.differences import graph_differences, source_differences
     from hardware.equivalence.streaming import ProgressFile
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
-    from spikebert.cli.pairs import INTEGER, LAVA, TORCH, CheckpointPair, PairPlan, Side
+    from spikebert.cli.pairs import INTEGER, LAVA, ONNX, ONNX_SUFFIX, TORCH, CheckpointPair, PairPlan, Side
     from spikebert.cli.quantization import CALIBRATION_SENTENCES, quantize_checkpoint, read_calibration
+    from spikebert.cli.simulate import precision_of_onnx
     from spikebert.cli.verification import Stream, finding_to_dict, job_of, progress_bar, report_place, with_words
     from spikebert.provenance import file_sha256, run_record, seed_everything
 
     report_place(report_file, force)
+    is_onnx = graph_file is not None and graph_file.suffix == ONNX_SUFFIX
+    nir_file, onnx_file = (None, graph_file) if is_onnx else (graph_file, None)
+    against = against or (LAVA if onnx_file is None else ONNX)
+    its_own = None if onnx_file is None else precision_of_onnx(onnx_file)
+    precision = precision or its_own or "float64"
+    if its_own not in (None, precision):
+        raise ConfigurationError(f"{onnx_file}: computes in {its_own}, not {precision}; leave --precision out")
     if precision not in PRECISIONS:
         raise ConfigurationError(f"--precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     expected = expected or (INTEGER if precision == INTEGER else TORCH)
@@ -140,6 +157,8 @@ def verify(
         if value is not None and side_b.runner != LAVA:
             raise ConfigurationError(f"--{name} is for --against lava only")
     side_b = side_b.with_options(**of_lava)
+    if onnx_file is not None:
+        side_b = _onnx_side(side_b, onnx_file, nodes)
     seed_everything(seed)
     model = load_model(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
@@ -151,11 +170,13 @@ def verify(
     sha256 = checkpoint_sha256(checkpoint)
     own = runs = to_nir(model)  # type: ignore[arg-type]
     differences: list[GraphDifference] = []
-    quantizes = INTEGER in (precision, side_a.runner, side_b.runner) and graph_file is None
+    quantizes = INTEGER in (precision, side_a.runner, side_b.runner) and nir_file is None
     if calibration is not None and not quantizes:
-        raise ConfigurationError("--calibration is for --precision integer, or an integer runner, without --graph")
-    if graph_file is not None:
-        runs = read_nir(graph_file)
+        raise ConfigurationError(
+            "--calibration is for --precision integer, or an integer runner, without a NIR file as --graph"
+        )
+    if nir_file is not None:
+        runs = read_nir(nir_file)
         network = parse_graph(runs)
         differences = (
             source_differences(network, sha256) if network.is_integer else graph_differences(parse_graph(own), network)
@@ -167,6 +188,8 @@ def verify(
             ids = read_calibration(calibration or str(task), tokenizer, data_dir, CALIBRATION_SENTENCES, longest)
         runs, _ = quantize_checkpoint(checkpoint, ids)
     meant = runs if precision == INTEGER else own
+    if onnx_file is not None:
+        differences = _onnx_differences(meant, onnx_file)
     progress_file = None
     if resume_file is not None:
         graph_sha256 = graph_file and file_sha256(graph_file)
@@ -179,7 +202,7 @@ def verify(
     ):
         here: Callable[[], Pair] = partial(plan.open, model, meant, runs)
         if processes > 1:
-            for_workers = write_nir(Path(scratch) / "quantized.nir", runs) if quantizes else graph_file
+            for_workers = write_nir(Path(scratch) / "quantized.nir", runs) if quantizes else nir_file
             here = CheckpointPair(plan, checkpoint, for_workers)
         found = Stream(processes, batch_size, stop_at_first, progress_file).run(here, sentences, advance)
     found = with_words(found, sentences, tokenizer)
@@ -219,6 +242,49 @@ def verify(
     explained = found.explanation is not None and found.explanation.explained and not differences
     if not (equal or (accept_rounding and explained)):
         raise SystemExit(EXIT_ANSWER_IS_NO)
+
+
+def _onnx_side(side: Side, path: Path, nodes: tuple[str, ...]) -> Side:
+    """Return the side that runs an ONNX file: all that it shows, or where asked the logits alone."""
+    from hardware.equivalence.comparison import NODE_OF_LOGITS
+    from spikebert.cli.pairs import ONNX
+
+    if side.runner != ONNX:
+        raise ConfigurationError(f"{path}: is an ONNX file, which only --against onnx runs, not {side}")
+    return replace(side, onnx_file=path, options={"logits_only": nodes == (NODE_OF_LOGITS,)})
+
+
+def _onnx_differences(meant: nir.NIRGraph, path: Path) -> list[GraphDifference]:
+    """Return how an ONNX file differs from what the graph is written as, with the outputs of the file.
+
+    Raises
+    ------
+    ConfigurationError
+        It runs another number of steps, so that nothing can be compared.
+    """
+    from export import draft_onnx
+    from export.onnx_format.differences import onnx_differences
+    from export.onnx_format.file import read_onnx
+
+    file = read_onnx(path)
+    steps = meant.metadata["time_steps"]
+    if file.time_steps != steps:
+        raise ConfigurationError(
+            f"{path}: runs {file.time_steps} time steps, the checkpoint {steps}; export it again without --time-steps"
+        )
+    if file.shows_spikes and not file.shows_membrane_potentials:
+        messages.print(
+            f"{path}: shows no membrane potentials, so none are compared; export it with --membrane-potentials",
+            markup=False,
+            soft_wrap=True,
+        )
+    draft = draft_onnx(
+        meant,
+        file.precision,
+        spikes=file.shows_spikes,
+        membrane_potentials=file.shows_membrane_potentials,
+    )
+    return onnx_differences(draft, path)
 
 
 def _print(
