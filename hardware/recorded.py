@@ -30,7 +30,17 @@ def load_trace(path: str | Path) -> Trace:
         The file is missing, no .npz, or in no layout known here; the message names the array.
     """
     path = Path(path)
-    arrays = read_arrays(path)
+    return trace_from_arrays(read_arrays(path), path)
+
+
+def trace_from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Trace:
+    """Return the trace that the arrays of a file make, in any of the layouts; `path` is for messages.
+
+    Raises
+    ------
+    TraceError
+        They are in no layout known here; the message names the array.
+    """
     if "logits" in arrays and "mask" in arrays:
         return Trace.from_arrays(arrays, path)
     return _foreign(arrays, path)

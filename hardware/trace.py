@@ -128,14 +128,7 @@ class Trace:
             arrays["metadata"] = np.array(json.dumps({**self.metadata, "nodes": list(self.spikes)}))
         except (TypeError, ValueError) as error:
             raise TraceError(f"{path}: its metadata cannot be written as JSON: {error}") from error
-        if not path.parent.is_dir():
-            raise TraceError(f"{path}: the folder {path.parent} does not exist; make it first")
-        try:
-            with written_whole(path) as partial, partial.open("wb") as file:
-                _write_arrays(file, arrays)
-        except (OSError, ValueError) as error:
-            raise TraceError(f"{path}: cannot be written: {error}") from error
-        return path
+        return write_arrays(path, arrays)
 
     def _check_names(self, path: Path) -> None:
         for name in self.spikes:
@@ -231,6 +224,24 @@ class Trace:
             _check_array(self.outputs, f"{path}: outputs", (*self.outputs.shape[:1], *kept, *classes))
         if self.input_ids is not None:
             _check_array(self.input_ids, f"{path}: input_ids", self.mask.shape, "ui")
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    """Write arrays as an .npz file.
+
+    Raises
+    ------
+    TraceError
+        The file cannot be written; nothing half-written stays.
+    """
+    if not path.parent.is_dir():
+        raise TraceError(f"{path}: the folder {path.parent} does not exist; make it first")
+    try:
+        with written_whole(path) as partial, partial.open("wb") as file:
+            _write_arrays(file, arrays)
+    except (OSError, ValueError) as error:
+        raise TraceError(f"{path}: cannot be written: {error}") from error
+    return path
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -169,6 +169,7 @@ def data_directory(given: Path | None) -> Path | None:
         "profile": "spikebert.cli.profile:profile",
         "energy": "spikebert.cli.energy:energy",
         "info": "spikebert.cli.info:info",
+        "conformance": "spikebert.cli.conformance:conformance",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
