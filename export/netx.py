@@ -9,6 +9,7 @@ one before it, as stock Lava's synapses take a step.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,22 +115,47 @@ def find_chain(network: Network, first: str | None = None, last: str | None = No
             raise NetxError(f"{name}: the graph has no such node; its nodes are {', '.join(names)}")
     start, stop = (0 if first is None else names.index(first)), (len(names) if last is None else names.index(last) + 1)
     nodes = network.nodes[start:stop]
-    reasons = [f"  {node.name}: {_why_not(node.operator)}" for node in nodes if _why_not(node.operator)]
-    for index, node in enumerate(nodes):
-        expected = IntegerAffine if index % 2 == 0 else IntegerLeakyIntegrateAndFire
-        if index and node.sources != (nodes[index - 1].name,):
-            reasons.append(f"  {node.name}: reads {' and '.join(node.sources)}, not {nodes[index - 1].name} before it")
-        if not _why_not(node.operator) and not isinstance(node.operator, expected):
-            reasons.append(f"  {node.name}: a layer is an affine node and then a neuron; this is {node.operator.name}")
-    if len(nodes) % 2 and not _why_not(nodes[-1].operator):
+    reasons = []
+    for before, node in zip((None, *nodes), nodes, strict=False):
+        why = _why_not(node.operator)
+        if why:
+            reasons.append(f"  {node.name}: {why}")
+        elif before is None:
+            if not isinstance(node.operator, IntegerAffine):
+                reasons.append(f"  {node.name}: a chain begins with an affine node; this is {node.operator.name}")
+        elif _why_not(before.operator):
+            continue  # what stands before it is in the way already
+        elif node.sources != (before.name,):
+            reasons.append(f"  {node.name}: reads {' and '.join(node.sources)}, not {before.name} before it")
+        elif type(node.operator) is type(before.operator):
+            reasons.append(f"  {node.name}: a layer is an affine node and then a neuron; so is {before.name} before it")
+    if nodes and isinstance(nodes[-1].operator, IntegerAffine):
         reasons.append(f"  {nodes[-1].name}: the chain ends without neurons; end it at a neuron (last node)")
     if not nodes:
         reasons.append(f"  {first} comes behind {last}")
     if reasons:
-        raise NetxError(
-            "\n".join(["netx knows only chains of dense layers whose neurons reset to zero; in the way are:", *reasons])
-        )
+        said = ["netx knows only chains of dense layers whose neurons reset to zero; in the way are:", *reasons]
+        if runs := _runs(network):
+            chains = "; ".join(f"{begin} to {end}" for begin, end in runs)
+            said.append(f"chains of layers in the graph, to be written with --first and --last: {chains}")
+        raise NetxError("\n".join(said))
     return [NetxLayer(*nodes[index : index + 2]) for index in range(0, len(nodes), 2)]
+
+
+def _runs(network: Network) -> list[tuple[str, str]]:
+    """Return first and last node of every run of layers, each as long as it can be."""
+    runs: list[tuple[str, str]] = []
+    for affine, neuron in pairwise(network.nodes):
+        is_layer = isinstance(affine.operator, IntegerAffine) and isinstance(
+            neuron.operator, IntegerLeakyIntegrateAndFire
+        )
+        if not is_layer or neuron.sources != (affine.name,):
+            continue
+        if runs and affine.sources == (runs[-1][1],):
+            runs[-1] = (runs[-1][0], neuron.name)
+        else:
+            runs.append((affine.name, neuron.name))
+    return runs
 
 
 def _why_not(operator: Operator) -> str:

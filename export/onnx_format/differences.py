@@ -46,12 +46,18 @@ def _node_differences(expected: onnx.GraphProto, found: onnx.GraphProto) -> list
     for node in expected.node:
         other = nodes.pop(node.name, None)
         if other != node:
-            how = "missing" if other is None else f"{other.op_type}, not as this version writes {node.op_type}"
+            how = "missing" if other is None else f"{_spelled(other)}, expected {_spelled(node)}"
+            if other is not None and _spelled(other) == _spelled(node):
+                how = f"{_spelled(node)} with other attributes"
             spelled_otherwise.setdefault(_owner(node.name), GraphDifference(_owner(node.name), node.name, how))
     for name, node in nodes.items():
         added = GraphDifference(_owner(name), name, f"{node.op_type}, not expected")
         spelled_otherwise.setdefault(_owner(name), added)
     return list(spelled_otherwise.values())
+
+
+def _spelled(node: onnx.NodeProto) -> str:
+    return f"{node.op_type}({', '.join(node.input)})"
 
 
 def _read(tensor: onnx.TensorProto, path: Path) -> np.ndarray:

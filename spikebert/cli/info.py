@@ -16,6 +16,9 @@ from rich.table import Table
 from spikebert.cli.application import common_options, print_json, results
 from spikebert.errors import ConfigurationError
 
+FIRST_FACTS = ("kind", "file", "source", "bytes", "sha256", "precision", "time_steps", "dt", "parameters")
+"""What is said first of any file, in this order."""
+LONGEST_FACT = 160
 SHOWN_VALUES = 8
 """A setting of a layer with more values is not printed."""
 
@@ -42,10 +45,28 @@ def info(path: str, seed: int, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    for key, value in facts.items():
-        if not isinstance(value, list | dict):
-            results.print(f"{key.replace('_', ' ')}: {value}", markup=False, soft_wrap=True)
+    first = [key for key in FIRST_FACTS if key in facts]
+    for key in [*first, *(key for key in facts if key not in FIRST_FACTS)]:
+        if not isinstance(facts[key], list | dict):
+            results.print(f"{key.replace('_', ' ')}: {_in_short(key, facts[key])}", markup=False, soft_wrap=True)
     results.print(table)
+    for equations, nodes in facts.get("neuron_equations", {}).items():
+        results.print(f"{nodes} nodes of neurons compute {equations}", markup=False, soft_wrap=True)
+    marked = facts.get("non_standard_nodes")
+    if marked:
+        results.print(
+            f"{len(marked)} nodes are operators that NIR lacks, see docs/nir-extension.md: {', '.join(marked)}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _in_short(key: str, value: Any) -> str:
+    """Return a fact as people read it: large counts in groups of three digits, long text cut off."""
+    if key in ("bytes", "parameters"):
+        return f"{value:,}"
+    text = str(value)
+    return text if len(text) <= LONGEST_FACT else f"{text[:LONGEST_FACT]}… (whole with --json)"
 
 
 def _explain_checkpoint(name: str) -> tuple[dict[str, Any], Table]:
@@ -90,7 +111,7 @@ def _explain_nir(path: Path) -> tuple[dict[str, Any], Table]:
                 "features": f"{operator.in_features} -> {operator.out_features}",
                 "standard": standard,
                 "parameters": _parameters(operator),
-                "detail": _neuron_detail(operator),
+                "detail": _detail(operator),
                 "reads": " + ".join(node.sources),
             }
         )
@@ -114,19 +135,31 @@ def _parameters(operator: Any) -> int:
     return sum(value.size for value in operator.parameters().values() if isinstance(value, np.ndarray))
 
 
-def _neuron_detail(operator: Any) -> str:
+def _detail(operator: Any) -> str:
+    """Return what an operator that acts on each feature by itself does it with."""
     from export.operators import IntegerLeakyIntegrateAndFire, LeakyIntegrateAndFire
 
     if isinstance(operator, LeakyIntegrateAndFire):
-        leak = f"tau {operator.tau[0]:g} steps" if operator.decay_input else f"beta {operator.beta[0]:.6g}"
+        leak = f"tau {_span(operator.tau)} steps" if operator.decay_input else f"beta {_span(operator.beta)}"
     elif isinstance(operator, IntegerLeakyIntegrateAndFire):
-        leak = f"decay {operator.decay[0]}/4096"
+        leak = f"decay {_span(operator.decay)}/4096"
     else:
-        return ""
+        each = operator.parameters() if operator.spikes or operator.keeps_shape else {}
+        return _settings({key: value for key, value in each.items() if isinstance(value, np.ndarray)})
     return (
-        f"{leak}, threshold {operator.threshold[0]:g}, {'>=' if operator.fire_on_equal else '>'}, "
+        f"{leak}, threshold {_span(operator.threshold)}, {'>=' if operator.fire_on_equal else '>'}, "
         f"reset {operator.reset}"
     )
+
+
+def _settings(parameters: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_span(value)}" for key, value in parameters.items() if key != "unit")
+
+
+def _span(value: Any) -> str:
+    """Return one number where all are the same, else the smallest and the largest."""
+    low, high = float(np.min(value)), float(np.max(value))
+    return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
 
 
 def _equations(operator: Any) -> str:
@@ -189,7 +222,7 @@ def _explain_onnx(path: Path) -> tuple[dict[str, Any], Table]:
         {
             "node": node,
             "operator": operator,
-            "detail": neurons[node]["update"] if node in neurons else "",
+            "detail": _settings_of_file(neurons[node]) if node in neurons else "",
             "value": "shown" if node in file.outputs else "inside",
             "parameters": stored[node],
         }
@@ -207,6 +240,15 @@ def _explain_onnx(path: Path) -> tuple[dict[str, Any], Table]:
     for row in rows:
         table.add_row(*_cells(row, "value", "parameters"))
     return facts, table
+
+
+def _settings_of_file(neuron: dict[str, Any]) -> str:
+    """Return the numbers of a neuron that a file's metadata give, whatever they are; its equations say the rest."""
+    try:
+        given = neuron.get("parameters", {})
+        return _settings({key: value for key, value in given.items() if not isinstance(value, str | bool)})
+    except (AttributeError, TypeError, ValueError):
+        return ""
 
 
 def _explain_net(path: Path) -> tuple[dict[str, Any], Table]:

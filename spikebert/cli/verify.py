@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from spikebert.cli.pairs import Side
 
 PRECISIONS = ("float64", "float32", "integer")
+DIFFERENCES_SHOWN = 8
+"""Of a graph that is not the checkpoint's own."""
 
 
 @click.command(cls=MultiValueCommand)
@@ -314,8 +316,11 @@ def _print(
         results.print(verdict(comparison, name_a, name_b, precision, texts, found.explanation), soft_wrap=True)
     if found.stock is not None:
         results.print(f"{found.facts.get('processes')} Lava processes; {found.stock}", soft_wrap=True)
-    for difference in differences:
+    for difference in differences[:DIFFERENCES_SHOWN]:
         results.print(f"{graph_file} is not the checkpoint's own graph: {difference}", soft_wrap=True, markup=False)
+    if len(differences) > DIFFERENCES_SHOWN:
+        rest = len(differences) - DIFFERENCES_SHOWN
+        results.print(f"and {rest} more such differences, all of them with --json", soft_wrap=True, markup=False)
 
 
 def _parameter_divergence(difference: GraphDifference) -> dict[str, Any]:

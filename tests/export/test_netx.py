@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,22 @@ def test_everything_that_is_no_chain_is_named_at_once(tiny_model: Any, tmp_path:
     said = str(caught.value)
     for node in ("block00_qkv_norm", "block00_attention", "block00_output_neuron_stream", "token_mean"):
         assert f"  {node}: " in said
+    for fine in ("block00_qkv_affine", "block00_qkv_neuron", "block00_intermediate_affine", "classifier"):
+        assert f"  {fine}: " not in said.replace("  classifier: the chain ends without neurons", "")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_refusal_names_the_chains_there_are(tiny_model: Any, make_model: Any, tmp_path: Path) -> None:
+    from export import to_nir
+
+    ids = np.random.default_rng(0).integers(1, 20, (4, 6))
+    graph = quantize(to_nir(make_model(neuron="loihi", norm="none", embedding_neuron="lif")), ids)
+    with pytest.raises(NetxError, match="block00_intermediate_affine to block00_output_neuron") as caught:
+        write_netx(tmp_path / "model.net", graph)
+    runs = re.findall(r"(\w+) to (\w+)", str(caught.value).splitlines()[-1])
+    assert len(runs) >= 3
+    for index, (first, last) in enumerate(runs):
+        assert write_netx(tmp_path / f"{index}.net", graph, first, last, round_biases=True).nodes[-1].name == last
 
 
 @pytest.mark.parametrize(
