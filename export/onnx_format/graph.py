@@ -65,7 +65,9 @@ class OnnxDraft:
         return self.model
 
 
-def to_onnx(model_or_graph: nn.Module | nir.NIRGraph | Network, precision: str | None = None, **options: Any) -> Any:
+def to_onnx(
+    model_or_graph: nn.Module | nir.NIRGraph | Network, precision: str | None = None, **options: Any
+) -> onnx.ModelProto:
     """Return a model or graph as ONNX, in memory; for a file, a draft does without that copy.
 
     Parameters

@@ -134,7 +134,7 @@ class OnnxRunner(Runner):
             mask=batch.mask,
             outputs=None if self.logits_only else found[STEP_LOGITS],
             membrane_potentials={name: found[POTENTIAL.format(name)] for name in potentials},
-            thresholds={name: file.thresholds[name] for name in spiking},
+            thresholds={name: value for name, value in file.thresholds.items() if name in spiking},
             input_ids=batch.input_ids,
             metadata={"runner": self.name, "precision": self.precision, "time_steps": batch.time_steps},
         )
