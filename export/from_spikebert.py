@@ -29,6 +29,7 @@ from spikebert.modeling import (
     SpikeBertEmbeddings,
     SpikeBertForSequenceClassification,
     SpikingProjection,
+    SpikingSelfAttention,
     block_prefix,
 )
 from spikebert.neuron import Heaviside as HeavisideModule
@@ -90,16 +91,8 @@ def to_nir(
     for index, block in enumerate(encoder.blocks):
         assert isinstance(block, SpikeBertBlock)
         prefix = block_prefix(index)
-        attention = block.attention
-        qkv = _add_projection(builder, f"{prefix}qkv", attention.qkv, stream, read)
-        head_size = config.hidden_size // config.num_attention_heads
-        product = builder.add(
-            f"{prefix}attention",
-            SpikeAttention(config.num_attention_heads, head_size, float(config.attention_scale)),
-            qkv,
-        )
-        attended = _add_neuron(builder, attention.neuron, config.hidden_size, product)
-        stream = [*stream, _add_projection(builder, f"{prefix}projection", attention.projection, [attended], read)]
+        if block.attention is not None:
+            stream = [*stream, _add_attention(builder, prefix, block.attention, stream, read)]
         hidden = _add_projection(builder, f"{prefix}intermediate", block.intermediate, stream, read)
         stream = [*stream, _add_projection(builder, f"{prefix}output", block.output, [hidden], read)]
     if encoder.final_norm is not None:
@@ -165,6 +158,16 @@ def _embedding_table(embeddings: SpikeBertEmbeddings, read: ArrayReader) -> tupl
     before_first = getattr(previous, "padding_idx", None)
     encoding = TokenEncoding(len(words.weight), 0 if positions is None else len(positions.weight), before_first)
     return encoding, (np.concatenate([_view(table) for table in tables]) if tables[1:] else read(tables[0])).T
+
+
+def _add_attention(
+    builder: NetworkBuilder, prefix: str, attention: SpikingSelfAttention, stream: list[str], read: ArrayReader
+) -> str:
+    qkv = _add_projection(builder, f"{prefix}qkv", attention.qkv, stream, read)
+    width, heads = attention.projection.affine.in_features, attention.num_heads
+    product = builder.add(f"{prefix}attention", SpikeAttention(heads, width // heads, float(attention.scale)), qkv)
+    attended = _add_neuron(builder, attention.neuron, width, product)
+    return _add_projection(builder, f"{prefix}projection", attention.projection, [attended], read)
 
 
 def _add_projection(

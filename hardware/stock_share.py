@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,9 @@ import numpy as np
 from export.network import Network
 from export.operators import Affine
 from hardware.trace import Trace
+
+MOST_NAMED = 4
+"""Nodes that a line of text names; the JSON has them all."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,12 @@ class StockShare:
     neurons_stock, neurons : int
         Spiking features; every token has its own copy of each.
     synapses_stock, synapses : int
-        Weights of affine and linear nodes. Lava's stock ``Dense`` sends one step late, so that in zero-latency runs all
-        synapses are in processes of ours; with hardware timing those are stock that it computes exactly.
+        Weights of affine and linear nodes. Lava's stock synapses send one step late, so that in zero-latency runs all
+        are in processes of ours; with hardware timing those are stock that it computes exactly.
     spikes_stock, spikes : int
         Spikes that were fired.
+    own_nodes : dict of str to str
+        Every node that ran in a process of ours, with or without neurons and synapses, and why it needed one.
     """
 
     neurons_stock: int
@@ -33,6 +38,7 @@ class StockShare:
     synapses: int
     spikes_stock: int
     spikes: int
+    own_nodes: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return counts as JSON values."""
@@ -45,7 +51,14 @@ class StockShare:
             f"{_percent(self.synapses_stock, self.synapses)} of {self.synapses:,} synapses",
             f"{_percent(self.spikes_stock, self.spikes)} of {self.spikes:,} spikes",
         ]
-        return f"in stock Lava processes: {', '.join(parts)}; the rest in ours"
+        return f"in stock Lava processes: {', '.join(parts)}; {'the rest' if self.own_nodes else 'nothing'} in ours"
+
+    def reasons(self) -> list[str]:
+        """Say why the nodes in processes of ours are there, a line for each reason."""
+        by_reason: dict[str, list[str]] = {}
+        for node, why in self.own_nodes.items():
+            by_reason.setdefault(why, []).append(node)
+        return [f"{_some(nodes)}: {why}" for why, nodes in by_reason.items()]
 
     def __add__(self, other: StockShare) -> StockShare:
         """Add the spikes of another batch through the same network."""
@@ -56,12 +69,14 @@ class StockShare:
             self.synapses,
             self.spikes_stock + other.spikes_stock,
             self.spikes + other.spikes,
+            self.own_nodes,
         )
 
 
 def stock_share(network: Network, trace: Trace) -> StockShare:
     """Count what of a Lava trace ran in stock processes; the runner names them in the trace's metadata."""
     stock = set(trace.metadata.get("stock_nodes", []))
+    own = trace.metadata.get("own_nodes", {})
     neurons = {node.name: node.operator.out_features for node in network.spiking_nodes}
     synapses = {node.name: node.operator.weight.size for node in network.nodes if isinstance(node.operator, Affine)}
     spikes = {name: int(np.count_nonzero(values)) for name, values in trace.spikes.items()}
@@ -76,7 +91,15 @@ def stock_share(network: Network, trace: Trace) -> StockShare:
         sum(synapses.values()),
         of_stock(spikes),
         sum(spikes.values()),
+        dict(own),
     )
+
+
+def _some(nodes: list[str]) -> str:
+    """Name a few nodes, and how many more there are."""
+    if len(nodes) <= MOST_NAMED + 1:
+        return ", ".join(nodes)
+    return f"{', '.join(nodes[:MOST_NAMED])} and {len(nodes) - MOST_NAMED} more"
 
 
 def _percent(part: int, whole: int) -> str:

@@ -23,6 +23,8 @@ SIZES = (
 PAPER_ATTENTION_THRESHOLD = 0.25  # section 4.2
 STATISTICS_ATTENTION_THRESHOLD = 2.0  # with norms by statistics nearly every attention neuron would fire at 0.25
 EMBEDDING_NEURONS = ("heaviside", "lif")
+SPIKING, NO_ATTENTION = "spiking", "none"
+ATTENTIONS = (SPIKING, NO_ATTENTION)
 POSITION_EMBEDDING_TYPES = ("none", "absolute")
 PROJECTED, TABLE = "projected", "table"
 PREVIOUS_WORDS = (NONE, PROJECTED, TABLE)
@@ -56,6 +58,9 @@ class SpikeBertConfig(PreTrainedConfig):
     neuron : {"paper", "snntorch", "published", "loihi"}
         Preset of every neuron; `beta` (or `tau`, in steps), `threshold`, `reset`, `decay_input`, `fire_on_equal`
         and `initial_membrane_potential` override it where given.
+    attention : {"spiking", "none"}
+        What mixes the tokens of a block: the paper's Q K^T V, or nothing. Without it a block is its MLP, tokens meet in
+        the token mean only, and nothing is left that stock Lava processes cannot compute (see ``docs/lava.md``).
     attention_threshold : float, optional
         Threshold of the neuron behind the attention product; by default the paper's 0.25 with layer norm and without
         any, and 2 with batch or power norm, whose queries, keys and values all fire now and then.
@@ -105,6 +110,7 @@ class SpikeBertConfig(PreTrainedConfig):
         decay_input: bool | None = None,
         fire_on_equal: bool | None = None,
         initial_membrane_potential: float | None = None,
+        attention: str = SPIKING,
         attention_threshold: float | None = None,
         attention_scale: float = 0.125,
         embedding_neuron: str = "heaviside",
@@ -136,6 +142,7 @@ class SpikeBertConfig(PreTrainedConfig):
         self.decay_input = decay_input
         self.fire_on_equal = fire_on_equal
         self.initial_membrane_potential = initial_membrane_potential
+        self.attention = attention
         if attention_threshold is None:
             attention_threshold = (
                 STATISTICS_ATTENTION_THRESHOLD if norm in (BATCH, POWER) else PAPER_ATTENTION_THRESHOLD
@@ -179,6 +186,8 @@ class SpikeBertConfig(PreTrainedConfig):
             raise ConfigurationError(
                 f"embedding_neuron is {self.embedding_neuron!r}; choose one of {EMBEDDING_NEURONS}"
             )
+        if self.attention not in ATTENTIONS:
+            raise ConfigurationError(f"attention is {self.attention!r}; choose one of {ATTENTIONS}")
         if self.norm not in NORMS:
             raise ConfigurationError(f"norm is {self.norm!r}; choose one of {NORMS}")
         if self.norm == NONE and self.embedding_norm:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from spikebert.configuration import PROJECTED, TABLE, SpikeBertConfig
+from spikebert.configuration import PROJECTED, SPIKING, TABLE, SpikeBertConfig
 from spikebert.errors import ConfigurationError
 from spikebert.neuron import Heaviside, SpikingNeuron
 from spikebert.norms import Norm, make_norm
@@ -177,12 +177,12 @@ class SpikingSelfAttention(nn.Module):
 
 
 class SpikeBertBlock(nn.Module):
-    """Encoder block: spiking self-attention and a spiking MLP, each added to the residual stream."""
+    """Encoder block: spiking self-attention where configured, and a spiking MLP, each added to the residual stream."""
 
     def __init__(self, index: int, config: SpikeBertConfig) -> None:
         super().__init__()
         prefix = block_prefix(index)
-        self.attention = SpikingSelfAttention(prefix, config)
+        self.attention = SpikingSelfAttention(prefix, config) if config.attention == SPIKING else None
         self.intermediate = SpikingProjection(
             f"{prefix}intermediate", config.hidden_size, config.intermediate_size, config
         )
@@ -190,7 +190,8 @@ class SpikeBertBlock(nn.Module):
 
     def forward(self, x: Tensor, token_mask: Tensor | None, recording: Recording) -> Tensor:
         """Turn the residual stream ``(T, B, N, D)`` into the next."""
-        x = x + self.attention(x, token_mask, recording)
+        if self.attention is not None:
+            x = x + self.attention(x, token_mask, recording)
         return x + self.output(self.intermediate(x, token_mask, recording), token_mask, recording)
 
 

@@ -20,7 +20,7 @@ from spikebert.cli.application import (
     refuse_overwrite,
     results,
 )
-from spikebert.configuration import EMBEDDING_NEURONS, PREVIOUS_WORDS
+from spikebert.configuration import ATTENTIONS, EMBEDDING_NEURONS, PREVIOUS_WORDS
 from spikebert.data import TASKS, find_task, load_examples
 from spikebert.distillation.augmentation import AugmentationSettings
 from spikebert.distillation.fine_tuning import TEACHER_SETTINGS, fine_tuned_teacher
@@ -161,6 +161,11 @@ def student_options(function: Any) -> Any:
                 "--norm",
                 type=click.Choice(NORMS),
                 help="Student's norms; batch and power fold into weights [default: layer].",
+            ),
+            click.option(
+                "--attention",
+                type=click.Choice(ATTENTIONS),
+                help="What mixes tokens; none leaves the MLPs, all of it stock in Lava [default: spiking].",
             ),
             click.option(
                 "--attention-threshold", type=float, help="Threshold behind attention [default: 0.25, or 2 by norm]."
@@ -555,8 +560,8 @@ def student_choices(options: dict[str, Any], student: str | None) -> tuple[dict[
     if student is not None and not set(given) <= set(CHANGEABLE):
         raise ConfigurationError(
             "--student brings its own shape and vocabulary; leave out --blocks, --heads, --intermediate-size, "
-            "--time-steps, --positions, --previous-word, --embedding-neuron, --embedding-norm, --whole-vocabulary and "
-            "--vocabulary-size"
+            "--time-steps, --attention, --positions, --previous-word, --embedding-neuron, --embedding-norm, "
+            "--whole-vocabulary and --vocabulary-size"
         )
     if given.pop("positions", False):
         given["position_embedding_type"] = "absolute"

@@ -316,6 +316,8 @@ def _print(
         results.print(verdict(comparison, name_a, name_b, precision, texts, found.explanation), soft_wrap=True)
     if found.stock is not None:
         results.print(f"{found.facts.get('processes')} Lava processes; {found.stock}", soft_wrap=True)
+        for reason in found.stock.reasons():
+            results.print(f"  in ours: {reason}", soft_wrap=True, markup=False)
     for difference in differences[:DIFFERENCES_SHOWN]:
         results.print(f"{graph_file} is not the checkpoint's own graph: {difference}", soft_wrap=True, markup=False)
     if len(differences) > DIFFERENCES_SHOWN:

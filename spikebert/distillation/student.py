@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from spikebert.checkpoint import resolve_checkpoint
-from spikebert.configuration import SpikeBertConfig
+from spikebert.configuration import NO_ATTENTION, SpikeBertConfig
 from spikebert.data import Task
 from spikebert.errors import CheckpointError, ConfigurationError
 from spikebert.modeling import SpikeBertForSequenceClassification
@@ -190,7 +190,7 @@ def change_student(
 @torch.no_grad()
 def calibrate_attention_threshold(
     model: SpikeBertForSequenceClassification, batches: Iterable[dict[str, Tensor]], rate: float = ATTENTION_RATE
-) -> float:
+) -> float | None:
     """Set the attention threshold so that the first block's attention neurons neither fall silent nor saturate.
 
     Without a softmax, what attention says grows with the sentence and with the size of a head; a threshold that suits
@@ -208,9 +208,11 @@ def calibrate_attention_threshold(
 
     Returns
     -------
-    float
-        The threshold.
+    float or None
+        The threshold; None, and nothing is changed, where the model has no attention.
     """
+    if model.config.attention == NO_ATTENTION:
+        return None
     currents: list[tuple[Tensor, Tensor | None]] = []
     blocks: Any = model.spikebert.blocks
     neuron = blocks[0].attention.neuron

@@ -54,6 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no positions": {"position_embedding_type": "none"},
     "previous words": {"previous_word": "table"},
     "padding as tokens": {"attend_to_padding": True},
+    "no attention": {"attention": "none", "num_hidden_layers": 2},
     "two blocks, no leak": {"num_hidden_layers": 2, "beta": 1.0},
 }
 Batch = tuple[np.ndarray, np.ndarray]

@@ -187,6 +187,7 @@ MODELS = st.fixed_dictionaries(
         "previous_word": st.sampled_from(["none", "table"]),
         "time_steps": st.integers(1, 5),
         "attention_scale": st.sampled_from([0.125, 0.1, 1.0]),
+        "attention": st.sampled_from(["spiking", "spiking", "none"]),
         "attend_to_padding": st.booleans(),
     }
 )

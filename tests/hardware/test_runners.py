@@ -203,10 +203,26 @@ def test_the_share_of_stock_processes_is_counted(make_model: Callable, padded_ba
         synapses=8 * (20 + 12) + 8 * 24 + 8 * 8 + 8 * 16 + 16 * 8 + 8 * 3,
         spikes_stock=sum(fired.values()) - fired["embedding_neuron"],
         spikes=sum(fired.values()),
+        own_nodes=trace.metadata["own_nodes"],
     )
+    assert set(share.own_nodes) == {node.name for node in parse_graph(graph).nodes} - set(trace.metadata["stock_nodes"])
+    reasons = {
+        "block00_attention": "multiplies spikes with spikes",
+        "block00_qkv_norm": "divides by the root",
+        "block00_qkv_affine": "stock synapses send a step late",
+        "token_mean": "stock processes know no mask",
+        "embedding_neuron": "compares without memory",
+    }
+    for node, why in reasons.items():
+        assert share.own_nodes[node].startswith(why), node
+    assert "embedding_neuron: compares without memory; a stock LIF keeps a 4096th of its potential at least" in (
+        share.reasons()
+    )
+    assert sum("block00_qkv_norm, block00_projection_norm" in line for line in share.reasons()) == 1
     twice = share + share
     assert (twice.neurons, twice.synapses) == (share.neurons, share.synapses)
     assert (twice.spikes, twice.spikes_stock) == (2 * share.spikes, 2 * share.spikes_stock)
+    assert str(share).endswith("; the rest in ours")
     assert str(share).startswith("in stock Lava processes: 88.9 % of 72 neurons, 0.0 % of 792 synapses, ")
 
 

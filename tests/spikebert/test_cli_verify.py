@@ -97,7 +97,11 @@ def test_the_answer_in_words(checkpoint: Path) -> None:
 def test_the_answer_in_words_says_what_ran_in_stock_processes(checkpoint: Path) -> None:
     result = _invoke("verify", checkpoint, "--granularity", "network", "--text", TEXTS[0])
     assert result.exit_code == 0
-    assert "1 Lava processes; in stock Lava processes: 0.0 % of 72 neurons" in " ".join(result.stdout.split())
+    words = " ".join(result.stdout.split())
+    assert "1 Lava processes; in stock Lava processes: 0.0 % of 72 neurons" in words
+    assert (
+        "in ours: embedding, embedding_neuron, block00_qkv_affine, block00_qkv_norm and 17 more: granularity" in words
+    )
 
 
 def test_texts_are_taken_in_every_form(checkpoint: Path) -> None:

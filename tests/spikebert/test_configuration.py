@@ -30,6 +30,7 @@ CHANGED = {
     "decay_input": False,
     "fire_on_equal": False,
     "initial_membrane_potential": 0.125,
+    "attention": "none",
     "attention_threshold": 0.5,
     "attention_scale": 0.3,
     "embedding_neuron": "lif",
@@ -126,6 +127,7 @@ SIZES = [
     + [("position_embedding_type", value) for value in ("relative_key", None, [])]
     + [("previous_word", value) for value in ("next", None, True, [])]
     + [("embedding_neuron", value) for value in ("if", None, [])]
+    + [("attention", value) for value in ("softmax", None, [])]
     + [("norm", value) for value in ("instance", None, [])]
     + [("surrogate", value) for value in ("gauss", None, [])]
     + [(key, value) for key in ("embedding_norm", "attend_to_padding") for value in (1, "no", None)]

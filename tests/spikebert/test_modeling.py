@@ -155,19 +155,20 @@ def plain_spikebert(
             spikes.setdefault("embedding_neuron", []).append(x)
         for block in range(SHAPE["num_hidden_layers"]):
             path, name = f"spikebert.blocks.{block}", f"block{block:02d}"
-            qkv = linear(f"{path}.attention.qkv.affine", x)
-            width = qkv.shape[1] // 3
-            parts = [slice(which * width, (which + 1) * width) for which in range(3)]
-            qkv = torch.cat([norm(f"{path}.attention.qkv.norm", qkv[:, part], part) for part in parts], 1)
-            qkv = fire(f"{name}_qkv_neuron", qkv)
-            query, key, value = (qkv[:, part] for part in parts)
-            heads = [slice(start, start + HEAD_SIZE) for start in range(0, width, HEAD_SIZE)]
-            attended = [plain_attention(query[:, head], key[:, head], value[:, head], order) for head in heads]
-            attended = fire(f"{name}_attention_neuron", torch.cat(attended, 1) * 0.125, 0.25)
-            attended = norm(
-                f"{path}.attention.projection.norm", linear(f"{path}.attention.projection.affine", attended)
-            )
-            x = x + fire(f"{name}_projection_neuron", attended)
+            if f"{path}.attention.qkv.affine.weight" in weights:
+                qkv = linear(f"{path}.attention.qkv.affine", x)
+                width = qkv.shape[1] // 3
+                parts = [slice(which * width, (which + 1) * width) for which in range(3)]
+                qkv = torch.cat([norm(f"{path}.attention.qkv.norm", qkv[:, part], part) for part in parts], 1)
+                qkv = fire(f"{name}_qkv_neuron", qkv)
+                query, key, value = (qkv[:, part] for part in parts)
+                heads = [slice(start, start + HEAD_SIZE) for start in range(0, width, HEAD_SIZE)]
+                attended = [plain_attention(query[:, head], key[:, head], value[:, head], order) for head in heads]
+                attended = fire(f"{name}_attention_neuron", torch.cat(attended, 1) * 0.125, 0.25)
+                attended = norm(
+                    f"{path}.attention.projection.norm", linear(f"{path}.attention.projection.affine", attended)
+                )
+                x = x + fire(f"{name}_projection_neuron", attended)
             hidden = norm(f"{path}.intermediate.norm", linear(f"{path}.intermediate.affine", x))
             hidden = fire(f"{name}_intermediate_neuron", hidden)
             hidden = norm(f"{path}.output.norm", linear(f"{path}.output.affine", hidden))
@@ -177,11 +178,14 @@ def plain_spikebert(
     return {name: torch.stack(train) for name, train in spikes.items()}, sum(step_logits) / steps
 
 
-ARCHITECTURES = list(itertools.product(NEURON_PRESETS, ["heaviside", "lif"], ["none", "absolute"], [False, True]))
+ARCHITECTURES = [
+    (*chosen, "spiking")
+    for chosen in itertools.product(NEURON_PRESETS, ["heaviside", "lif"], ["none", "absolute"], [False, True])
+] + [("paper", "heaviside", "none", False, "none"), ("loihi", "lif", "absolute", True, "none")]
 
 
-@pytest.mark.parametrize(("preset", "embedding_neuron", "positions", "embedding_norm"), ARCHITECTURES)
-def test_the_model_is_the_architecture_written_out(preset, embedding_neuron, positions, embedding_norm):
+@pytest.mark.parametrize(("preset", "embedding_neuron", "positions", "embedding_norm", "attention"), ARCHITECTURES)
+def test_the_model_is_the_architecture_written_out(preset, embedding_neuron, positions, embedding_norm, attention):
     """Spikes identical, logits within 1e-12, for sentences shorter and longer than a head is wide."""
     model = lively_model(
         1,
@@ -189,6 +193,7 @@ def test_the_model_is_the_architecture_written_out(preset, embedding_neuron, pos
         embedding_neuron=embedding_neuron,
         position_embedding_type=positions,
         embedding_norm=embedding_norm,
+        attention=attention,
         time_steps=3,
     )
     rates: dict[str, list[float]] = {}

@@ -207,6 +207,16 @@ def test_no_layer_starts_silent_or_saturated(norm, neuron, size, sentences):
     assert spikes["block00_attention_neuron"][:, real].mean() == pytest.approx(0.2, abs=0.1)
 
 
+def test_a_model_without_attention_has_no_threshold_to_choose(sentences):
+    model = fresh("batch", attention="none")
+    assert calibrate_attention_threshold(model, [sentences]) is None
+    folded = fold_norms(model.double().eval())
+    assert not [name for name in folded.state_dict() if "attention" in name]
+    with torch.no_grad():
+        expected, found = model(**sentences), folded(**sentences)
+    torch.testing.assert_close(found.logits, expected.logits)
+
+
 @pytest.mark.parametrize("kind", FOLDABLE)
 def test_changed_norms_keep_each_feature_s_mean_and_variance(kind, sentences):
     model = trained("layer", sentences, attention_threshold=0.25)

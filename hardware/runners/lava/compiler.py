@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from export.loihi_numbers import CURRENT_DECAY_NONE, WEIGHT_LIMITS
+from export.loihi_numbers import CURRENT_DECAY_NONE
 from export.network import INTEGER, Network, Node
 from export.operators import (
     IntegerAffine,
@@ -20,12 +20,13 @@ from export.operators import (
     LeakyIntegrateAndFire,
     PreviousStep,
     TokenMean,
+    Total,
 )
 from export.operators.leaky_integrate_and_fire import firing_threshold
-from export.passes.intervals import affine_interval, value_intervals
 from hardware.errors import RunnerError
 from hardware.runners.lava.board import MAX_PORTS, Board, GroupPlan, Received, Sent
 from hardware.runners.lava.probes import NeuronProbe, SynapseProbe
+from hardware.runners.lava.stock import own_nodes
 from hardware.runners.lava.timing import HARDWARE, ZERO_LATENCY, arrivals, check_timing, latency
 
 GRANULARITIES = ("operator", "block", "network")
@@ -34,8 +35,6 @@ FLOAT_CURRENT_DECAY_NONE = 1.0
 """Lava's du in floating point that keeps no current from step to step, so that ``u`` is the input."""
 GRADED_BITS = 24
 """Lava's ``num_message_bits`` for messages that are more than spikes; 0 would make them spikes."""
-DENSE_SUM_MAX = (1 << 31) - 1
-"""Stock Dense holds and sends int32; a sum of mixed signs stands doubled in it."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,19 @@ class ProcessPlan:
     ----------
     name : str
     nodes : tuple of Node
-    stock : bool
-        Whether a stock Lava process runs the (single) node.
+    why_own : str or None
+        Why they need a process of ours; None where the node is stock, see ``hardware.runners.lava.stock``. With a stock
+        node goes a sum over tokens just before it.
     """
 
     name: str
     nodes: tuple[Node, ...]
-    stock: bool = False
+    why_own: str | None = None
+
+    @property
+    def stock(self) -> bool:
+        """Whether no process of ours is needed."""
+        return self.why_own is None
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,9 @@ def partition(network: Network, granularity: str, precision: str, timing: str = 
             f"timing {HARDWARE!r} runs integer graphs with one process for each operator, not {precision} with "
             f"granularity {granularity!r}; quantize the graph and choose granularity 'operator'"
         )
+    why_own = f"granularity {granularity!r} runs many nodes in one process"
     if granularity == "network":
-        return [ProcessPlan("network", network.nodes)]
+        return [ProcessPlan("network", network.nodes, why_own)]
     recurrent = [node.sources[0] for node in network.nodes if isinstance(node.operator, PreviousStep)]
     if recurrent:
         raise RunnerError(
@@ -99,8 +105,7 @@ def partition(network: Network, granularity: str, precision: str, timing: str = 
             "processes; only granularity 'network' runs it"
         )
     if granularity == "operator":
-        stock = stock_nodes(network, precision, timing)
-        return [ProcessPlan(node.name, (node,), node.name in stock) for node in network.nodes]
+        return _operator_plans(network, own_nodes(network, precision, timing))
     plans: list[ProcessPlan] = []
     taken = {f"from_{node.name}" for node in network.nodes}
     label_before: str | None = None
@@ -108,71 +113,28 @@ def partition(network: Network, granularity: str, precision: str, timing: str = 
         found = BLOCK_NAME.match(node.name)
         label = found.group().rstrip("_") if found else ""
         if plans and label == label_before:
-            plans[-1] = ProcessPlan(plans[-1].name, (*plans[-1].nodes, node))
+            plans[-1] = ProcessPlan(plans[-1].name, (*plans[-1].nodes, node), why_own)
         else:
             name = f"from_{node.name}" if not label or label in taken else label
             taken.add(name)
-            plans.append(ProcessPlan(name, (node,)))
+            plans.append(ProcessPlan(name, (node,), why_own))
         label_before = label
     return plans
 
 
-def stock_nodes(network: Network, precision: str, timing: str) -> set[str]:
-    """Return the names of the nodes that stock Lava processes compute exactly.
-
-    Neurons: see `is_stock_neuron`. Synapses, with hardware timing only since stock ones send one step late: an
-    `IntegerAffine` whose sums are sure to fit the 32 bits that ``Dense`` holds. Its bias, which stock synapses have
-    not, is added by the processes that read it, which therefore must be ours. What reads the network's input is ours,
-    because it reads the board.
-    """
-    stock = {
-        node.name
-        for node in network.nodes
-        if network.input_name not in node.sources and is_stock_neuron(node, precision)
-    }
-    if timing != HARDWARE:
-        return stock
-    intervals = value_intervals(network)
-    without_bias: set[str] = set()
+def _operator_plans(network: Network, own: dict[str, str]) -> list[ProcessPlan]:
+    """Return a plan for each operator; a stock sum over tokens goes with the map behind it."""
+    plans: list[ProcessPlan] = []
+    summed: dict[str, Node] = {}
     for node in network.nodes:
-        affine = node.operator
-        if not isinstance(affine, IntegerAffine) or network.input_name in node.sources:
-            continue
-        readers = {reader.name for reader in network.nodes if node.name in reader.sources}
-        low, high = WEIGHT_LIMITS[affine.sign_mode]
-        if (
-            (affine.bias is None or not readers & stock)
-            and not without_bias.intersection(node.sources)
-            and node.sources[0] in intervals
-            and 2 * affine_interval(affine.weight, None, intervals[node.sources[0]]).largest <= DENSE_SUM_MAX
-            and affine.weight.min(initial=0) >= low
-            and affine.weight.max(initial=0) <= high
-        ):
-            stock.add(node.name)
-            if affine.bias is not None:
-                without_bias.add(node.name)
-    return stock
-
-
-def is_stock_neuron(node: Node, precision: str) -> bool:
-    """Return whether stock ``lava.proc.lif.LIFReset`` computes a node exactly.
-
-    In whole numbers the operator says so. In floating point it is a float64 neuron that resets to zero, does not decay
-    its input, fires strictly above (a >= neuron is one with the next smaller threshold), and has one decay and one
-    threshold for all.
-    """
-    neuron = node.operator
-    if isinstance(neuron, IntegerLeakyIntegrateAndFire):
-        return precision == INTEGER and neuron.is_stock_lif
-    if precision != "float64" or not isinstance(neuron, LeakyIntegrateAndFire):
-        return False
-    beta = np.asarray(neuron.beta)
-    return (
-        neuron.reset == "zero"
-        and not neuron.decay_input
-        and bool(np.all(beta == beta[0]) and np.all(neuron.threshold == neuron.threshold[0]))
-        and 1 - (1 - float(beta[0])) == float(beta[0])
-    )
+        if node.name in own:
+            plans.append(ProcessPlan(node.name, (node,), own[node.name]))
+        elif isinstance(node.operator, TokenMean):
+            summed[node.name] = node
+        else:
+            before = [summed[source] for source in node.sources if source in summed]
+            plans.append(ProcessPlan(node.name, (*before, node)))
+    return plans
 
 
 def build_processes(
@@ -195,38 +157,77 @@ def build_processes(
     RunnerError
         A process would need more ports than it has.
     """
-    from hardware.runners.lava.processes.node_group import NodeGroup
-
-    shapes = port_shapes(network, tokens)
-    arrives = arrivals(network, timing)
-    home = {node.name: plan for plan in plans for node in plan.nodes}
-    read_elsewhere = {source for plan in plans for source in _outside_sources(plan, network.input_name)}
-    spikes = {node.name for node in network.spiking_nodes}
-    synapses: set[str] = set()  # nodes in stock Dense
-    processes: dict[str, Any] = {}
-    probes: dict[Any, Any] = {}
-    out_ports: dict[str, Any] = {}
+    building = _Building(network, plans, board, tokens, timing)
     for plan in plans:
+        building.add(plan)
+    return ProcessNetwork(building.processes, building.probes)
+
+
+@dataclass(frozen=True)
+class _Sender:
+    """A port that a node sends on: tokens by features, or turned, as the ports of stock synapses are."""
+
+    port: Any
+    turned: bool = False
+
+
+class _Building:
+    """Processes made so far, and the ports on which each node sends; what is connected to one port adds up there."""
+
+    def __init__(self, network: Network, plans: list[ProcessPlan], board: Board, tokens: int, timing: str) -> None:
+        self.network, self.board, self.timing = network, board, timing
+        self.shapes = port_shapes(network, tokens)
+        self.arrives = arrivals(network, timing, summed_by_the_reader(plans))
+        self.home = {node.name: plan for plan in plans for node in plan.nodes}
+        self.read_elsewhere = {source for plan in plans for source in _outside_sources(plan, network.input_name)}
+        self.spikes = {node.name for node in network.spiking_nodes}
+        self.processes: list[Any] = []
+        self.probes: dict[Any, Any] = {}
+        self._senders: dict[tuple[str, int], tuple[_Sender, ...]] = {}  # by node, and steps that it is delayed
+
+    def add(self, plan: ProcessPlan) -> None:
+        """Make what a plan says; whatever it reads is there already."""
+        node = plan.nodes[-1]
+        if not plan.stock:
+            self._add_group(plan)
+        elif isinstance(node.operator, IntegerAffine):
+            self._add_synapses(plan)
+        elif isinstance(node.operator, Total):
+            late = [(source, self.arrives[node.name] - self.arrives[source]) for source in node.sources]
+            self._senders[node.name, 0] = tuple(sender for part in late for sender in self._sent(*part))
+        else:
+            self._add_neurons(node)
+
+    def _add_neurons(self, node: Node) -> None:
+        (source,) = node.sources
+        process = _stock_neuron(node, self.shapes[node.name], self.board.time_steps, self.arrives[source])
+        self._connect(source, process.a_in)
+        self.probes[process] = NeuronProbe(
+            self.board, node.name, self.arrives[source], node.name == self.network.output_source
+        )
+        self.processes.append(process)
+        self._senders[node.name, 0] = (_Sender(process.s_out),)
+
+    def _add_synapses(self, plan: ProcessPlan) -> None:
+        node, (source,) = plan.nodes[-1], plan.nodes[0].sources
+        reads_tokens = source == self.network.input_name
+        graded = source not in self.spikes and not reads_tokens
+        process = _stock_synapses(node, self.shapes[source][0], graded, sparse=reads_tokens)
+        self._connect(source, process.s_in, turned=True)
+        if node.name == self.network.output_source:
+            self.probes[process] = SynapseProbe(
+                self.board, self.arrives[source], _missing_bias(plan, node.name), sums_tokens=len(plan.nodes) > 1
+            )
+        self.processes.append(process)
+        self._senders[node.name, 0] = (_Sender(process.a_out, turned=True),)
+
+    def _add_group(self, plan: ProcessPlan) -> None:
+        from hardware.runners.lava.processes.node_group import NodeGroup
+
+        network, shapes, arrives = self.network, self.shapes, self.arrives
         sources = _outside_sources(plan, network.input_name)
         starts_at = max(arrives[source] for node in plan.nodes for source in node.sources)
-        if plan.stock:
-            (node,), (source,) = plan.nodes, sources
-            shows_output = node.name == network.output_source
-            if isinstance(node.operator, IntegerAffine):
-                process = _stock_synapses(node, shapes[source][0], graded=source not in spikes)
-                _connect(out_ports[source], process.s_in, turned=source not in synapses)
-                synapses.add(node.name)
-                out_ports[node.name] = process.a_out
-                if shows_output:
-                    probes[process] = SynapseProbe(board, starts_at, node.operator.bias)
-            else:
-                process = _stock_neuron(node, shapes[node.name], board.time_steps, starts_at)
-                _connect(out_ports[source], process.a_in, turned=source in synapses)
-                out_ports[node.name] = process.s_out
-                probes[process] = NeuronProbe(board, node.name, starts_at, shows_output)
-            processes[plan.name] = process
-            continue
-        sent = [node for node in plan.nodes if node.name in read_elsewhere]
+        sent = [node for node in plan.nodes if node.name in self.read_elsewhere]
         if max(len(sources), len(sent)) > MAX_PORTS:
             raise RunnerError(
                 f"{plan.name}: would receive {len(sources)} and send {len(sent)} values; a process has "
@@ -238,44 +239,83 @@ def build_processes(
                 nodes=plan.nodes,
                 receives=tuple(
                     Received(
-                        source, *shapes[source], starts_at - arrives[source], _missing_bias(home.get(source), source)
+                        source,
+                        *shapes[source],
+                        starts_at - arrives[source],
+                        _missing_bias(self.home.get(source), source),
                     )
                     for source in sources
                 ),
-                sends=tuple(Sent(node.name, *shapes[node.name], latency(node.operator, timing)) for node in sent),
+                sends=tuple(Sent(node.name, *shapes[node.name], latency(node.operator, self.timing)) for node in sent),
                 starts_at=starts_at,
                 reads_input=any(network.input_name in node.sources for node in plan.nodes),
                 input_name=network.input_name,
                 token_encoding=network.token_encoding,
-                output_source=network.output_source if home[network.output_source] is plan else None,
+                output_source=network.output_source if self.home[network.output_source] is plan else None,
             ),
-            board=board,
+            board=self.board,
         )
         for index, source in enumerate(sources):
-            _connect(out_ports[source], getattr(process, f"in_{index}"), turned=source in synapses)
+            self._connect(source, getattr(process, f"in_{index}"))
         for index, node in enumerate(sent):
-            out_ports[node.name] = getattr(process, f"out_{index}")
-        processes[plan.name] = process
-    return ProcessNetwork(list(processes.values()), probes)
+            self._senders[node.name, 0] = (_Sender(getattr(process, f"out_{index}")),)
+        self.processes.append(process)
+
+    def _connect(self, source: str, in_port: Any, turned: bool = False, late: int = 0) -> None:
+        """Connect what a node sends, so many steps late, to a port: tokens by features, or turned.
+
+        Ports of stock synapses for a single token have features only.
+        """
+        for sender in self._sent(source, late):
+            port = sender.port
+            if len(port.shape) != len(in_port.shape):
+                port = port.reshape(in_port.shape)
+            elif sender.turned != turned and len(in_port.shape) == 2:
+                port = port.transpose((1, 0))
+            port.connect(in_port)
+
+    def _sent(self, source: str, late: int = 0) -> tuple[_Sender, ...]:
+        """Return the ports on which a node sends; what is to come late goes over synapses that pass it on."""
+        if (source, late) not in self._senders:
+            self._senders[source, late] = (self._delay(source, late) if late else self._token_input(source),)
+        return self._senders[source, late]
+
+    def _delay(self, source: str, late: int) -> _Sender:
+        from scipy.sparse import identity
+
+        from hardware.runners.lava.processes.token_sparse import TokenSparse
+
+        tokens, features = self.shapes[source]
+        process = TokenSparse(
+            name=f"{source}_{late}_late",
+            weights=identity(features, np.int32, "csr"),
+            tokens=tokens,
+            num_message_bits=GRADED_BITS,
+        )
+        self._connect(source, process.s_in, turned=True, late=late - 1)
+        self.processes.append(process)
+        return _Sender(process.a_out, turned=True)
+
+    def _token_input(self, name: str) -> _Sender:
+        from hardware.runners.lava.processes.token_input import TokenInput
+
+        assert name == self.network.input_name
+        assert self.network.token_encoding is not None
+        process = TokenInput(name=name, encoding=self.network.token_encoding, board=self.board)
+        self.processes.append(process)
+        return _Sender(process.s_out)
 
 
-def _connect(out_port: Any, in_port: Any, turned: bool) -> None:
-    """Connect two ports of as many elements.
-
-    All ports are tokens by features, but those of stock synapses: features by tokens, and features for a single token.
-    """
-    if len(out_port.shape) != len(in_port.shape):
-        out_port = out_port.reshape(in_port.shape)
-    elif turned and len(in_port.shape) == 2:
-        out_port = out_port.transpose((1, 0))
-    out_port.connect(in_port)
+def summed_by_the_reader(plans: list[ProcessPlan]) -> set[str]:
+    """Return the sums over tokens that are left to who reads the output of the map behind them."""
+    return {node.name for plan in plans if plan.stock for node in plan.nodes[:-1]}
 
 
 def _missing_bias(plan: ProcessPlan | None, node: str) -> np.ndarray | None:
     """Return the bias that whoever reads `node` must add, because a stock process without one computes it."""
     if plan is None or not plan.stock:
         return None
-    (operator,) = (entry.operator for entry in plan.nodes if entry.name == node)
+    operator = plan.nodes[-1].operator
     return operator.bias if isinstance(operator, IntegerAffine) else None
 
 
@@ -329,18 +369,20 @@ def _stock_neuron(node: Node, shape: tuple[int, int], time_steps: int, starts_at
     )
 
 
-def _stock_synapses(node: Node, tokens: int, graded: bool) -> Any:
+def _stock_synapses(node: Node, tokens: int, graded: bool, sparse: bool) -> Any:
     from lava.proc.dense.process import Dense
 
     from hardware.runners.lava.processes.token_dense import TokenDense
+    from hardware.runners.lava.processes.token_sparse import TokenSparse
 
     affine = node.operator
     assert isinstance(affine, IntegerAffine)
-    # Dense floors weights of mixed signs to even ones; twice the weight is even, and the exponent halves the sum
+    # both floor weights of mixed signs to even ones; twice the weight is even, and the exponent halves the sum
     mixed = affine.sign_mode == "mixed"
     weights = affine.weight.astype(np.int32) * (2 if mixed else 1)
     exponent = -1 if mixed else 0
-    if tokens == 1:
+    if tokens == 1 and not sparse:
         bits = GRADED_BITS if graded else 0
         return Dense(name=node.name, weights=weights, weight_exp=exponent, num_message_bits=bits)
-    return TokenDense(name=node.name, weights=weights, tokens=tokens, weight_exp=exponent, num_message_bits=GRADED_BITS)
+    kind = TokenSparse if sparse else TokenDense
+    return kind(name=node.name, weights=weights, tokens=tokens, weight_exp=exponent, num_message_bits=GRADED_BITS)

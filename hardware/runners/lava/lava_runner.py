@@ -106,7 +106,7 @@ class LavaRunner(Runner):
 
     @property
     def stock_nodes(self) -> list[str]:
-        """Names of the nodes that run in stock Lava processes."""
+        """Names of the nodes that need no process of ours, see ``hardware.runners.lava.stock``."""
         return self._plan.stock_nodes
 
     @property
@@ -283,8 +283,9 @@ class LavaRunner(Runner):
                 "granularity": self.granularity,
                 "timing": self._plan.timing,
                 "latency": {name: self._plan.arrivals[name] for name in (*spiking, self.network.output_source)},
-                "processes": len(self._plan.plans),
+                "processes": max(worker.processes for worker in self._workers),
                 "stock_nodes": self.stock_nodes,
+                "own_nodes": self._plan.own_nodes,
                 "workers": sum(worker.built_for is not None for worker in self._workers),
                 "faults": [asdict(fault) for part in parts for fault in part.faults],
             },

@@ -69,11 +69,14 @@ class SynapseProbe:
         Steps by which its input lies behind the network's.
     bias : ndarray or None
         ``(C,)``, added: synapses have none.
+    sums_tokens : bool
+        Whether the output is the sum of what was computed for the real tokens of a sentence.
     """
 
     board: Board
     starts_at: int
     bias: np.ndarray | None
+    sums_tokens: bool = False
 
     def __call__(self, model: Any) -> None:
         """Attach to a process model."""
@@ -84,7 +87,10 @@ class SynapseProbe:
             place = self.board.position(model.time_step - 1 - self.starts_at)
             if place is not None:
                 outputs = self.board.outputs
-                shown = np.asarray(model.a_buff, np.int64).T.reshape(outputs.shape[2:])  # features by tokens there
+                shown = np.asarray(model.a_buff, np.int64).T  # features by tokens there
+                if self.sums_tokens:
+                    shown = shown.reshape(-1, outputs.shape[-1])[self.board.mask[place[0], :, 0]].sum(0)
+                shown = shown.reshape(outputs.shape[2:])
                 outputs[place] = shown if self.bias is None else shown + self.bias
 
         model.run_spk = recorded_run_spk

@@ -8,6 +8,8 @@ on a sample some steps behind the one before, its depth; where two paths meet, t
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from export.errors import ChipLimitError
 from export.loihi_numbers import DELAY_MAX
 from export.network import Network
@@ -36,8 +38,15 @@ def latency(operator: Operator, timing: str) -> int:
     return int(timing == HARDWARE and isinstance(operator, Affine | SpikeAttention | TokenMean))
 
 
-def arrivals(network: Network, timing: str) -> dict[str, int]:
+def arrivals(network: Network, timing: str, at_once: Collection[str] = ()) -> dict[str, int]:
     """Return by how many steps what each node sends lies behind the network's input: its depth.
+
+    Parameters
+    ----------
+    network : Network
+    timing : str
+    at_once : collection of str
+        Nodes without a hop: sums over tokens that whoever reads the output adds up.
 
     Raises
     ------
@@ -53,7 +62,7 @@ def arrivals(network: Network, timing: str) -> dict[str, int]:
                 f"{max(sent) - min(sent)} steps to meet {node.sources[sent.index(max(sent))]}; the chip delays by "
                 f"{DELAY_MAX} at most. Relay it over neurons, or use timing {ZERO_LATENCY!r}"
             )
-        arrives[node.name] = max(sent) + latency(node.operator, timing)
+        arrives[node.name] = max(sent) + (0 if node.name in at_once else latency(node.operator, timing))
     return arrives
 
 

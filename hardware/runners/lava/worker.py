@@ -10,7 +10,7 @@ import numpy as np
 
 from export.network import Network
 from hardware.runners.lava.board import Board, shared_array
-from hardware.runners.lava.compiler import ProcessPlan, build_processes, port_shapes
+from hardware.runners.lava.compiler import ProcessPlan, build_processes, port_shapes, summed_by_the_reader
 from hardware.runners.lava.memory import private_bytes
 from hardware.runners.lava.timing import arrivals, running_steps
 from hardware.runners.runner import Batch
@@ -49,7 +49,7 @@ class WorkerPlan:
     @cached_property
     def arrivals(self) -> dict[str, int]:
         """By how many steps what each node sends lies behind the input."""
-        return arrivals(self.network, self.timing)
+        return arrivals(self.network, self.timing, summed_by_the_reader(self.plans))
 
     def steps(self, samples: int, time_steps: int) -> int:
         """Return the steps in which so many samples pass through the network."""
@@ -57,8 +57,13 @@ class WorkerPlan:
 
     @property
     def stock_nodes(self) -> list[str]:
-        """Names of the nodes that run in stock Lava processes."""
-        return [plan.nodes[0].name for plan in self.plans if plan.stock]
+        """Names of the nodes that need no process of ours, see ``hardware.runners.lava.stock``."""
+        return [node.name for plan in self.plans if plan.stock for node in plan.nodes]
+
+    @property
+    def own_nodes(self) -> dict[str, str]:
+        """Names of the others, each with why it needs a process of ours."""
+        return {node.name: plan.why_own for plan in self.plans for node in plan.nodes if plan.why_own is not None}
 
     def samples_that_fit(self, tokens: int, time_steps: int) -> int:
         """Return how many samples of so many tokens and steps one board holds."""
@@ -150,6 +155,8 @@ class Worker:
         Tokens and time steps of the network that stands.
     builds : int
         How often it was built.
+    processes : int
+        Lava processes of the network built last.
     """
 
     number: int
@@ -158,6 +165,7 @@ class Worker:
     board: Board | None = None
     built_for: tuple[int, int] | None = None
     builds: int = 0
+    processes: int = 0
     _guarded: Any = field(default=None, repr=False)
     _finished_steps: int = 0
 
@@ -178,6 +186,7 @@ class Worker:
         if self.board is None or self.board.built_for != (tokens, time_steps):
             self.board = self._make_board(tokens, time_steps)
         built = build_processes(self.plan.network, self.plan.plans, self.board, tokens, self.plan.timing)
+        self.processes = len(built.processes)
         self._guarded = GuardedNetwork(
             built.processes[0],
             PrecisionRunConfig(self.plan.precision),

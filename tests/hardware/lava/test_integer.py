@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export import parse_graph
+from export import parse_graph, quantize, to_nir
 from export.errors import ChipLimitError
 from export.loihi_numbers import DELAY_MAX
 from export.network import Network, NetworkBuilder, Readout, TokenEncoding, build_graph
@@ -31,7 +31,7 @@ from export.operators import (
 )
 from hardware import Trace, compare, open_runner
 from hardware.errors import RunnerError
-from hardware.runners.lava.compiler import stock_nodes
+from hardware.runners.lava.stock import own_nodes
 from hardware.runners.lava.timing import arrivals, running_steps
 from hardware.stock_share import stock_share
 
@@ -228,19 +228,46 @@ def test_what_runs_in_stock_processes_and_how_late_it_shows() -> None:
     neurons = [node.name for node in network.spiking_nodes]
     for name in neurons:
         assert 0.05 < trace.firing_rate(name) < 0.95, name
-    assert set(trace.metadata["stock_nodes"]) == {*neurons, "block00_qkv", "block00_out", "classifier"}
-    # a step for each affine and for attention; what is added to a later spike waits for it; a step for the sum
+    assert set(trace.metadata["stock_nodes"]) == {node.name for node in network.nodes} - {
+        "block00_qkv_norm",
+        "block00_attention",
+    }
+    assert set(trace.metadata["own_nodes"]) == {"block00_qkv_norm", "block00_attention"}
+    # a step for each affine and for attention; what is added to a later spike waits for it
     assert trace.metadata["latency"] == {
         "embedding_neuron": 1,
         "block00_qkv_neuron": 2,
         "block00_attention_neuron": 3,
         "block00_out_neuron": 4,
-        "classifier": 6,
+        "classifier": 5,
     }
     share = stock_share(network, trace)
     assert share.neurons_stock == share.neurons == 6 + 18 + 6 + 6
-    assert (share.synapses, share.synapses_stock) == (6 * 17 + 18 * 6 + 6 * 6 + 3 * 6, 18 * 6 + 6 * 6 + 3 * 6)
+    assert share.synapses_stock == share.synapses == 6 * 17 + 18 * 6 + 6 * 6 + 3 * 6
+    # all nodes but the sums; three delays of a step (two where a stream waits for attention); what sends token ids
+    assert trace.metadata["processes"] == len(network.nodes) - 3 + 3 + 1
     assert share.spikes_stock == share.spikes > 0
+
+
+@lava
+def test_a_model_without_attention_is_stock_to_the_last_node(make_model, padded_batch) -> None:
+    model = make_model(attention="none", neuron="loihi", norm="none", embedding_neuron="lif", num_hidden_layers=2)
+    ids, mask = padded_batch
+    network = parse_graph(quantize(to_nir(model), (ids, mask)))
+    with (
+        open_runner(network, "integer", "integer", record_membrane_potentials=True) as integer,
+        open_runner(network, "lava", "integer", record_membrane_potentials=True, **HARDWARE) as runner,
+    ):
+        found = runner.run(ids, mask)
+        _assert_equal(found, integer.run(ids, mask))
+    assert all(0.02 < found.firing_rate(node.name) < 0.98 for node in network.spiking_nodes)
+    assert found.metadata["own_nodes"] == {}
+    assert set(found.metadata["stock_nodes"]) == {node.name for node in network.nodes}
+    share = stock_share(network, found)
+    assert (share.neurons_stock, share.synapses_stock) == (share.neurons, share.synapses)
+    assert share.spikes_stock == share.spikes > 0
+    assert str(share).endswith(f"100.0 % of {share.spikes} spikes; nothing in ours")
+    assert share.reasons() == []
 
 
 @lava
@@ -254,14 +281,17 @@ def test_one_token_needs_no_columns() -> None:
 
 
 @lava
-def test_columns_for_tokens_are_stock_dense_token_by_token() -> None:
-    """In networks of its own: TokenDense, and one stock Dense for each token, on the same spikes."""
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_columns_for_tokens_are_stock_synapses_token_by_token(kind: str) -> None:
+    """In networks of its own: TokenDense or TokenSparse, and one stock process for each token, on the same spikes."""
     from lava.proc.dense.process import Dense
     from lava.proc.io.sink import RingBuffer as Sink
     from lava.proc.io.source import RingBuffer as Source
+    from lava.proc.sparse.process import Sparse
 
     from hardware.runners.lava.guard import GuardedNetwork
     from hardware.runners.lava.processes.token_dense import TokenDense
+    from hardware.runners.lava.processes.token_sparse import TokenSparse
     from hardware.runners.lava.run_config import PrecisionRunConfig
 
     rng = np.random.default_rng(5)
@@ -276,9 +306,10 @@ def test_columns_for_tokens_are_stock_dense_token_by_token() -> None:
             network.run(steps)
             return sink.data.get().astype(np.int64)
 
-    found = run(TokenDense(weights=weights, tokens=tokens, num_message_bits=24, weight_exp=-1), spikes)
+    of_tokens, stock = (TokenDense, Dense) if kind == "dense" else (TokenSparse, Sparse)
+    found = run(of_tokens(weights=weights, tokens=tokens, num_message_bits=24, weight_exp=-1), spikes)
     for token in range(tokens):
-        expected = run(Dense(weights=weights, weight_exp=-1), spikes[:, token])
+        expected = run(stock(weights=weights, weight_exp=-1), spikes[:, token])
         assert expected.any()
         np.testing.assert_array_equal(found[:, token], expected)
 
@@ -292,6 +323,10 @@ def _chain(*operators: Operator, features: int = 2) -> Network:
     for index, operator in enumerate(operators):
         last = builder.add(f"node{index}", operator, last)
     return builder.network("output", last, readout=Readout(1.0, np.zeros(builder.widths[last], np.int64)))
+
+
+def _stock_nodes(network: Network, timing: str) -> set[str]:
+    return {node.name for node in network.nodes} - set(own_nodes(network, "integer", timing))
 
 
 def _square(value: int, bias: int | None = None) -> IntegerAffine:
@@ -311,15 +346,15 @@ def test_synapses_are_stock_only_where_32_bits_hold_their_sums() -> None:
     # twice the sum is what Dense holds before the exponent halves it; 2 * 127 is the most that a spike becomes
     fitting = {f"node{index}" for index in range(2, 8) if 2 * 254 ** (index - 1) < 2**31}
     assert fitting == {"node2", "node3", "node4"}
-    assert stock_nodes(network, "integer", "hardware") == {"node1", *fitting}
+    assert _stock_nodes(network, "hardware") == {"node1", *fitting}
 
 
 def test_a_bias_needs_a_reader_of_ours() -> None:
-    assert stock_nodes(_chain(_square(1), _lif(), _square(2, 5), _lif()), "integer", "hardware") == {"node1", "node3"}
+    assert _stock_nodes(_chain(_square(1), _lif(), _square(2, 5), _lif()), "hardware") == {"node1", "node3"}
     softly = _lif(reset="subtract")
-    assert stock_nodes(_chain(_square(1), _lif(), _square(2, 5), softly), "integer", "hardware") == {"node1", "node2"}
+    assert _stock_nodes(_chain(_square(1), _lif(), _square(2, 5), softly), "hardware") == {"node1", "node2"}
     biased_twice = _chain(_square(1), _lif(), _square(2, 5), _square(2, 5))
-    assert stock_nodes(biased_twice, "integer", "hardware") == {"node1", "node2"}
+    assert _stock_nodes(biased_twice, "hardware") == {"node1", "node2"}
 
 
 @pytest.mark.parametrize(
@@ -334,8 +369,8 @@ def test_a_bias_needs_a_reader_of_ours() -> None:
 def test_neurons_that_stock_lif_is_not_are_ours(changes: dict[str, Any]) -> None:
     network = _chain(_square(1), _lif(**changes))
     for timing in ("zero-latency", "hardware"):
-        assert stock_nodes(network, "integer", timing) == set()
-        assert stock_nodes(_chain(_square(1), _lif()), "integer", timing) == {"node1"}
+        assert _stock_nodes(network, timing) == set()
+        assert _stock_nodes(_chain(_square(1), _lif()), timing) == {"node1"}
 
 
 def test_a_skip_path_longer_than_the_chip_can_delay_is_refused() -> None:
