@@ -107,6 +107,7 @@ def _run(
     from hardware.trace import Trace
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer, resolve_checkpoint
     from spikebert.cli.verification import comparison_table, verdict, verify_graph
+    from spikebert.configuration import SPIKING
     from spikebert.errors import MissingDependencyError
     from spikebert.provenance import run_record, seed_everything
 
@@ -115,9 +116,10 @@ def _run(
     config, sha256 = model.config, checkpoint_sha256(checkpoint)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     stored = sum(file.stat().st_size for file in Path(resolve_checkpoint(checkpoint)).rglob("*") if file.is_file())
+    mixing = f"{config.num_attention_heads} heads" if config.attention == SPIKING else "no attention"
     steps.say(
         f"{checkpoint}: {config.num_hidden_layers} blocks, D = {config.hidden_size}, "
-        f"{config.num_attention_heads} heads, T = {config.time_steps} steps, {parameters / 1e6:.1f} M parameters, "
+        f"{mixing}, T = {config.time_steps} steps, {parameters / 1e6:.1f} M parameters, "
         f"{stored / 1e6:.1f} MB on disk"
     )
     steps.say(f"sha256 {sha256}")

@@ -85,6 +85,7 @@ def _explain_checkpoint(name: str) -> tuple[dict[str, Any], Table]:
         "hidden_size": config.hidden_size,
         "time_steps": config.time_steps,
         "neuron": f"{config.neuron}: {config.neuron_parameters()}",
+        "attention": config.attention,
         "attention_threshold": config.attention_threshold,
         "labels": json.dumps(config.id2label),
         "configuration": config.to_diff_dict(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spikebert.configuration import NONE, SpikeBertConfig
+from spikebert.configuration import NONE, SPIKING, SpikeBertConfig
 
 RECORD_FILE = "training.json"
 CARD_FILE = "README.md"
@@ -41,6 +41,10 @@ def model_card(record: dict[str, Any], config: SpikeBertConfig) -> str:
         for node, values in record["firing_rates"].items()
     )
     previous_word = f", previous word `{config.previous_word}`" if config.previous_word != NONE else ""
+    heads, behind_attention = "no attention", ""
+    if config.attention == SPIKING:
+        heads = f"{config.num_attention_heads} heads"
+        behind_attention = f", {config.attention_threshold:g} behind\nattention"
     fold_command = f"\n    {record['fold_command']}" if "fold_command" in record else ""
     return f"""---
 library_name: transformers
@@ -51,10 +55,10 @@ tags: [spiking neural network, SpikeBERT]
 # SpikeBERT for {record["task"]}
 
 A spiking language model (arXiv 2308.15122): {config.num_hidden_layers} encoder blocks, {config.hidden_size} features,
-{config.num_attention_heads} heads, {config.intermediate_size} in the MLP, T = {config.time_steps} time steps,
+{heads}, {config.intermediate_size} in the MLP, T = {config.time_steps} time steps,
 {record["parameters"]:,} parameters, {config.vocab_size:,} tokens. Neurons: preset `{config.neuron}`
-(decay {neuron.decay:g}, threshold {neuron.threshold:g}, reset {neuron.reset}), {config.attention_threshold:g} behind
-attention; embeddings through `{config.embedding_neuron}`, positions `{config.position_embedding_type}`{previous_word}.
+(decay {neuron.decay:g}, threshold {neuron.threshold:g}, reset {neuron.reset}){behind_attention}; \
+embeddings through `{config.embedding_neuron}`, positions `{config.position_embedding_type}`{previous_word}.
 
 | | |
 | --- | --- |
