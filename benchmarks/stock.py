@@ -14,18 +14,20 @@ table of docs/integers.md and writes results/stock.json.
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import os
 import random
-import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from hardware.reports.files import write_json_object
+from spikebert.cli import main as command_line
 from spikebert.cli.application import data_directory
 from spikebert.configuration import ATTENTIONS
 from spikebert.data import find_task
@@ -42,7 +44,6 @@ TEACHER_RECIPE = "--epochs 2 --learning-rate 8e-5"
 ENERGY_MODELS = ("paper", "loihi1")
 ENERGY_SENTENCES = 100
 VERIFIED_SENTENCES = 3
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 def main() -> None:
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("results/stock"), help="checkpoints, kept")
     parser.add_argument("-o", "--output", type=Path, default=Path("results/stock.json"))
     words = parser.parse_args()
+    torch.set_num_threads(1)
     words.runs.mkdir(parents=True, exist_ok=True)
     data = data_directory(words.data_dir)
     if data is None:
@@ -138,16 +140,11 @@ def spikebert(*words: Any) -> dict[str, Any]:
         It failed.
     """
     print("spikebert", *words, file=sys.stderr)
-    done = subprocess.run(
-        [sys.executable, "-c", "from spikebert.cli import main; main()", *map(str, words), "--json"],
-        env={**os.environ, **ONE_THREAD},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"spikebert {words[0]} ended with {done.returncode}")
-    return json.loads(done.stdout)
+    with redirect_stdout(io.StringIO()) as said:
+        status = command_line(args=[*map(str, words), "--json"], standalone_mode=False)
+    if status:
+        sys.exit(f"spikebert {words[0]} ended with {status}")
+    return json.loads(said.getvalue())
 
 
 def show(rows: list[dict[str, Any]]) -> None:
