@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hardware.energy.models import estimate_energy
     from hardware.energy.operation_counts import OperationCounter, count_operations
     from hardware.equivalence import compare
+    from hardware.loihi.placement import place
     from hardware.profiler import Profiler, profile
     from hardware.runners import open_runner, run
     from hardware.trace import Trace
@@ -22,6 +23,7 @@ _HOMES = {
     "count_operations": "hardware.energy.operation_counts",
     "estimate_energy": "hardware.energy.models",
     "open_runner": "hardware.runners",
+    "place": "hardware.loihi.placement",
     "profile": "hardware.profiler",
     "run": "hardware.runners",
 }
@@ -34,6 +36,7 @@ __all__ = [
     "count_operations",
     "estimate_energy",
     "open_runner",
+    "place",
     "profile",
     "run",
 ]

@@ -15,3 +15,7 @@ class TraceError(SpikeBertError):
 
 class TraceMismatchError(SpikeBertError):
     """Two traces, or a trace and a graph, do not belong together. Names the first node that does not fit."""
+
+
+class PlacementError(SpikeBertError):
+    """A chip's description or a placement's argument makes no sense. Names the file or argument and what is allowed."""

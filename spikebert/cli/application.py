@@ -168,6 +168,7 @@ def data_directory(given: Path | None) -> Path | None:
         "check": "spikebert.cli.check:check",
         "profile": "spikebert.cli.profile:profile",
         "energy": "spikebert.cli.energy:energy",
+        "place": "spikebert.cli.place:place",
         "info": "spikebert.cli.info:info",
         "conformance": "spikebert.cli.conformance:conformance",
     },

@@ -1,0 +1,277 @@
+"""Cuts populations into slices that fit a core each: which features, at which tokens.
+
+A slice is a `Part` of the features at some tokens of the sentence, each token being a copy of the neurons. Long slices
+of tokens share weights; wide slices of features need each source less often. The shape that takes the fewest cores is
+chosen for every population, readers before those they read, until the axons that follow from it fit too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hardware.loihi.chip import Chip
+from hardware.loihi.connectivity import Part
+from hardware.loihi.mapping import Mapping, Population, Projection
+
+RESOURCES = ("neurons", "in_axons", "out_axons", "memory_bits")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What slices need of a core.
+
+    Attributes
+    ----------
+    neurons, in_axons, out_axons, memory_bits : int
+    synapses : int
+        Connections, however they are stored.
+    """
+
+    neurons: int = 0
+    in_axons: int = 0
+    out_axons: int = 0
+    memory_bits: int = 0
+    synapses: int = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        """Return what both need together."""
+        return Resources(
+            self.neurons + other.neurons,
+            self.in_axons + other.in_axons,
+            self.out_axons + other.out_axons,
+            self.memory_bits + other.memory_bits,
+            self.synapses + other.synapses,
+        )
+
+    def exceeded(self, chip: Chip) -> list[str]:
+        """Return the names of `RESOURCES` of which a core has less."""
+        return [name for name in RESOURCES if not _fits(getattr(self, name), core_limit(chip, name))]
+
+
+def core_limit(chip: Chip, resource: str) -> int | None:
+    """Return how much of one of `RESOURCES` a core has; None where it is not counted."""
+    return getattr(chip, f"{resource}_per_core").value
+
+
+def _fits(used: int, limit: int | None) -> bool:
+    return limit is None or used <= limit
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a population is cut.
+
+    Attributes
+    ----------
+    parts : tuple of Part
+        Of the features; together all of them.
+    copies : int
+        Tokens of a slice, but for the last.
+    """
+
+    parts: tuple[Part, ...]
+    copies: int
+
+    def token_slices(self, tokens: int) -> int:
+        """Return into how many slices a sentence of `tokens` is cut."""
+        return -(-tokens // self.copies)
+
+    def slices(self, tokens: int) -> int:
+        """Return the number of slices of a sentence."""
+        return len(self.parts) * self.token_slices(tokens)
+
+
+def needs(population: Population, part: Part, copies: int, tokens: int, fan_out: np.ndarray, chip: Chip) -> Resources:
+    """Return what a slice needs of its core.
+
+    Parameters
+    ----------
+    population, part, copies
+        The slice.
+    tokens : int
+        Of the sentence.
+    fan_out : ndarray
+        ``(features,)``: out-axons of each neuron.
+    chip : Chip
+    """
+    neurons = copies * part.size
+    grid = fan_out.reshape(population.channels, population.positions)
+    out_axons = copies * int(grid[slice(*part.channels), slice(*part.positions)].sum())
+    in_axons = synapses = memory = 0
+    for projection in population.projections:
+        arriving = projection.connectivity.axons(part, copies, tokens) * len(projection.sources)
+        wiring = projection.connectivity.wiring(part)
+        in_axons += arriving
+        synapses += wiring.synapses * copies * len(projection.sources)
+        memory += _list_bits(projection, part, copies, chip) + projection.connectivity.table_bits(part)
+    memory += neurons * chip["neuron_state_bits"] + (in_axons + out_axons) * chip["axon_bits"]
+    return Resources(neurons, in_axons, out_axons, memory, synapses)
+
+
+def _list_bits(projection: Projection, part: Part, copies: int, chip: Chip) -> int:
+    """Return the bits that lists of weights take: each copy's own, or one for all, whichever is less."""
+    connectivity, delayed = projection.connectivity, projection.delay > 0
+    wiring = connectivity.wiring(part)
+
+    def size(lists: tuple[tuple[int, int], ...], indexed: bool) -> int:
+        return sum(count * chip.list_size(length, indexed, delayed) for count, length in lists)
+
+    own = copies * len(projection.sources) * size(wiring.lists, connectivity.indexed)
+    ways = [own]
+    if chip["shared_copies"] > 1:
+        ways.append(copies * size(wiring.lists, connectivity.indexed))  # summands point to the same lists
+        if copies <= chip["shared_copies"]:
+            ways.append(size(wiring.lists, indexed=connectivity.indexed or copies > 1))
+        positions = part.positions[1] - part.positions[0]
+        if positions * copies <= chip["shared_copies"]:
+            indexed = connectivity.indexed or positions * copies > 1
+            ways.append(size(wiring.shared_lists, indexed=indexed))
+    return min(ways)
+
+
+def fan_outs(mapping: Mapping, tilings: dict[str, Tiling], tokens: int) -> dict[str, np.ndarray]:
+    """Return the out-axons of each neuron of each population, ``(features,)``: a core that it sends to is one.
+
+    A population that the host reads has one more. Readers without a tiling are left out.
+    """
+    found = {
+        name: np.full(population.features, int(population.read_by_host and population.sends_spikes), np.int64)
+        for name, population in mapping.populations.items()
+    }
+    for name, population in mapping.populations.items():
+        if name not in tilings:
+            continue
+        tiling = tilings[name]
+        for projection in population.projections:
+            sources = [source for source in projection.sources if source in found]
+            if not sources:
+                continue
+            reached = projection.connectivity.reach_all(tiling.parts, tiling.token_slices(tokens))
+            for source in sources:
+                found[source] += reached
+    return found
+
+
+def tile(mapping: Mapping, tokens: int, chip: Chip) -> dict[str, Tiling]:
+    """Return how to cut each population for sentences of `tokens`; one that cannot be cut to fit is missing.
+
+    Readers come first, since how finely they are cut decides the out-axons of those they read. Where populations lead
+    back to each other that is not known at first: it is repeated with the axons found, which only grow, until they fit.
+    """
+    tilings: dict[str, Tiling] = {}
+    at_least = {name: np.zeros(population.features, np.int64) for name, population in mapping.populations.items()}
+    known: dict[tuple[object, ...], Tiling | None] = {}
+    while True:
+        tilings = {}
+        for name in reversed(mapping.populations):
+            population = mapping.populations[name]
+            fan_out = np.maximum(at_least[name], fan_outs(_readers_of(mapping, name), tilings, tokens)[name])
+            at_least[name] = fan_out
+            anonymous = tuple(
+                replace(projection, sources=("",) * len(projection.sources), weights=None)
+                for projection in population.projections
+            )
+            key = (replace(population, name="", projections=anonymous), fan_out.tobytes())
+            if key not in known:
+                known[key] = best_tiling(population, tokens, fan_out, chip)
+            found = known[key]
+            if found is not None:
+                tilings[name] = found
+        after = fan_outs(mapping, tilings, tokens)
+        if all(np.all(after[name] <= at_least[name]) for name in tilings):
+            return {name: tilings[name] for name in mapping.populations if name in tilings}
+        at_least = {name: np.maximum(at_least[name], after[name]) for name in after}
+
+
+def _readers_of(mapping: Mapping, name: str) -> Mapping:
+    """Return a mapping of a population and those that read it."""
+    chosen = {
+        other: population
+        for other, population in mapping.populations.items()
+        if other == name or any(name in projection.sources for projection in population.projections)
+    }
+    return replace(mapping, populations=chosen)
+
+
+def best_tiling(population: Population, tokens: int, fan_out: np.ndarray, chip: Chip) -> Tiling | None:
+    """Return the tiling of the fewest slices, then of the fewest parts; None where not even one neuron fits a core."""
+    best: Tiling | None = None
+    for copies in sorted({-(-tokens // slices) for slices in range(1, tokens + 1)}):
+        token_slices = -(-tokens // copies)
+        if best is not None and token_slices > best.slices(tokens):
+            continue
+        most_parts = population.features if best is None else best.slices(tokens) // token_slices
+        parts = _fewest_parts(population, copies, tokens, fan_out, chip, most_parts)
+        if parts is None:
+            if best is None:
+                return None  # more copies need more of everything
+            continue
+        found = Tiling(parts, copies)
+        if best is None or (found.slices(tokens), len(parts)) < (best.slices(tokens), len(best.parts)):
+            best = found
+    return best
+
+
+def smallest_part(population: Population) -> Part:
+    """Return the first part that cannot be cut further."""
+    return Part((0, population.unit), (0, 1))
+
+
+def _fewest_parts(
+    population: Population, copies: int, tokens: int, fan_out: np.ndarray, chip: Chip, most_parts: int
+) -> tuple[Part, ...] | None:
+    """Return the features cut into few parts that fit a core each: first by position, then by channel.
+
+    None where that takes more than `most_parts`.
+    """
+    uniform = all(projection.connectivity.uniform for projection in population.projections) and (
+        int(fan_out.min()) == int(fan_out.max())
+    )
+
+    def fits(parts: tuple[Part, ...]) -> bool:
+        tested = parts[:1] if uniform else parts  # the first is as large as any
+        return not any(needs(population, part, copies, tokens, fan_out, chip).exceeded(chip) for part in tested)
+
+    ways = population.positions + population.channels // population.unit - 1
+    low, high, found = 1, 1, None
+    while True:
+        parts = tuple(cut(population, high))
+        if fits(parts):
+            found = parts
+            break
+        if high == ways or len(parts) > most_parts:
+            return None
+        low, high = high + 1, min(2 * high, ways)
+    high -= 1
+    while low <= high:
+        middle = (low + high) // 2
+        parts = tuple(cut(population, middle))
+        if fits(parts):
+            found, high = parts, middle - 1
+        else:
+            low = middle + 1
+    return found
+
+
+def cut(population: Population, fineness: int) -> Iterator[Part]:
+    """Yield the parts of the features; `fineness` goes from 1, all in one, to single positions, to single units.
+
+    Up to the number of positions it is into how many ranges of positions they are cut, all channels in each; beyond it,
+    every position is by itself and the channels are cut as well.
+    """
+    position_ranges = min(fineness, population.positions)
+    channel_ranges = max(1, fineness - population.positions + 1)
+    units = population.channels // population.unit
+    for positions in _ranges(population.positions, position_ranges):
+        for first, last in _ranges(units, channel_ranges):
+            yield Part((first * population.unit, last * population.unit), positions)
+
+
+def _ranges(length: int, pieces: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of equal length, the last perhaps shorter, in at most `pieces`."""
+    step = -(-length // pieces)
+    for first in range(0, length, step):
+        yield first, min(length, first + step)
