@@ -245,9 +245,9 @@ class Kernel(Connectivity):
     def axons(self, part: Part, copies: int, tokens: int) -> int:
         """Return the positions of all windows, times the channels of the part's groups."""
         first, last = group_range(part, self.out_channels // self.groups)
-        positions = int(np.count_nonzero(self._taps(part).any(1)))
-        return copies * positions * (last - first) * (self.in_channels // self.groups)
+        return copies * self._positions(part) * (last - first) * (self.in_channels // self.groups)
 
+    @functools.lru_cache(maxsize=1 << 14)  # noqa: B019  kernels and parts are small
     def wiring(self, part: Part) -> Wiring:
         """Return a list for each input; inputs that the same taps of the kernel meet have equal lists."""
         taps = self._taps(part)
@@ -264,7 +264,10 @@ class Kernel(Connectivity):
         synapses = sum(count * length for count, length in lists)
         return Wiring(synapses, lists, tuple(sorted((count, length) for length, count in shared.items())))
 
-    @functools.lru_cache(maxsize=256)  # noqa: B019  kernels and parts are small
+    @functools.lru_cache(maxsize=1 << 14)  # noqa: B019
+    def _positions(self, part: Part) -> int:
+        return int(np.count_nonzero(self._taps(part).any(1)))
+
     def _taps(self, part: Part) -> np.ndarray:
         """Return ``(input positions, taps)`` bool: whether a tap meets an input at one of the part's positions."""
         found = np.zeros((math.prod(self.size), math.prod(self.kernel)), bool)

@@ -201,6 +201,8 @@ def best_tiling(population: Population, tokens: int, fan_out: np.ndarray, chip: 
     best: Tiling | None = None
     for copies in sorted({-(-tokens // slices) for slices in range(1, tokens + 1)}):
         token_slices = -(-tokens // copies)
+        if copies * population.unit > chip["neurons_per_core"]:
+            break
         if best is not None and token_slices > best.slices(tokens):
             continue
         most_parts = population.features if best is None else best.slices(tokens) // token_slices

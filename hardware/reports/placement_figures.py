@@ -92,4 +92,5 @@ def _paint_bars(figure: SubFigure, rows: list[dict[str, Any]]) -> None:
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("cores")
     present = [kind for kind in kinds if any(row["kind"] == kind for row in rows)]
-    axes.legend(handles=[Patch(color=colours[kind], label=kind) for kind in present], frameon=False, loc="lower right")
+    handles = [Patch(color=colours[kind], label=kind) for kind in present]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), frameon=False)

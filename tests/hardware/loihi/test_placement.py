@@ -178,8 +178,8 @@ class TestAgainstNengoLoihi:
     def test_where_its_blocks_are_too_large_ours_are_not(self, make_chain):
         """It divides the layer's memory by a core's: 4,096 lists of 61 weights take 512 bits each, two cores full.
 
-        So it cuts in two. But a list of 31 weights is 258 bits, in words 320, and 4,096 of them are more than a core has;
-        its own check refuses the block then. Ours are three, of 21, 21 and 19 weights.
+        So it cuts in two. But a list of 31 weights is 258 bits, in words 320, and 4,096 of them are more than a core
+        has; its own check refuses the block then. Ours are three, of 21, 21 and 19 weights.
         """
         (blocks,) = _nengo_blocks((4096, 61)).values()
         assert [block.utilization()["synapses"] for block in blocks] == [(4096 * 320, 1 << 20), (4096 * 256, 1 << 20)]
@@ -361,12 +361,10 @@ def test_resources_are_those_of_every_synapse_counted(network, chip, tokens):
         assert piece.resources.neurons == len(features(placement, piece)) * (piece.tokens[1] - piece.tokens[0])
         assert piece.resources.in_axons == arriving[number]
         assert piece.resources.out_axons == leaving[number] + shown
-    for core in placement.cores:
-        assert not core.resources.exceeded(chip)
-        for row in placement.to_dict()["utilization"]:
-            for name in RESOURCES:
-                limit = core_limit(chip, name)
-                assert limit is None or row[name]["used"] <= limit
+    for row in placement.to_dict()["utilization"]:
+        for name in RESOURCES:
+            limit = core_limit(chip, name)
+            assert limit is None or row[name]["used"] <= limit
     total = placement.total
     for name in RESOURCES:
         limit = core_limit(chip, name)
