@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from hardware.loihi.placement import Placement
 from hardware.loihi.tiling import RESOURCES, core_limit
@@ -29,7 +30,7 @@ def placement_figure(placement: Placement) -> Figure:
     lines = (
         max(1, placement.chips * -(-per_chip // across)) if placement.chips > 1 else -(-len(placement.cores) // across)
     )
-    map_height = min(6.0, 0.5 + 0.12 * max(1, lines))
+    map_height = min(6.0, 0.85 + 0.12 * max(1, lines))
     bars_height = 0.7 + 0.17 * max(1, len(shown))
 
     def paint(figure: Figure) -> None:
@@ -56,7 +57,10 @@ def placement_figure(placement: Placement) -> Figure:
                 [str(chip) for chip in range(0, placement.chips, step)],
             )
             panel.spines[:].set_visible(False)
-        axes[-1].set_xlabel("core" if per_chip <= across else f"core, {across} in a row")
+        axes[-1].set_xlabel(
+            "core" if len(placement.cores) <= across or per_chip <= across else f"core, {across} in a row"
+        )
+        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         top.colorbar(image, ax=axes, pad=0.01, aspect=40)
         _paint_bars(bottom, shown)
 
@@ -91,6 +95,7 @@ def _paint_bars(figure: SubFigure, rows: list[dict[str, Any]]) -> None:
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("cores")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     present = [kind for kind in kinds if any(row["kind"] == kind for row in rows)]
     handles = [Patch(color=colours[kind], label=kind) for kind in present]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), frameon=False)
