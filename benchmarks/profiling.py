@@ -27,13 +27,16 @@ from rich.table import Table
 from export import to_nir
 from export.network import parse_graph
 from hardware.energy.operation_counts import OperationCounter
+from hardware.firing import Firing
 from hardware.profiler import COLLECTIONS, Profiler
 from hardware.reports.files import write_json_object
 from hardware.runners import open_runner
+from hardware.trace import Trace
 from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification
 from spikebert.checkpoint import load_model
 from spikebert.provenance import run_record, seed_everything
 
+SHIPPED = ("default", "default-loihi")
 PAPERS_ORDER = ("qk_first",)  # of the attention product; the default set of `spikebert profile` counts this one
 BUDGET = 0.15  # the default set and operation counts, as a share of the plain forward pass
 SHARE_OF_PADDING = 0.2  # about what SST-2 has in batches of 8 sorted by nothing
@@ -56,9 +59,11 @@ def main() -> None:
     arguments = parser.parse_args()
     seed_everything(arguments.seed)
     torch.set_num_threads(arguments.threads)
-    shipped = load_model("default")
-    assert isinstance(shipped, SpikeBertForSequenceClassification)
-    cases = [("shipped checkpoint", shipped, 8, 32), ("shipped checkpoint", shipped, 32, 64)]
+    cases = []
+    for name in SHIPPED:
+        shipped = load_model(name)
+        assert isinstance(shipped, SpikeBertForSequenceClassification)
+        cases += [(name, shipped, 8, 32), (name, shipped, 32, 64)]
     if arguments.base:
         base = SpikeBertForSequenceClassification(SpikeBertConfig(vocab_size=2000, **BASE)).eval()
         cases.append(("SpikeBERT-base, random weights", base, 1, 128))
@@ -106,19 +111,15 @@ def measure(
 
     with open_runner(model, "torch", "float32") as runner, torch.no_grad():
         trace = runner.run(ids, mask)
-        for update in (
-            default.update,
-            counter.update,
-            both_orders.update,
-            *(profiler.update for profiler in profilers.values()),
-        ):
-            update(trace)  # once before anything is timed
+        firing = Firing(trace, network)  # once before anything is timed
+        for add in (default.add, counter.add, both_orders.add, *(profiler.add for profiler in profilers.values())):
+            add(firing)
         for _ in track(range(rounds), f"{title}, {sentences} x {tokens}", console=Console(stderr=True)):
             timed("plain", model, torch_ids, torch_mask)
             trace = timed("traced", runner.run, ids, mask)
-            timed("profile", default.update, trace)
-            timed("operation counts", counter.update, trace)
-            timed("both attention orders", both_orders.update, trace)
+            firing = timed("profile", profile_with, default, trace)
+            timed("operation counts", counter.add, firing)
+            timed("both attention orders", both_orders.add, firing)
             for name, profiler in profilers.items():
                 timed(f"with {name}", profiler.update, trace)
     plain = seconds["plain"]
@@ -142,6 +143,13 @@ def measure(
             name: statistics.quantiles(values, n=4)[::2] for name, values in shares.items() if name != "plain"
         },
     }
+
+
+def profile_with(profiler: Profiler, trace: Trace) -> Firing:
+    """Profile a trace, and return its sums for the operation counter, as ``spikebert profile`` does."""
+    firing = Firing(trace, profiler.network)
+    profiler.add(firing)
+    return firing
 
 
 def table(measured: list[dict[str, Any]]) -> Table:

@@ -64,6 +64,11 @@ def edges_by_node(trace: Trace, network: Network) -> Iterator[tuple[Node, tuple[
         The trace is not of this graph; see `check_trace`. Raised by the call, before the first node.
     """
     check_trace(trace, network)
+    return edges_of_checked(trace, network)
+
+
+def edges_of_checked(trace: Trace, network: Network) -> Iterator[tuple[Node, tuple[Edge, ...]]]:
+    """Do as `edges_by_node` does, for a trace that `check_trace` has passed already."""
     return ((node, edges) for node, edges, _ in _walk(trace, network))
 
 

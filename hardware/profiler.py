@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from export.network import Network, parse_graph
 from export.operators import SpikeAttention
-from hardware.edges import check_trace, sums_of_spikes
+from hardware.edges import sums_of_spikes
 from hardware.errors import TraceError, TraceMismatchError
+from hardware.firing import Firing, NodeFiring
 from hardware.trace import Trace
 from spikebert.errors import ConfigurationError
 
@@ -487,33 +488,32 @@ class Profiler:
         TraceError
             A spike is negative, no whole number, or too large for a histogram. Nothing was added then.
         """
-        mask = np.asarray(trace.mask if real_tokens is None else real_tokens) != 0
-        if mask.ndim != 2 or mask.shape != trace.mask.shape:
-            raise TraceMismatchError(
-                f"mask: real tokens have shape {mask.shape} and the trace's mask {trace.mask.shape}; expected the same "
-                "(sentences, tokens)"
-            )
-        if self.network is not None:
-            check_trace(trace, self.network)
-        spikes = {name: _as_integers(value, name) for name, value in trace.spikes.items()}
-        neurons = set() if self.network is None else {node.name for node in self.network.spiking_nodes}
-        # the graph's neurons were found to send 0 and 1; looking for the largest again would cost a tenth of it all
-        largest = {name: 1 if name in neurons else int(value.max(initial=0)) for name, value in spikes.items()}
-        self._check(spikes, largest, mask)
-        for name, values in spikes.items():
-            if name not in self._nodes:
-                self._nodes[name] = _NodeSums(values.shape[0], values.shape[-1], self._heads.get(name), self.collect)
-            self._nodes[name].add(values, largest[name], _rows(mask, values))
-        if "histogram" in self.collect and self.network is not None:
-            self._add_streams(trace, mask)
-        self._tokens = _add_along_positions(self._tokens, mask.sum(0))
-        self._padding = _add_along_positions(self._padding, (~mask).sum(0))
-        self._sentences += mask.shape[0]
+        self.add(Firing(trace, self.network, real_tokens))
 
-    def _add_streams(self, trace: Trace, mask: np.ndarray) -> None:
+    def add(self, firing: Firing) -> None:
+        """Add one trace whose sums others read too; it must have been checked against the graph given here.
+
+        Raises
+        ------
+        TraceMismatchError, TraceError
+            As `update` does.
+        """
+        self._check(firing)
+        for name, node in firing.nodes.items():
+            if name not in self._nodes:
+                steps, neurons = node.values.shape[0], node.values.shape[-1]
+                self._nodes[name] = _NodeSums(steps, neurons, self._heads.get(name), self.collect)
+            self._nodes[name].add(node)
+        if "histogram" in self.collect and self.network is not None:
+            self._add_streams(firing)
+        self._tokens = _add_along_positions(self._tokens, firing.tokens_by_position)
+        self._padding = _add_along_positions(self._padding, firing.padding_by_position)
+        self._sentences += firing.real.shape[0]
+
+    def _add_streams(self, firing: Firing) -> None:
         assert self.network is not None
-        for name, values in sums_of_spikes(trace, self.network):
-            self._streams.setdefault(name, _HistogramSums(values.shape[0])).add(values, _rows(mask, values))
+        for name, values in sums_of_spikes(firing.trace, self.network):
+            self._streams.setdefault(name, _HistogramSums(values.shape[0])).add(values, firing.real)
 
     def result(self) -> Profile:
         """Return the profile of everything added so far; adding may go on afterwards.
@@ -534,17 +534,13 @@ class Profiler:
             collected=self.collect,
         )
 
-    def _check(self, spikes: dict[str, np.ndarray], largest: dict[str, int], mask: np.ndarray) -> None:
+    def _check(self, firing: Firing) -> None:
         """Refuse what does not fit, before anything is added."""
-        if not spikes:
+        if not firing.nodes:
             raise TraceMismatchError("the trace has no spiking node; there is nothing to profile")
         steps: int | None = None
-        for name, values in spikes.items():
-            if values.ndim != 4 or values.shape[1] != mask.shape[0] or values.shape[2] not in (1, mask.shape[1]):
-                raise TraceMismatchError(
-                    f"{name}: spikes have shape {values.shape}; expected (time steps, {mask.shape[0]} sentences, "
-                    f"{mask.shape[1]} tokens, neurons)"
-                )
+        for name, node in firing.nodes.items():
+            values = node.values
             before = self._nodes.get(name)
             if self._nodes and before is None:
                 raise TraceMismatchError(f"{name}: has spikes in this trace, but had none in those before")
@@ -555,13 +551,13 @@ class Profiler:
                     f"{name}: {values.shape[0]} time steps of {values.shape[-1]} neurons; expected {expected[0]} of "
                     f"{expected[1]}, as in the other nodes and traces, and none of them 0"
                 )
-            if "histogram" in self.collect and largest[name] > LARGEST_COUNTED_VALUE:
+            if "histogram" in self.collect and node.largest > LARGEST_COUNTED_VALUE:
                 raise TraceError(
-                    f"{name}: a spike of {largest[name]}; a histogram counts values up to {LARGEST_COUNTED_VALUE}; "
+                    f"{name}: a spike of {node.largest}; a histogram counts values up to {LARGEST_COUNTED_VALUE}; "
                     "leave 'histogram' out of collect"
                 )
         for name in self._nodes:
-            if name not in spikes:
+            if name not in firing.nodes:
                 raise TraceMismatchError(f"{name}: has no spikes in this trace, but had some in those before")
 
 
@@ -584,23 +580,6 @@ def head_layouts(network: Network) -> dict[str, HeadLayout]:
         elif node.name in spiking and node.sources[0] in attentions:
             layouts[node.name] = HeadLayout(("attended",), attentions[node.sources[0]].operator.num_heads)  # type: ignore[attr-defined]
     return layouts
-
-
-def _rows(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the mask ``(B, N)`` of values ``(T, B, N, D)``; behind a token mean N is 1, and every row counts."""
-    return mask if values.shape[2] == mask.shape[1] else np.ones(values.shape[1:3], bool)
-
-
-def _as_integers(values: Any, name: str) -> np.ndarray:
-    """Return spikes as an integer array; booleans as uint8, without a copy."""
-    array = np.asarray(values)
-    if array.dtype.kind == "b":
-        return array.view(np.uint8)
-    if array.dtype.kind not in "ui":
-        raise TraceError(f"{name}: spikes are {array.dtype}; they must be whole numbers")
-    if array.dtype.kind == "i" and array.size and array.min() < 0:
-        raise TraceError(f"{name}: a spike of {array.min()}; spikes are 0 or positive")
-    return array
 
 
 @dataclass
@@ -634,39 +613,32 @@ class _NodeSums:
         if self.layout is not None:
             self.fired_by_head = np.zeros((self.time_steps, 0, len(self.layout.parts), self.layout.heads), np.int64)
 
-    def add(self, values: np.ndarray, largest: int, mask: np.ndarray) -> None:
-        """Add spikes ``(T, B, N, D)`` of at most `largest`; `mask` ``(B, N)`` is True at real tokens."""
-        self.tokens = _add_along_positions(self.tokens, mask.sum(0))
-        self.padding = _add_along_positions(self.padding, (~mask).sum(0))
-        fired = values if largest <= 1 else (values != 0).view(np.uint8)
-        padding_fired = int(np.count_nonzero(fired[:, ~mask])) if not mask.all() else 0
-        if padding_fired:
-            self.fired_at_padding += padding_fired
-            fired = fired * mask[..., None]
-        sentences, tokens, neurons = fired.shape[1:]
-        over_sentences = _narrow_sum(fired, 1, sentences)  # (T, N, D)
-        by_position = _narrow_sum(over_sentences, 2, sentences * neurons)
-        by_step = by_position.sum(1, dtype=np.int64)
-        self.fired_by_position = _add_along_positions(self.fired_by_position, by_position)
-        self.fired_by_neuron += _narrow_sum(over_sentences, 1, sentences * tokens)
-        if largest <= 1:
-            self.value_sum += by_step
-            self.largest_value = max(self.largest_value, int(by_step.any()))
+    def add(self, node: NodeFiring) -> None:
+        """Add what the node sent in one trace."""
+        self.tokens = _add_along_positions(self.tokens, node.tokens_by_position)
+        self.padding = _add_along_positions(self.padding, node.padding_by_position)
+        self.fired_at_padding += node.fired_at_padding
+        self.fired_by_position = _add_along_positions(self.fired_by_position, node.by_position)
+        self.fired_by_neuron += node.by_neuron
+        if node.largest <= 1:
+            self.value_sum += node.by_step
+            self.largest_value = max(self.largest_value, int(node.by_step.any()))
         else:
-            kept = values * mask[..., None]
+            kept = node.values * node.real[..., None]
             self.value_sum += kept.sum((1, 2, 3), dtype=np.int64)
             self.largest_value = max(self.largest_value, int(kept.max()))
         if self.fired_by_head is not None:
-            by_head = over_sentences.reshape(*over_sentences.shape[:2], *self.fired_by_head.shape[2:], -1)
+            steps, tokens, _ = node.over_sentences.shape
+            by_head = node.over_sentences.reshape(steps, tokens, *self.fired_by_head.shape[2:], -1)
             self.fired_by_head = _add_along_positions(self.fired_by_head, by_head.sum(-1, dtype=np.int64))
         if "persistence" in self.collect:
             for step in range(self.time_steps - 1):
-                self.fired_again[step] += np.count_nonzero(fired[step] & fired[step + 1])
+                self.fired_again[step] += np.count_nonzero(node.fired[step] & node.fired[step + 1])
         if "histogram" in self.collect:
-            if largest <= 1:
-                self.values.add_binary(by_step, padding_fired, mask, self.neurons)
+            if node.largest <= 1:
+                self.values.add_binary(node)
             else:
-                self.values.add(values, mask)
+                self.values.add(node.values, node.real)
 
     def profile(self, name: str) -> NodeProfile:
         """Return what was added as a profile that later additions do not change."""
@@ -711,31 +683,23 @@ class _HistogramSums:
             self.counts[step] += np.bincount(of_step[mask].reshape(-1), minlength=width)
             self.padding_counts += np.bincount(of_step[~mask].reshape(-1), minlength=width)
 
-    def add_binary(self, fired_by_step: np.ndarray, fired_at_padding: int, mask: np.ndarray, neurons: int) -> None:
+    def add_binary(self, node: NodeFiring) -> None:
         """Count zeros and ones of which the ones are counted already."""
-        real = int(mask.sum()) * neurons
-        padding = (mask.size - int(mask.sum())) * neurons * len(fired_by_step)
-        self.counts[:, 0] += real - fired_by_step
-        self.counts[:, 1] += fired_by_step
-        self.padding_counts[:2] += (padding - fired_at_padding, fired_at_padding)
+        steps, _, _, neurons = node.values.shape
+        self.counts[:, 0] += int(node.tokens_by_position.sum()) * neurons - node.by_step
+        self.counts[:, 1] += node.by_step
+        padding = int(node.padding_by_position.sum()) * neurons * steps
+        self.padding_counts[:2] += (padding - node.fired_at_padding, node.fired_at_padding)
 
     def histogram(self, name: str) -> ValueHistogram:
         """Return a copy."""
         return ValueHistogram(name, self.counts.copy(), self.padding_counts.copy())
 
 
-def _narrow_sum(fired: np.ndarray, axis: int, bound: int) -> np.ndarray:
-    """Sum over an axis in the narrowest type that holds `bound`, the most that can come out.
-
-    These sums read every spike, so they decide what profiling costs, and narrow types are what makes them quick.
-    """
-    if fired.shape[axis] == 1:
-        return fired.squeeze(axis)
-    return fired.sum(axis, dtype=np.min_scalar_type(bound))
-
-
 def _add_along_positions(total: np.ndarray, addend: np.ndarray) -> np.ndarray:
     """Add two arrays whose token axis (1, or 0 of a vector) may differ in length."""
+    if total.shape == addend.shape:
+        return total + addend
     axis = min(1, addend.ndim - 1)
     longest = max(total.shape[axis], addend.shape[axis])
     result = np.zeros((*addend.shape[:axis], longest, *addend.shape[axis + 1 :]), np.int64)

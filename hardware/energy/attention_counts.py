@@ -47,9 +47,8 @@ def count_spike_products(
     parts = np.ascontiguousarray(spikes).reshape(pairs, length, 3, num_heads, head_size)
     words = np.moveaxis(_words(parts), -1, 0)  # (W, pairs, N, 3, H)
     of_feature = parts[:, :, :2].sum(1, dtype=np.min_scalar_type(length)).astype(np.int64)  # (pairs, 2, H, head size)
-    of_token = np.sum([_ones(word[:, :, 1:]) for word in words], 0)  # (pairs, N, 2, H)
     query_of_feature, key_of_feature = of_feature[:, 0], of_feature[:, 1]
-    key_of_token, value_of_token = of_token[:, :, 0], of_token[:, :, 1]
+    value_of_token = np.sum([_ones(word[:, :, 2]) for word in words], 0)  # (pairs, N, H)
     counted = {}
     if "qk_first" in orders:
         meets_key = _tokens_met(words[..., 0, :], words[..., 1, :])
@@ -59,6 +58,7 @@ def count_spike_products(
             "attention_add": int((meets_key * value_of_token).sum()),
         }
     if "kv_first" in orders:
+        key_of_token = np.sum([_ones(word[:, :, 1]) for word in words], 0)
         meets_value = _features_met(parts[:, :, 1], words[..., 2, :])
         counted["kv_first"] = {
             "attention_and": int(key_of_feature.sum()) * head_size,
@@ -71,14 +71,20 @@ def count_spike_products(
 def _tokens_met(query: Words, key: Words) -> NDArray[np.int64]:
     """Return how many queries of its sentence meet each key, ``(pairs, N, H)``, from words ``(W, pairs, N, H)``."""
     _, pairs, length, heads = query.shape
-    query, key = (np.ascontiguousarray(np.swapaxes(x, -1, -2)) for x in (query, key))  # (W, pairs, H, N)
-    met = np.empty((pairs, heads, length), np.int64)
-    for some in _chunks(pairs, heads * length * length):
-        entries = np.zeros((), bool)
-        for of_query, of_key in zip(query[:, some], key[:, some], strict=True):
-            entries = entries | ((of_query[..., None] & of_key[..., None, :]) != 0)
-        met[some] = entries.view(np.uint8).sum(-2, dtype=np.min_scalar_type(length))
-    return np.swapaxes(met, -1, -2)
+    # tokens first, so that what a query is compared with, and added to, lies in one row
+    query, key = (np.ascontiguousarray(np.swapaxes(x, 1, 2)) for x in (query, key))  # (W, N, pairs, H)
+    met = np.zeros((length, pairs, heads), np.min_scalar_type(length))
+    for some in _chunks(pairs, length * heads):
+        of_keys = key[:, :, some]
+        at_a_time = max(1, ENTRIES_AT_A_TIME // of_keys[0].size)
+        buffer = np.empty((min(at_a_time, length), *of_keys.shape[1:]), key.dtype)
+        for start in range(0, length, at_a_time):
+            of_queries = query[:, start : start + at_a_time, None, some]
+            entries = np.bitwise_and(of_queries[0], of_keys[0], out=buffer[: of_queries.shape[1]])
+            for of_query, of_key in zip(of_queries[1:], of_keys[1:], strict=True):
+                entries |= of_query & of_key
+            met[:, some] += (entries != 0).view(np.uint8).sum(0, dtype=met.dtype)
+    return np.moveaxis(met, 0, 1).astype(np.int64)
 
 
 def _features_met(key: np.ndarray, value: Words) -> NDArray[np.int64]:

@@ -64,9 +64,10 @@ from export.operators import (
     TokenSum,
     Total,
 )
-from hardware.edges import Edge, EdgeKind, edges_by_node, pooled_nodes
+from hardware.edges import Edge, EdgeKind, edges_of_checked, pooled_nodes
 from hardware.energy.attention_counts import count_spike_products
 from hardware.errors import TraceMismatchError
+from hardware.firing import Firing
 from hardware.trace import Trace
 
 OPERATION_KINDS: dict[str, str] = {
@@ -441,14 +442,21 @@ class OperationCounter:
 
     def update(self, trace: Trace, real_tokens: np.ndarray | None = None) -> None:
         """Add the counts of one more batch; arguments and errors as of `count_operations`."""
-        walk = edges_by_node(trace, self.network)  # refuses a trace of another graph before anything is counted
-        real = trace.mask if real_tokens is None else np.asarray(real_tokens) != 0
-        if real.shape != trace.mask.shape:
-            raise TraceMismatchError(f"real_tokens has shape {real.shape}; the trace has {trace.mask.shape}")
+        self.add(Firing(trace, self.network, real_tokens))
+
+    def add(self, firing: Firing) -> None:
+        """Add a trace whose sums others read too; it must have been checked against the graph given here.
+
+        Raises
+        ------
+        TraceMismatchError
+            It has no spikes.
+        """
+        trace = firing.trace
         if not trace.spikes:
             raise TraceMismatchError("the trace has no spikes, so nothing says how many time steps it ran")
-        batch = _Batch(next(iter(trace.spikes.values())).shape[0], real, trace.mask)
-        for node, edges in walk:
+        batch = _Batch(next(iter(trace.spikes.values())).shape[0], firing)
+        for node, edges in edges_of_checked(trace, self.network):
             self._kinds[node.name] = edges[0].kind
             task = _Task(
                 edges,
@@ -463,11 +471,11 @@ class OperationCounter:
             if isinstance(node.operator, SpikeAttention):
                 for order, split in _attention_products(node.operator, edges[0], batch, self.attention_orders).items():
                     self._orders[node.name][order].add(split)
-        self._sentences += real.shape[0]
-        self._sentence_steps += real.shape[0] * batch.steps
+        self._sentences += len(batch.real)
+        self._sentence_steps += len(batch.real) * batch.steps
         self._real_tokens += batch.tokens[0]
         self._padding_tokens += batch.tokens[1]
-        self._longest_sentence = max(self._longest_sentence, int(real.sum(-1).max()))
+        self._longest_sentence = max(self._longest_sentence, int(batch.real.sum(-1).max()))
 
     def result(self) -> OperationCounts:
         """Return the counts of everything so far, attention in the first of the orders counted.
@@ -550,17 +558,26 @@ class _Fired:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Which tokens of a batch are real, and which attend to each other: ``(B, N)`` each."""
+    """What fired in a batch, and what of it was counted already."""
 
     steps: int
-    real: np.ndarray
-    attended: np.ndarray
+    firing: Firing
     fired: dict[str, tuple[_Fired, _Fired]] = field(default_factory=dict)
 
-    @cached_property
+    @property
+    def real(self) -> np.ndarray:
+        """Which tokens are real, ``(B, N)``."""
+        return self.firing.real
+
+    @property
     def padding(self) -> np.ndarray:
-        """Where tokens are not real, ``(B, N)``."""
-        return ~self.real
+        """Which are not, ``(B, N)``."""
+        return self.firing.padding
+
+    @property
+    def attended(self) -> np.ndarray:
+        """Which tokens attend to each other, ``(B, N)``."""
+        return self.firing.trace.mask
 
     @cached_property
     def tokens(self) -> tuple[int, int]:
@@ -570,10 +587,14 @@ class _Batch:
     def count(self, source: str, values: np.ndarray, binary: bool) -> tuple[_Fired, _Fired]:
         """Return what `source` sent ``(T, B, N, D)`` at real tokens and at padding, counted once for all readers."""
         if source not in self.fired:
-            everywhere, at_padding = _Fired.of(values, binary), _Fired(0, 0, 0)
-            if self.tokens[1]:
-                at_padding = _Fired.of(values[:, self.padding], binary)
-            self.fired[source] = (everywhere - at_padding, at_padding)
+            node = self.firing.nodes.get(source)
+            if binary and node is not None:
+                self.fired[source] = (_Fired(int(node.by_step.sum()), 0, 0), _Fired(node.fired_at_padding, 0, 0))
+            else:
+                everywhere, at_padding = _Fired.of(values, binary), _Fired(0, 0, 0)
+                if self.firing.fires_at_padding:
+                    at_padding = _Fired.of(values[:, self.padding], binary)
+                self.fired[source] = (everywhere - at_padding, at_padding)
         return self.fired[source]
 
 
@@ -676,7 +697,7 @@ def _count_neurons(operator: LeakyIntegrateAndFire, task: _Task) -> Split:
     leak = operator.tau if operator.decay_input else operator.beta
     counted = task.step_rows.times(
         membrane_update=features,
-        membrane_leak=int(np.count_nonzero(np.broadcast_to(leak, features) != 1)),
+        membrane_leak=int(np.count_nonzero(np.not_equal(leak, 1))) * (features // np.size(leak)),
         comparison=features,
         addition=features if operator.decay_input else 0,
         state_read=features,

@@ -94,6 +94,7 @@ def profile(
         raise ConfigurationError("--figure chooses what --png draws; give --png FILE too")
     from export import parse_graph, to_nir
     from hardware.energy import OperationCounter
+    from hardware.firing import Firing
     from hardware.profiler import Profiler
     from hardware.reports.files import check_place
     from hardware.reports.pictures import picture_format
@@ -141,8 +142,9 @@ def profile(
         bar = progress.add_task("profiling", total=len(sentences))
         for batch in sentences.batches():
             trace = runner.run(batch.input_ids, batch.mask)
-            profiler.update(trace, batch.mask)  # a model may attend to padding; it is no token for that
-            counter.update(trace, batch.mask)
+            firing = Firing(trace, network, batch.mask)  # a model may attend to padding; it is no token for that
+            profiler.add(firing)
+            counter.add(firing)
             if done <= shown_sentence < done + len(batch.texts):
                 shown = shown_sentence - done
                 ids = batch.input_ids[shown][trace.mask[shown]]  # with padding, where the model attends to it

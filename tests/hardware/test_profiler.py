@@ -210,7 +210,7 @@ def test_tokens_that_a_run_took_for_real_may_be_named_padding(make_model, padded
     for name, node in found.nodes.items():
         assert node.firing_rate == pytest.approx(trace.spikes[name][:, mask].mean())
         assert node.fired_at_padding == trace.spikes[name][:, ~mask].sum()
-    with pytest.raises(TraceMismatchError, match=r"real tokens have shape \(3, 5\)"):
+    with pytest.raises(TraceMismatchError, match=r"real_tokens has shape \(3, 5\); the trace has \(3, 6\)"):
         profile(trace, real_tokens=mask[:, :5])
 
 
