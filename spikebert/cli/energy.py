@@ -12,15 +12,22 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spikebert.cli.application import (
-    MultiValueCommand,
     common_options,
     messages,
     print_json,
     refuse_overwrite,
     results,
 )
-from spikebert.cli.inputs import Sentences, read_sentences, sentence_lengths, sentence_options
-from spikebert.errors import ConfigurationError
+from spikebert.cli.inputs import (
+    RecordedRun,
+    Sentences,
+    TraceCommand,
+    read_recorded_run,
+    read_sentences,
+    sentence_lengths,
+    sentence_options,
+    trace_options,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,19 +67,7 @@ class CountedRun:
     record: dict[str, Any]
 
 
-class EnergyCommand(MultiValueCommand):
-    """A command whose CHECKPOINT may be missing where ``--trace`` stands in its place."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Ask for CHECKPOINT or not, then parse as usual."""
-        has_trace = any(word.split("=")[0] in ("--trace", "--graph") for word in args)
-        for parameter in self.params:
-            if isinstance(parameter, click.Argument):
-                parameter.required = not has_trace
-        return super().parse_args(ctx, args)
-
-
-@click.command(cls=EnergyCommand)
+@click.command(cls=TraceCommand)
 @click.argument("checkpoint", required=False)
 @click.option(
     "--model", "models", multiple=True, help="Energy model; give several behind one --model  [default: all there are]."
@@ -91,8 +86,7 @@ class EnergyCommand(MultiValueCommand):
     show_default=True,
     help="Dense network to compare with; the quantized twin of the network itself is always shown too.",
 )
-@click.option("--trace", "trace_file", type=FILE, help="Count this trace (.npz of any tool) instead of a CHECKPOINT's.")
-@click.option("--graph", "graph_file", type=FILE, help="NIR graph the trace was made with.")
+@trace_options
 @click.option("--csv", "csv_file", type=FILE, help="Write energies and ratios as CSV.")
 @click.option("--html", "page_file", type=FILE, help="Write everything as one self-contained page.")
 @click.option("--force", is_flag=True, help="Write over existing files.")
@@ -140,11 +134,11 @@ def energy(
     names: Sequence[str | Path] = [*models, *model_files] or list(energy_models())
     chosen = [energy_model(name) for name in names]
     seed_everything(seed)
-    if checkpoint is None:
-        run = _count_trace(trace_file, graph_file, texts, task, seed)
-    elif trace_file is not None or graph_file is not None:
-        raise ConfigurationError("--trace and --graph stand in place of CHECKPOINT; give one or the other")
+    recorded = read_recorded_run(checkpoint, trace_file, graph_file, texts, task, seed)
+    if recorded is not None:
+        run = _count_recorded(recorded)
     else:
+        assert checkpoint is not None
         run = _count_checkpoint(checkpoint, texts, task, data_dir, split, limit, seed)
     twin = QuantizedTwin(run.network, round(run.counts.time_steps))
     baseline = find_baseline(baseline_name, run.network, twin.time_steps)
@@ -247,31 +241,12 @@ def _count_checkpoint(
     return CountedRun(checkpoint, network, counts, lengths, record)
 
 
-def _count_trace(
-    trace_file: Path | None, graph_file: Path | None, texts: tuple[str, ...], task: str | None, seed: int
-) -> CountedRun:
-    from export.nir_file import read_network
+def _count_recorded(recorded: RecordedRun) -> CountedRun:
     from hardware.energy import count_operations
-    from hardware.trace import Trace
-    from spikebert.provenance import file_sha256, run_record
 
-    if trace_file is None or graph_file is None:
-        raise ConfigurationError("a trace is counted with the graph it was made with: give both --trace and --graph")
-    if texts or task:
-        raise ConfigurationError("--trace holds its own sentences; leave out --text and --task")
-    trace = Trace.load(trace_file)
-    _, network = read_network(graph_file)
-    record = {
-        **run_record(seed),
-        "trace": str(trace_file),
-        "trace_sha256": file_sha256(trace_file),
-        "graph": str(graph_file),
-        "graph_sha256": file_sha256(graph_file),
-        "runner": trace.metadata.get("runner"),
-        "run_precision": trace.precision,
-    }
-    lengths = [int(tokens) for tokens in trace.mask.sum(-1)]
-    return CountedRun(f"{trace_file} on {graph_file}", network, count_operations(trace, network), lengths, record)
+    lengths = [int(tokens) for tokens in recorded.trace.mask.sum(-1)]
+    counts = count_operations(recorded.trace, recorded.network)
+    return CountedRun(recorded.title, recorded.network, counts, lengths, recorded.record)
 
 
 def _json_object(run: CountedRun, baseline: Baseline, comparisons: Sequence[EnergyComparison]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def test_a_trace_of_another_tool_goes_through_the_same_counters(checkpoint: Path
     tokens = AutoTokenizer.from_pretrained(checkpoint)(list(TEXTS), padding=True, return_tensors="np")
     with open_runner(model, "torch", "float32") as runner:
         trace = runner.run(tokens["input_ids"], tokens["attention_mask"])
-    np.savez(tmp_path / "chip.npz", logits=trace.logits, mask=trace.mask, **trace.spikes)  # as a stranger would
+    np.savez(tmp_path / "chip.npz", mask=trace.mask, **trace.spikes)  # as a stranger would, who has no logits
     write_nir(tmp_path / "model.nir", to_nir(model))
     found = _json("--trace", tmp_path / "chip.npz", "--graph", tmp_path / "model.nir", "--model", "paper")
     own = _json(checkpoint, "--text", *TEXTS, "--model", "paper")

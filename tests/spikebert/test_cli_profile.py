@@ -13,13 +13,14 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from export import to_nir
+from export import to_nir, write_nir
 from hardware import count_operations, profiler, run
 from hardware.energy import OPERATION_KINDS
 from hardware.reports import profile_figures, profile_report
-from spikebert.checkpoint import load_model, save_checkpoint
+from spikebert.checkpoint import load_model, load_tokenizer, save_checkpoint
 from spikebert.cli import profile as command
 from spikebert.cli.application import LazyGroup
+from spikebert.errors import ConfigurationError
 
 TEXTS = ("a good film .", "the dull story")
 
@@ -190,3 +191,27 @@ def test_help_has_an_example():
     result = CliRunner().invoke(command.profile, ["--help"])
     assert result.exit_code == 0
     assert "spikebert profile default --text" in result.output
+
+
+def test_a_trace_of_another_tool_is_profiled_like_the_model_that_made_it(profile, checkpoint, tmp_path):
+    """Spikes by node and a mask are all a stranger has; rates, operations and the raster follow from them."""
+    expected = json.loads(profile("--text", *TEXTS, "--json").stdout)
+    model = load_model(checkpoint)
+    write_nir(tmp_path / "model.nir", to_nir(model))
+    group = LazyGroup("spikebert", lazy_commands={"profile": "spikebert.cli.profile:profile"})
+    tokenizer = load_tokenizer(checkpoint)
+    tokens = tokenizer(list(TEXTS), padding=True, return_tensors="np")
+    trace = run(model, tokens["input_ids"], tokens["attention_mask"], runner="torch", precision="float32")
+    np.savez(tmp_path / "chip.npz", mask=trace.mask, **trace.spikes)
+    arguments = ["profile", "--trace", "chip.npz", "--graph", "model.nir", "--json", "--png", "p.png"]
+    result = CliRunner().invoke(group, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["operations"] == expected["operations"]
+    for node, of_model in zip(found["nodes"], expected["nodes"], strict=True):
+        assert {key: node[key] for key in of_model} == of_model
+    assert Image.open(tmp_path / "p.png").size[0] > 0
+    assert found["data"] == f"2 sentences, {trace.real_tokens} tokens"
+    assert len(found["trace_sha256"]) == 64
+    with pytest.raises(ConfigurationError, match="give both --trace and --graph"):
+        CliRunner().invoke(group, arguments[:3], catch_exceptions=False)
