@@ -58,6 +58,14 @@ WIDTH = 100
 @click.command()
 @click.option("--checkpoint", default="default", show_default=True, help="Folder, the word default, or a hub name.")
 @click.option(
+    "--also",
+    "others",
+    multiple=True,
+    default=("default-loihi",),
+    show_default=True,
+    help="Further checkpoints, each a row of the paper's table on each data set.",
+)
+@click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder with TASK/dev.tsv  [default: SPIKEBERT_DATA, else sentences of its own].",
@@ -68,7 +76,9 @@ WIDTH = 100
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True)
 @click.option("--seed", type=int, default=DEFAULT_SEED, show_default=True, help="Seed of random weights and tokens.")
 @click.option("--base/--no-base", default=True, help="Whether to run SpikeBERT-base too (16 s, 3 GB).")
-def main(checkpoint: str, data_dir: Path | None, limit: int, output: Path, seed: int, base: bool) -> None:
+def main(
+    checkpoint: str, others: tuple[str, ...], data_dir: Path | None, limit: int, output: Path, seed: int, base: bool
+) -> None:
     """Rebuild the paper's energy tables beside our own counts, and write results/energy.{csv,json,md,png,html}.
 
     \b
@@ -76,7 +86,7 @@ def main(checkpoint: str, data_dir: Path | None, limit: int, output: Path, seed:
       python benchmarks/energy.py --data-dir DATA --limit 200
     """
     try:
-        found = measure(checkpoint, data_directory(data_dir), limit, seed, base)
+        found = measure(checkpoint, others, data_directory(data_dir), limit, seed, base)
         output.mkdir(parents=True, exist_ok=True)
         for path in write(found, output):
             messages.print(f"wrote {path}", markup=False, soft_wrap=True)
@@ -90,23 +100,26 @@ def main(checkpoint: str, data_dir: Path | None, limit: int, output: Path, seed:
         console.print(f"* {line}", markup=False)
 
 
-def measure(checkpoint: str, data_dir: Path | None, limit: int, seed: int, base: bool) -> EnergyResults:
+def measure(
+    checkpoint: str, others: tuple[str, ...], data_dir: Path | None, limit: int, seed: int, base: bool
+) -> EnergyResults:
     """Run and count everything, and put the results together."""
     started = time.perf_counter()
     seed_everything(seed)
+    others = tuple(name for name in dict.fromkeys(others) if name != checkpoint)
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     network = parse_graph(to_nir(model))
-    title = f"{checkpoint} checkpoint, {_size(model.config)}"
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=messages
     ) as progress:
-        sources = list(_sentence_sources(tokenizer, data_dir, limit, model.config.max_position_embeddings))
-        bar = progress.add_task("sentences", total=sum(len(sentences) for _, sentences in sources))
-        measured = []
-        for data_set, sentences in sources:
-            counts, lengths = count_sentences(model, network, sentences, lambda done: progress.advance(bar, done))
-            remark = _remark(data_set, sentences, tokenizer.unk_token_id)
-            measured.append(Measurement(title, data_set, network, counts, lengths, remark))
+        measured, sources = _measure_checkpoint(checkpoint, model, network, tokenizer, data_dir, limit, progress)
+        beside: list[Measurement] = []
+        for name in others:
+            other, words = load_model(name), load_tokenizer(name)
+            found_there, _ = _measure_checkpoint(
+                name, other, parse_graph(to_nir(other)), words, data_dir, limit, progress
+            )
+            beside += found_there
         example = sources[0][1]
         variations = [
             *_vary_time_steps(network, example, progress),
@@ -120,15 +133,31 @@ def measure(checkpoint: str, data_dir: Path | None, limit: int, seed: int, base:
         record = {
             **run_record(seed, checkpoint_sha256(checkpoint)),
             "checkpoint": checkpoint,
+            "other_checkpoints": {name: checkpoint_sha256(name) for name in others},
             "data": str(data_dir) if data_dir else "shipped sentences",
             "limit": limit,
             "runner": "torch, float32",
         }
-        found = EnergyResults(measured, variations, record)
+        found = EnergyResults(measured, variations, record, beside)
         _ = found.baseline_counts
         progress.update(bar, total=1, completed=1)
     found.record["seconds"] = round(time.perf_counter() - started, 1)
     return found
+
+
+def _measure_checkpoint(
+    name: str, model: Any, network: Network, tokenizer: Any, data_dir: Path | None, limit: int, progress: Progress
+) -> tuple[list[Measurement], list[tuple[str, Sentences]]]:
+    """Count a checkpoint on each data set; return the sentences too."""
+    title = f"{name} checkpoint, {_size(model.config)}"
+    sources = list(_sentence_sources(tokenizer, data_dir, limit, model.config.max_position_embeddings))
+    bar = progress.add_task(f"sentences, {name}", total=sum(len(sentences) for _, sentences in sources))
+    measured = []
+    for data_set, sentences in sources:
+        counts, lengths = count_sentences(model, network, sentences, lambda done: progress.advance(bar, done))
+        remark = _remark(data_set, sentences, tokenizer.unk_token_id)
+        measured.append(Measurement(title, data_set, network, counts, lengths, remark))
+    return measured, sources
 
 
 def write(found: EnergyResults, folder: Path) -> list[Path]:

@@ -208,7 +208,9 @@ class TableRow:
         return {**vars(self), "gap_mj": self.gap_mj}
 
 
-def rebuilt_rows(checkpoint: Sequence[Measurement], base: Measurement | None) -> list[TableRow]:
+def rebuilt_rows(
+    checkpoint: Sequence[Measurement], base: Measurement | None, others: Sequence[Measurement] = ()
+) -> list[TableRow]:
     """Return Tables 2 and 5: ours, the paper's, and the paper's formula fed with the paper's figures.
 
     Parameters
@@ -217,13 +219,16 @@ def rebuilt_rows(checkpoint: Sequence[Measurement], base: Measurement | None) ->
         Of the checkpoint, on each data set.
     base : Measurement or None
         Of SpikeBERT-base.
+    others : sequence of Measurement
+        Of further checkpoints, a row each.
     """
     measured = {measurement.data: measurement for measurement in checkpoint}
     rows: list[TableRow] = []
     for data in dict.fromkeys([*measured, *(row.dataset for row in PUBLISHED)]):
         printed = {row.model: row for row in published_rows(data)}  # what stands in both tables is the same in both
         if data in measured:
-            rows += _our_rows(measured[data], printed)
+            ours, bert = _our_rows(measured[data], printed)
+            rows += [ours, *(_measured_row(other, printed) for other in others if other.data == data), bert]
         rows += [_printed_row(row) for row in printed.values()]
     return [*rows, *_rows_of_paper_setting(base)]
 
@@ -249,28 +254,34 @@ def count_baseline(baseline: Baseline, tokens: int) -> BaselineCount:
     )
 
 
-def _our_rows(measurement: Measurement, printed: Mapping[str, PublishedRow]) -> Iterator[TableRow]:
-    data, tokens, bert = measurement.data, measurement.mean_tokens, measurement.baselines[0]
+def _measured_row(measurement: Measurement, printed: Mapping[str, PublishedRow], name: str = "") -> TableRow:
     energy = estimate_energy(measurement.counts, model="paper").energy_mj
-    macs = sum(map(bert.macs, measurement.lengths)) / len(measurement.lengths)
-    dense = dense_energy_mj(macs)
-    yield TableRow(
-        data,
-        "SpikeBERT, our checkpoint",
-        tokens,
+    return TableRow(
+        measurement.data,
+        f"SpikeBERT, {name or measurement.title.split(' checkpoint, ')[0]}",
+        measurement.mean_tokens,
         synaptic_operations(measurement.counts) / GIGA,
         energy,
         printed[SPIKEBERT].energy_mj if printed else None,
-        100 * (1 - energy / dense),
+        100 * (1 - energy / dense_energy_mj(_macs_of_bert(measurement))),
         f"{measurement.title}, at real length; the paper's is 12 x 768, padded to 256 tokens" if printed else "",
         True,
     )
-    yield TableRow(
-        data,
+
+
+def _macs_of_bert(measurement: Measurement) -> float:
+    """Return BERT-base's MACs of a sentence at the real lengths."""
+    return sum(map(measurement.baselines[0].macs, measurement.lengths)) / len(measurement.lengths)
+
+
+def _our_rows(measurement: Measurement, printed: Mapping[str, PublishedRow]) -> tuple[TableRow, TableRow]:
+    macs = _macs_of_bert(measurement)
+    counted = TableRow(
+        measurement.data,
         "BERT-base, counted",
-        tokens,
+        measurement.mean_tokens,
         macs / GIGA,
-        dense,
+        dense_energy_mj(macs),
         printed[BERT].energy_mj if printed else None,
         None,
         "counted at real length; the paper prints one figure for all English sets, one for both Chinese"
@@ -278,6 +289,7 @@ def _our_rows(measurement: Measurement, printed: Mapping[str, PublishedRow]) -> 
         else "",
         True,
     )
+    return _measured_row(measurement, printed, "our checkpoint"), counted
 
 
 def _printed_row(row: PublishedRow) -> TableRow:

@@ -54,14 +54,21 @@ class EnergyResults:
     variations : sequence of Variation
     record : dict
         How it was made.
+    others : sequence of Measurement
+        Further checkpoints on the same data sets: rows of the paper's table only.
     """
 
     def __init__(
-        self, measured: Sequence[Measurement], variations: Sequence[Variation], record: dict[str, Any]
+        self,
+        measured: Sequence[Measurement],
+        variations: Sequence[Variation],
+        record: dict[str, Any],
+        others: Sequence[Measurement] = (),
     ) -> None:
         self.measured = list(measured)
         self.variations = list(variations)
         self.record = record
+        self.others = list(others)
         self.checkpoint = [m for m in measured if not m.is_paper_size]
         self.base = next((m for m in measured if m.is_paper_size), None)
 
@@ -73,7 +80,7 @@ class EnergyResults:
     @cached_property
     def table_rows(self) -> list[TableRow]:
         """Tables 2 and 5: ours, the paper's, and the formula fed with the paper's figures."""
-        return rebuilt_rows(self.checkpoint, self.base)
+        return rebuilt_rows(self.checkpoint, self.base, self.others)
 
     @cached_property
     def baseline_counts(self) -> list[BaselineCount]:

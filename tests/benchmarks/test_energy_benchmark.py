@@ -12,10 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import click.testing
+import numpy as np
 import pytest
 
+from export import to_nir
+from export.network import parse_graph
+from hardware import run as run_trace
+from hardware.energy import OperationCounter, estimate_energy
 from hardware.energy.published import PUBLISHED
-from spikebert.checkpoint import checkpoint_sha256
+from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
+from spikebert.data import find_task, load_examples
 
 ROOT = Path(__file__).parents[2]
 SENTENCES = 2
@@ -71,6 +77,22 @@ def test_measured_and_published_stand_side_by_side(found: dict[str, Any]) -> Non
     assert accumulates >= (operations["ac_binary"] + operations["ac_graded_additions"]) / SENTENCES
     embedding = 4.6 * operations["embedding_read"] / SENTENCES
     assert ours["formula_mj"] == pytest.approx((0.9 * accumulates + embedding) / 1e9)
+
+
+def test_every_shipped_checkpoint_has_its_row(run: tuple[str, Path], found: dict[str, Any]) -> None:
+    """Counted here anew, sentence by sentence."""
+    rows = {(row["data"], row["network"]): row for row in found["tables_2_and_5"]}
+    row = rows["waimai", "SpikeBERT, default-loihi"]
+    model, tokenizer = load_model("default-loihi"), load_tokenizer("default-loihi")
+    network = parse_graph(to_nir(model))
+    counter, tokens = OperationCounter(network), 0
+    for example in load_examples(find_task("waimai"), "dev", run[1].parents[1] / "data")[:SENTENCES]:
+        ids = np.array([tokenizer(example.texts[0])["input_ids"]])
+        counter.update(run_trace(model, ids, runner="torch", precision="float32"))
+        tokens += ids.size
+    assert row["tokens"] == tokens / SENTENCES
+    assert row["formula_mj"] == pytest.approx(estimate_energy(counter.result(), model="paper").energy_mj)
+    assert found["other_checkpoints"] == {"default-loihi": checkpoint_sha256("default-loihi")}
 
 
 def test_data_sets_that_are_not_there_keep_their_published_rows(found: dict[str, Any]) -> None:
