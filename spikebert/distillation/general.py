@@ -175,6 +175,7 @@ def distill_general(
     student_configuration: dict[str, Any] | None = None,
     prune: bool = True,
     vocabulary_size: int | None = None,
+    blocks_from_teacher: bool = False,
     weights: LossWeights = GENERAL_WEIGHTS,
     keeping: Keeping | None = None,
     reports: Reports | None = None,
@@ -193,7 +194,7 @@ def distill_general(
         How to train.
     steps : int, optional
         Updates; by default as many as `settings.epochs` passes over text files take.
-    student_configuration, prune, vocabulary_size
+    student_configuration, prune, vocabulary_size, blocks_from_teacher
         See `distill_task`.
     weights : LossWeights
         Of features and embedding; both 1 by default.
@@ -225,6 +226,7 @@ def distill_general(
         None,
         prune,
         counted,
+        blocks_from_teacher,
         max_position_embeddings=settings.max_length,
         **(student_configuration or {}),
     )
@@ -262,6 +264,7 @@ def distill_general(
             "teacher": weights_sha256(guide),
             "corpus": _corpus_identity(texts),
             "losses": weights.as_record(),
+            "blocks_from_teacher": blocks_from_teacher,
             "configuration": model.config.to_json_string(),
         },
     )
@@ -288,6 +291,7 @@ def distill_general(
             "settings": asdict(settings),
             "losses": weights.as_record(),
             "layers": {str(block): layer for block, layer in layers.items()},
+            "blocks_from_teacher": blocks_from_teacher,
             "parameters": sum(p.numel() for p in model.parameters()),
             "minutes": (time.perf_counter() - began) / 60,
             "cpu_minutes": (time.process_time() - cpu_began) / 60,
@@ -313,7 +317,7 @@ def _steps(texts: Corpus, settings: TrainingSettings, steps: int | None, batches
     if not isinstance(texts, TextFiles):
         raise ConfigurationError("how much text the hub has is not known beforehand; give --steps")
     batches = math.ceil(len(texts) / settings.batch_size)
-    return settings.epochs * math.ceil(batches / batches_a_step)
+    return settings.steps(batches, batches_a_step)
 
 
 def _corpus_identity(texts: Corpus) -> str:

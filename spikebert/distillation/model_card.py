@@ -26,7 +26,8 @@ def model_card(record: dict[str, Any], config: SpikeBertConfig) -> str:
     neuron = config.neuron_parameters()
     teacher = Path(record["teacher"]["name"]).name
     licence = TEACHER_LICENCES.get(teacher)
-    start = f"the checkpoint `{record['student']}`" if record["student"] else f"the embeddings of `{teacher}`"
+    taken = "embeddings and layers" if record.get("blocks_from_teacher") else "embeddings"
+    start = f"the checkpoint `{record['student']}`" if record["student"] else f"the {taken} of `{teacher}`"
     further = {name: number for name, number in examples.items() if name not in ("train", "dev")}
     losses = {name: record["losses"][name] for name in ("features", "embedding", "logits", "label")}
     score = record["teacher"].get("dev")
@@ -65,7 +66,7 @@ embeddings through `{config.embedding_neuron}`, positions `{config.position_embe
 | dev {record["metric"]} | **{record["dev"]:.4f}** on {examples["dev"]:,} sentences, of the weights as stored |
 | sha256 of `model.safetensors` | `{record["checkpoint_sha256"]}` |
 | trained on | {record["task"]} `{record["train_file"]}`, {examples["train"]:,} sentences, \
-{settings["epochs"]} epoch{"s" if settings["epochs"] > 1 else ""}; \
+{settings["epochs"]:g} epoch{"" if settings["epochs"] == 1 else "s"}; \
 best on dev in epoch {record["best_epoch"]}, after step {record["best_step"]:,} of {record["steps"]:,} |
 | and on text without labels | \
 {", ".join(f"{number:,} {name}" for name, number in further.items()) or "none"} |
@@ -98,7 +99,7 @@ loaded as float32; the rounded values are the model.
 
 ## Licence
 
-{f"{licence}, as the teacher" if licence else "That of the teacher"} `{teacher}`, whose embeddings training started \
+{f"{licence}, as the teacher" if licence else "That of the teacher"} `{teacher}`, whose {taken} training started \
 from. The training text is not part of this folder.
 """
 
@@ -107,6 +108,7 @@ def general_model_card(record: dict[str, Any], config: SpikeBertConfig) -> str:
     """Return the text of ``README.md`` for an encoder that stage 1 made; parameters as for `model_card`."""
     settings = record["settings"]
     teacher = record["teacher"]["name"]
+    taken = "embeddings and layers" if record["blocks_from_teacher"] else "embeddings"
     return f"""---
 library_name: transformers
 tags: [spiking neural network, SpikeBERT]
@@ -123,6 +125,7 @@ A spiking language model (arXiv 2308.15122) without a head: {config.num_hidden_l
 | sha256 of `model.safetensors` | `{record["checkpoint_sha256"]}` |
 | learnt from | the layers of `{teacher}` over {", ".join(f"`{name}`" for name in record["corpus"])}, \
 {record["steps"]:,} steps of {settings["batch_size"]} texts |
+| started from | the {taken} of `{teacher}` |
 | mean loss at the end | {record["evaluations"][-1]["loss"]:.4f} |
 | took | {record["minutes"]:.0f} minutes, {record["cpu_minutes"]:.0f} CPU-minutes on {record["device"]} \
 ({record["threads"]} thread(s), {record["processes"]} process(es)) |

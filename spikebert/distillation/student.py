@@ -1,4 +1,4 @@
-"""A student made from its teacher: a SpikeBERT whose embeddings, and vocabulary, are the teacher's."""
+"""A student made from its teacher: a SpikeBERT with the teacher's vocabulary and embeddings, and blocks where asked."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from spikebert.checkpoint import resolve_checkpoint
 from spikebert.configuration import NO_ATTENTION, SpikeBertConfig
 from spikebert.data import Task
+from spikebert.distillation.losses import aligned_layers
 from spikebert.errors import CheckpointError, ConfigurationError
 from spikebert.modeling import SpikeBertForSequenceClassification
 from spikebert.neuron import SpikingNeuron
@@ -35,6 +36,7 @@ def build_student(
     task: Task | None,
     prune: bool = True,
     vocabulary: tuple[Sequence[str], int] | None = None,
+    blocks_from_teacher: bool = False,
     **configuration: Any,
 ) -> tuple[SpikeBertForSequenceClassification, PreTrainedTokenizerBase]:
     """Make an untrained student for a task.
@@ -51,13 +53,21 @@ def build_student(
         Whether to drop tokens outside the Latin script, see `prune_vocabulary`.
     vocabulary : (texts, size), optional
         Keep the `size` tokens that the texts use most instead, see `cut_vocabulary`.
+    blocks_from_teacher : bool
+        Whether blocks start with the weights of the teacher's layers, see `copy_layers`.
     **configuration
-        Further fields of `SpikeBertConfig`; without them 2 blocks, a head per 64 features, an MLP 4 times as wide.
+        Further fields of `SpikeBertConfig`; without them 2 blocks, a head per 64 features, an MLP 4 times as wide, but
+        the teacher's heads and MLP where blocks start as its layers.
 
     Returns
     -------
     model, tokenizer
         The student in training mode, and its tokenizer.
+
+    Raises
+    ------
+    ConfigurationError
+        See `copy_embeddings` and `copy_layers`.
     """
     kept = torch.arange(teacher.config.vocab_size)
     if vocabulary is not None:
@@ -66,6 +76,9 @@ def build_student(
         tokenizer, kept = prune_vocabulary(tokenizer)
     hidden_size = teacher.config.hidden_size
     configuration.setdefault("num_hidden_layers", BLOCKS)
+    if blocks_from_teacher:
+        configuration.setdefault("num_attention_heads", teacher.config.num_attention_heads)
+        configuration.setdefault("intermediate_size", teacher.config.intermediate_size)
     configuration.setdefault("num_attention_heads", max(1, hidden_size // FEATURES_PER_HEAD))
     configuration.setdefault("intermediate_size", MLP_EXPANSION * hidden_size)
     if task is not None:
@@ -75,6 +88,8 @@ def build_student(
     )
     model = SpikeBertForSequenceClassification(config).train()
     copy_embeddings(teacher, model, kept)
+    if blocks_from_teacher:
+        copy_layers(teacher, model)
     return model, tokenizer
 
 
@@ -119,7 +134,8 @@ def copy_embeddings(teacher: PreTrainedModel, student: SpikeBertForSequenceClass
     Parameters
     ----------
     teacher : PreTrainedModel
-        A BERT of the student's hidden size.
+        A BERT of the student's hidden size, or one of its kin: DistilBERT (without segments), RoBERTa (whose positions
+        begin behind its padding's), SpikeBERT.
     student : SpikeBertForSequenceClassification
         Changed in place.
     kept : Tensor
@@ -138,16 +154,70 @@ def copy_embeddings(teacher: PreTrainedModel, student: SpikeBertForSequenceClass
             f"{target.word_embeddings.weight.shape[1]}; choose the teacher's hidden_size"
         )
     target.word_embeddings.weight.copy_(source.word_embeddings.weight[kept])
-    first_segment = source.token_type_embeddings.weight[0]  # BERT adds it to every token of a single sentence
     if target.position_embeddings is not None:
+        table = getattr(source, "position_embeddings", None)
+        available = torch.empty(0, student.config.hidden_size)
+        if table is not None:
+            available = table.weight[0 if table.padding_idx is None else table.padding_idx + 1 :]
         positions = target.position_embeddings.weight.shape[0]
-        available = source.position_embeddings.weight.shape[0]
-        if positions > available:
-            raise ConfigurationError(f"the student has {positions} positions and the teacher {available}; take fewer")
-        target.position_embeddings.weight.copy_(source.position_embeddings.weight[:positions] + first_segment)
-    if isinstance(target.norm, GroupedLayerNorm):
-        target.norm.weight.copy_(source.LayerNorm.weight)
-        target.norm.bias.copy_(source.LayerNorm.bias)
+        if positions > len(available):
+            raise ConfigurationError(
+                f"the student has {positions} positions and the teacher {len(available)}; take fewer"
+            )
+        target.position_embeddings.weight.copy_(available[:positions])
+        if hasattr(source, "token_type_embeddings"):  # BERT adds the first to every token of a single sentence
+            target.position_embeddings.weight.add_(source.token_type_embeddings.weight[0])
+    norm = getattr(source, "LayerNorm", getattr(source, "norm", None))
+    if isinstance(target.norm, GroupedLayerNorm) and isinstance(norm, nn.LayerNorm | GroupedLayerNorm):
+        target.norm.weight.copy_(norm.weight)
+        target.norm.bias.copy_(norm.bias)
+
+
+@torch.no_grad()
+def copy_layers(teacher: PreTrainedModel, student: SpikeBertForSequenceClassification) -> None:
+    """Start each block as the layer of the teacher that its features are compared with, see `aligned_layers`.
+
+    Copied are weights and biases of query, key, value, attention's output, and both halves of the MLP. What stands
+    between them, norms and neurons, has no counterpart in a BERT and stays as it is; so does a front block for which
+    no layer is left.
+
+    Parameters
+    ----------
+    teacher : PreTrainedModel
+        A BERT of the student's hidden size and MLP width. Other numbers of heads are allowed: they cut the same
+        features into other groups.
+    student : SpikeBertForSequenceClassification
+        Changed in place.
+
+    Raises
+    ------
+    ConfigurationError
+        The teacher has no layers where a BERT has them, or another MLP width than the student.
+    """
+    layers: Any = getattr(getattr(teacher, "encoder", None), "layer", None)
+    if layers is None:
+        raise ConfigurationError(
+            f"the teacher is a {type(teacher).__name__}, whose layers are no BERT's; leave out --blocks-from-teacher"
+        )
+    widths = teacher.config.intermediate_size, student.config.intermediate_size
+    if widths[0] != widths[1]:
+        raise ConfigurationError(
+            f"the teacher's MLP is {widths[0]} wide and the student's intermediate_size {widths[1]}; "
+            "take the teacher's, or leave out --blocks-from-teacher"
+        )
+    for number, layer_number in aligned_layers(len(student.spikebert.blocks), len(layers)).items():
+        block: Any = student.spikebert.blocks[number - 1]
+        layer = layers[layer_number - 1]
+        asked = layer.attention.self
+        for parameter in ("weight", "bias"):
+            qkv = torch.cat([getattr(part, parameter) for part in (asked.query, asked.key, asked.value)])
+            getattr(block.attention.qkv.affine, parameter).copy_(qkv)
+            for projection, dense in (
+                (block.attention.projection, layer.attention.output.dense),
+                (block.intermediate, layer.intermediate.dense),
+                (block.output, layer.output.dense),
+            ):
+                getattr(projection.affine, parameter).copy_(getattr(dense, parameter))
 
 
 def change_student(

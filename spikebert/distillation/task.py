@@ -118,6 +118,7 @@ def distill_task(
     train_file: str | None = None,
     prune: bool = True,
     vocabulary_size: int | None = None,
+    blocks_from_teacher: bool = False,
     weights: LossWeights | None = None,
     texts: Texts | None = None,
     teacher_use: TeacherUse | None = None,
@@ -146,6 +147,8 @@ def distill_task(
         Whether such a student drops tokens outside the Latin script, where the training text is not Chinese.
     vocabulary_size : int, optional
         Keep as many tokens, those that the training and unlabelled texts use most.
+    blocks_from_teacher : bool
+        Whether blocks of a student made from the teacher start as layers of it.
     weights : LossWeights, optional
         Of the losses; Eq. 8's by default.
     texts, teacher_use, keeping, reports : optional
@@ -193,6 +196,7 @@ def distill_task(
             task,
             prune and guess_language([text for example in train_set for text in example.texts]) == ENGLISH,
             vocabulary,
+            blocks_from_teacher,
             max_position_embeddings=settings.max_length,
             **(student_configuration or {}),
         )
@@ -226,6 +230,7 @@ def distill_task(
             "student": None if student is None else str(student),
             "texts": {name: texts_sha256(part) for name, part in parts.items()},
             "losses": weights.as_record(),
+            "blocks_from_teacher": blocks_from_teacher,
             "configuration": model.config.to_json_string(),
         },
     )
@@ -258,6 +263,7 @@ def distill_task(
             "unlabelled_files": [Path(path).name for path in texts.unlabelled],
             "teacher": teacher_record,
             "student": None if student is None else str(student),
+            "blocks_from_teacher": blocks_from_teacher,
             "settings": asdict(settings),
             "losses": weights.as_record(),
             "parameters": sum(p.numel() for p in model.parameters()),

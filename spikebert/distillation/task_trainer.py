@@ -103,9 +103,7 @@ class TaskTrainer(Trainer):
         self.weights = weights
         self.signals = signals
         batches = math.ceil(len(train) / settings.batch_size)
-        super().__init__(
-            model, settings, lambda size: settings.epochs * math.ceil(batches / size), transforms, accelerator
-        )
+        super().__init__(model, settings, lambda size: settings.steps(batches, size), transforms, accelerator)
 
     def plan(self, epoch: int) -> Iterable[np.ndarray]:
         """Return the rows of each batch of an epoch."""

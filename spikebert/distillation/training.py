@@ -41,8 +41,10 @@ class TrainingSettings:
 
     Parameters
     ----------
-    epochs, batch_size : int
-        Passes over the training set, and sentences a step in each process.
+    epochs : float
+        Passes over the training set; the last may be a part of one.
+    batch_size : int
+        Sentences a batch in each process.
     learning_rate : float
         Peak, reached after `warmup_share` of all steps, falling linearly to 0 at the last.
     weight_decay : float
@@ -75,7 +77,7 @@ class TrainingSettings:
         A value is not allowed.
     """
 
-    epochs: int = 3
+    epochs: float = 3
     batch_size: int = 32
     learning_rate: float = 5e-4
     weight_decay: float = 0.01
@@ -93,11 +95,11 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("epochs", "batch_size", "max_length", "accumulate", "evaluate_every", "patience"):
+        for name in ("batch_size", "max_length", "accumulate", "evaluate_every", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name} is {value}; it must be at least 1")
-        for name in ("learning_rate", "max_gradient_norm"):
+        for name in ("epochs", "learning_rate", "max_gradient_norm"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be a positive number")
         for name in ("warmup_share", "average_decay"):
@@ -111,6 +113,10 @@ class TrainingSettings:
             raise ConfigurationError("an average of weights is no 8-bit weight; leave out --average-decay or --integer")
         if self.precision not in PRECISIONS:
             raise ConfigurationError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+
+    def steps(self, batches: int, batches_a_step: int) -> int:
+        """Return the updates that all epochs of so many batches take, where each update takes some of them."""
+        return math.ceil(self.epochs * math.ceil(batches / batches_a_step))
 
 
 @dataclass

@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel
 
+from spikebert import SpikeBertConfig, SpikeBertModel
 from spikebert.checkpoint import load_model, load_tokenizer
 from spikebert.data import TASKS, TokenizedExamples, load_examples
 from spikebert.distillation import task as stage
@@ -205,6 +207,73 @@ def test_a_student_has_its_teacher_s_embeddings(tiny_teacher, tiny_tokenizer):
     assert (whole.config.num_hidden_layers, whole.config.intermediate_size) == (2, 4 * teacher.config.hidden_size)
 
 
+@pytest.mark.parametrize("kind", ["distilbert", "roberta", "spikebert"])
+def test_kin_of_bert_give_their_embeddings_too(kind, tiny_tokenizer):
+    words, ids = len(tiny_tokenizer), torch.tensor([[3, 7, 9]])
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 20}
+    parts = {"position_embedding_type": "absolute", "embedding_norm": True, "embedding_neuron": "lif"}
+    torch.manual_seed(0)
+    teacher = {
+        "distilbert": lambda: DistilBertModel(
+            DistilBertConfig(vocab_size=words, max_position_embeddings=20, dim=16, n_layers=1, n_heads=2)
+        ),
+        "roberta": lambda: RobertaModel(RobertaConfig(vocab_size=words, hidden_size=16, **shape)),
+        "spikebert": lambda: SpikeBertModel(SpikeBertConfig(vocab_size=words, hidden_size=16, **shape, **parts)),
+    }[kind]()
+    for parameter in teacher.embeddings.parameters():
+        torch.nn.init.normal_(parameter)
+    student, _ = build_student(
+        teacher.eval(), tiny_tokenizer, SST2, prune=False, **{**shape, "max_position_embeddings": 18}, **parts
+    )
+    with torch.no_grad():
+        made = student.spikebert(ids, output_hidden_states=True).embeddings
+        expected = (
+            teacher(ids, output_hidden_states=True).embeddings if kind == "spikebert" else teacher.embeddings(ids)
+        )
+    assert torch.allclose(made, expected, atol=1e-4)
+    with pytest.raises(ConfigurationError, match="21 positions and the teacher"):
+        build_student(teacher, tiny_tokenizer, SST2, **{**shape, "max_position_embeddings": 21}, **parts)
+
+
+def test_blocks_start_as_the_layers_they_are_compared_with(tiny_tokenizer):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 24}
+    teacher = BertModel(BertConfig(vocab_size=len(tiny_tokenizer), num_hidden_layers=6, **shape))
+    for bias in (p for p in teacher.parameters() if p.ndim == 1):
+        torch.nn.init.normal_(bias)
+    given = (teacher, tiny_tokenizer, SST2, False)
+    student, _ = build_student(*given, blocks_from_teacher=True)
+    assert (student.config.num_attention_heads, student.config.intermediate_size) == (4, 24)
+    x = torch.randn(3, 16)
+    for block, layer in zip(
+        student.spikebert.blocks, (teacher.encoder.layer[2], teacher.encoder.layer[5]), strict=True
+    ):
+        asked = layer.attention.self
+        query_key_value = [part(x) for part in (asked.query, asked.key, asked.value)]
+        torch.testing.assert_close(block.attention.qkv.affine(x).chunk(3, dim=-1), tuple(query_key_value))
+        torch.testing.assert_close(block.attention.projection.affine(x), layer.attention.output.dense(x))
+        inside = layer.intermediate.dense(x)
+        torch.testing.assert_close(block.intermediate.affine(x), inside)
+        torch.testing.assert_close(block.output.affine(inside), layer.output.dense(inside))
+    deeper, _ = build_student(*given, blocks_from_teacher=True, num_hidden_layers=7)
+    last = deeper.spikebert.blocks[6].output.affine.weight
+    assert torch.equal(last, teacher.encoder.layer[5].output.dense.weight)
+    assert not deeper.spikebert.blocks[0].output.affine.bias.any()  # no layer is left for it
+    with pytest.raises(ConfigurationError, match="24 wide and the student's intermediate_size 32"):
+        build_student(*given, blocks_from_teacher=True, intermediate_size=32)
+    with pytest.raises(ConfigurationError, match="--blocks-from-teacher"):
+        build_student(student.spikebert, *given[1:], blocks_from_teacher=True)
+
+
+def test_half_an_epoch_is_half_as_many_steps(make_trainer):
+    steps = []
+    trainer = make_trainer(TrainingSettings(epochs=1.5, batch_size=8, precision="float32"))
+    result = trainer.train(steps.append)
+    assert len(steps) == trainer.steps == 14  # of 9 an epoch
+    assert [evaluation["step"] for evaluation in result.evaluations] == [9, 14]
+    assert steps[-1]["epoch"] == 2
+
+
 def test_what_does_not_fit_is_refused(make_trainer, tiny_teacher, tmp_path):
     teacher, tokenizer = load_teacher(str(tiny_teacher))
     with pytest.raises(ConfigurationError, match="30 positions and the teacher 24"):
@@ -226,6 +295,7 @@ def test_what_does_not_fit_is_refused(make_trainer, tiny_teacher, tmp_path):
     ("name", "value"),
     [
         ("epochs", 0),
+        ("epochs", math.inf),
         ("batch_size", 0),
         ("learning_rate", 0.0),
         ("learning_rate", math.nan),
