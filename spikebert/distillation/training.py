@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from spikebert.errors import CheckpointError, ConfigurationError, MissingDependencyError
+from spikebert.errors import CheckpointError, ConfigurationError, DataError, MissingDependencyError
 from spikebert.files import written_whole
 from spikebert.neuron import SpikingNeuron
 
@@ -307,6 +307,8 @@ class Trainer:
         ------
         CheckpointError
             The state to resume from is damaged or of another training.
+        DataError
+            An epoch is empty, as one over a data set of the hub may turn out to be.
         """
         self.progress = _Progress()
         if state_file is not None and state_file.resume and state_file.path.exists():
@@ -336,6 +338,8 @@ class Trainer:
                 if progress.step == self.steps or progress.stopped:
                     break
             else:
+                if not progress.batch_groups:
+                    raise DataError("there is no text to learn from: an epoch over it has no batch")
                 if not self.settings.evaluate_every and progress.losses:
                     self._evaluate(on_evaluation)
                 progress.epoch += 1

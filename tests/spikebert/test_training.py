@@ -19,7 +19,7 @@ from spikebert.distillation.student import build_student
 from spikebert.distillation.task_trainer import TaskTrainer
 from spikebert.distillation.teacher import load_teacher
 from spikebert.distillation.training import StateFile, TrainingSettings
-from spikebert.errors import CheckpointError, ConfigurationError
+from spikebert.errors import CheckpointError, ConfigurationError, DataError
 
 SST2 = TASKS["sst2"]
 SHAPE = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "time_steps": 2}
@@ -142,6 +142,13 @@ def test_a_resumed_training_ends_with_the_same_bits(make_trainer, tmp_path, kill
     assert timeless[len(expected_steps) :] == timeless[steps[0]["step"] - 1 : len(expected_steps)]
 
 
+def test_an_empty_epoch_ends_the_training(make_trainer, monkeypatch):
+    trainer = make_trainer(epochs=2)
+    monkeypatch.setattr(trainer, "plan", lambda epoch: [])
+    with pytest.raises(DataError, match="no text to learn from"):
+        trainer.train()
+
+
 def test_a_state_of_another_training_is_refused(make_trainer, tmp_path):
     file = StateFile(tmp_path / "state.pt", every=3, resume=True, identity={"texts": "these"})
     make_trainer(epochs=1).train(state_file=file)
@@ -202,6 +209,7 @@ def test_a_killed_command_resumes_to_the_same_bits(stage, tiny_teacher, tiny_dat
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(e.texts[0] for e in load_examples(SST2, "train", tiny_data)), encoding="utf-8")
     words = stage_words(stage, tiny_teacher, tiny_data, tmp_path, corpus)
+    words[2:2] = ["--accumulate", 2]  # 5 steps an epoch, the last of one batch: the state is of the middle of one
     subprocess.run(command(*words, tmp_path / "whole"), env=environment(tmp_path), check=True, capture_output=True)
     kill_in_the_middle(command(*words, tmp_path / "killed"), tmp_path / "killed.training.jsonl", environment(tmp_path))
     assert not (tmp_path / "killed").exists()
