@@ -117,9 +117,7 @@ class NamedNeuron(nn.Module):
             def record_potential(potential: Tensor) -> None:
                 kept[self.name] = potential
 
-        spikes = self.neuron(current, record_potential)
-        if token_mask is not None:
-            spikes = spikes * token_mask.to(spikes.dtype)  # half-precision training stays in half
+        spikes = self.neuron(current, record_potential, token_mask)
         if recording.spikes is not None:
             recording.spikes[self.name] = spikes.detach().to(recording.spike_dtype or spikes.dtype)
         return spikes
@@ -172,7 +170,7 @@ class SpikingSelfAttention(nn.Module):
             product = query @ (key.transpose(-1, -2) @ value)
         else:
             product = (query @ key.transpose(-1, -2)) @ value
-        attended = (product * self.scale).transpose(-2, -3).flatten(-2)
+        attended = product.mul_(self.scale).transpose(-2, -3).flatten(-2)
         return self.projection(self.neuron(attended, token_mask, recording), token_mask, recording)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from spikebert.errors import ConfigurationError
-from spikebert.surrogate import surrogate_gradient
+from spikebert.surrogate import Surrogate, surrogate_gradient
 
 RESETS = ("subtract", "zero")
 LOIHI_DECAY_UNITY = 4096  # decays are 12-bit fractions on Loihi
@@ -173,7 +173,12 @@ class SpikingNeuron(nn.Module):
         self.recurrence = torch.compile(_recurrence, dynamic=True)
         self.recurrence_gradient = torch.compile(_recurrence_gradient, dynamic=True)
 
-    def forward(self, current: Tensor, record_potential: Callable[[Tensor], None] | None = None) -> Tensor:
+    def forward(
+        self,
+        current: Tensor,
+        record_potential: Callable[[Tensor], None] | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Turn input currents into spikes.
 
         Parameters
@@ -182,6 +187,8 @@ class SpikingNeuron(nn.Module):
             ``(T, ...)`` floating point; half precisions keep their state in float32.
         record_potential : callable, optional
             Receives the membrane potentials ``(T, ...)`` as they were tested against the threshold.
+        mask : Tensor, optional
+            What each step's spikes are multiplied by, 0 or 1, such as ``(B, N, 1)`` to silence padding.
 
         Returns
         -------
@@ -190,6 +197,7 @@ class SpikingNeuron(nn.Module):
         """
         spikes, potential = _MultiStep.apply(
             current,
+            mask,
             self.parameters_of_neuron,
             self.gradient,
             self.alpha,
@@ -217,41 +225,60 @@ class Heaviside(nn.Module):
         self.gradient = surrogate_gradient(surrogate, alpha)
         self.alpha = alpha
 
-    def forward(self, current: Tensor, record_potential: Callable[[Tensor], None] | None = None) -> Tensor:
+    def forward(
+        self,
+        current: Tensor,
+        record_potential: Callable[[Tensor], None] | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Turn currents of any shape into spikes of the same shape; the current itself is the potential."""
         if record_potential is not None:
             record_potential(current.detach())
-        return _Step.apply(current, self.fire_on_equal, self.gradient, self.alpha)
+        return _Step.apply(current, mask, self.fire_on_equal, self.gradient, self.alpha)
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, current: Tensor, fire_on_equal: bool, gradient: Callable, alpha: float) -> Tensor:
-        ctx.save_for_backward(current)
+    def forward(
+        ctx: Any, current: Tensor, mask: Tensor | None, fire_on_equal: bool, gradient: Surrogate, alpha: float
+    ) -> Tensor:
+        ctx.save_for_backward(current, mask)
         ctx.gradient, ctx.alpha = gradient, alpha
-        return (current >= 0 if fire_on_equal else current > 0).to(current.dtype)
+        spikes = (current >= 0 if fire_on_equal else current > 0).to(current.dtype)
+        return spikes if mask is None else spikes.mul_(mask.to(spikes.dtype))
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        (current,) = ctx.saved_tensors
-        return grad_outputs[0] * ctx.gradient(current, ctx.alpha), None, None, None
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
+        current, mask = ctx.saved_tensors
+        grad_current = ctx.gradient(current, ctx.alpha).mul_(grad_outputs[0])
+        if mask is not None:
+            grad_current.mul_(mask)
+        return grad_current, None, None, None, None
 
 
 class _MultiStep(torch.autograd.Function):
-    """The recurrence forward, and its analytic gradient backward; the reset carries no gradient, as in snnTorch."""
+    """The recurrence forward, and its analytic gradient backward; the reset carries no gradient, as in snnTorch.
+
+    The spikes that are kept are the masked ones, which whatever comes next keeps too. Backward they say where a
+    potential was reset, which where the mask is 0 nothing asks: no gradient comes in there.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         current: Tensor,
+        mask: Tensor | None,
         neuron: NeuronParameters,
-        gradient: Callable,
+        gradient: Surrogate,
         alpha: float,
         recurrence: Callable,
         recurrence_gradient: Callable,
     ) -> tuple[Tensor, Tensor]:
         spikes, potentials = recurrence(current, neuron)
-        ctx.save_for_backward(spikes, potentials)
+        if mask is not None:
+            spikes.mul_(mask.to(spikes.dtype))  # in their own type, half precision too
+        ctx.save_for_backward(spikes, potentials, mask)
         ctx.neuron, ctx.gradient, ctx.alpha, ctx.recurrence_gradient = neuron, gradient, alpha, recurrence_gradient
         ctx.mark_non_differentiable(potentials)
         ctx.set_materialize_grads(False)  # potentials have no gradient; do not make zeros for it
@@ -259,16 +286,16 @@ class _MultiStep(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        spikes, potentials = ctx.saved_tensors
-        grad_current = ctx.recurrence_gradient(grad_outputs[0], spikes, potentials, ctx.neuron, ctx.gradient, ctx.alpha)
-        return grad_current, None, None, None, None, None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
+        grad_current = ctx.recurrence_gradient(grad_outputs[0], *ctx.saved_tensors, ctx.neuron, ctx.gradient, ctx.alpha)
+        return grad_current, None, None, None, None, None, None
 
 
 def _recurrence(current: Tensor, neuron: NeuronParameters) -> tuple[Tensor, Tensor]:
     """Return spikes, and the potentials tested against the threshold, both ``(T, ...)``.
 
-    Memory is what this waits for, so it works in place; every operation rounds on its own, in the order that is meant.
+    Memory is what this waits for, fresh memory above all, so it works in place; every operation rounds on its own, in
+    the order that is meant.
     """
     state_type = torch.float64 if current.dtype == torch.float64 else torch.float32
     fires = torch.ge if neuron.fire_on_equal else torch.gt
@@ -284,9 +311,10 @@ def _recurrence(current: Tensor, neuron: NeuronParameters) -> tuple[Tensor, Tens
         if neuron.reset == "subtract" and step:
             potential.sub_(spikes[step - 1], alpha=neuron.threshold)  # 0 or 1 times the threshold: nothing to round
         fires(potential, neuron.threshold, out=fired)
-        kept = potential
         if neuron.reset == "zero":
-            kept = torch.addcmul(potential, potential, fired, value=-1)  # itself or 0: nothing to round
+            torch.addcmul(potential, potential, fired, value=-1, out=kept)  # itself or 0: nothing to round
+        else:
+            kept = potential
     return spikes, potentials
 
 
@@ -294,19 +322,25 @@ def _recurrence_gradient(
     grad_spikes: Tensor,
     spikes: Tensor,
     potentials: Tensor,
+    mask: Tensor | None,
     neuron: NeuronParameters,
-    gradient: Callable,
+    gradient: Surrogate,
     alpha: float,
 ) -> Tensor:
     """Return the gradient of the input current ``(T, ...)`` from that of the spikes."""
     grad_current = torch.empty_like(potentials)
-    carried = torch.zeros_like(potentials[0])
+    carried, at_threshold = torch.zeros_like(potentials[0]), torch.empty_like(potentials[0])
     for step in range(spikes.shape[0] - 1, -1, -1):
         if neuron.reset == "zero":  # what was reset does not reach the next step
             carried.addcmul_(carried, spikes[step], value=-1)
-        at_threshold = gradient(potentials[step] - neuron.threshold, alpha).mul_(grad_spikes[step])
-        grad_potential = torch.add(at_threshold, carried, out=grad_current[step])
-        carried = grad_potential * neuron.decay
+        torch.sub(potentials[step], neuron.threshold, out=at_threshold)
+        gradient(at_threshold, alpha, out=at_threshold).mul_(grad_spikes[step])
+        if mask is not None:
+            at_threshold.mul_(mask)
+        carried.add_(at_threshold)  # the gradient of the potential
         if neuron.decay_input:
-            grad_potential.div_(neuron.tau)
+            torch.div(carried, neuron.tau, out=grad_current[step])
+        else:
+            grad_current[step] = carried
+        carried.mul_(neuron.decay)
     return grad_current.to(grad_spikes.dtype)

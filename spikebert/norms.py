@@ -54,7 +54,7 @@ class GroupedLayerNorm(Norm):
         if self.groups == 1:
             return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
         parts = x.unflatten(-1, (self.groups, -1))
-        return F.layer_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight + self.bias
+        return (F.layer_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight).add_(self.bias)
 
 
 class StatisticsNorm(Norm):

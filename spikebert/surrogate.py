@@ -1,7 +1,8 @@
 """Surrogate gradients: what stands in for the derivative of the Heaviside step while training.
 
 Each is a function of the distance to threshold ``x = U - U_thr`` and of a sharpness ``alpha``. The forward pass is
-always the exact step; these are used in the backward pass only.
+always the exact step; these are used in the backward pass only. Training spends much of its time here, most of it on
+fresh memory, so each works in `out` where that is given; it may be ``x`` itself.
 """
 
 from __future__ import annotations
@@ -15,34 +16,35 @@ from torch import Tensor
 from spikebert.errors import ConfigurationError
 
 
-def arctangent(x: Tensor, alpha: float) -> Tensor:
+def arctangent(x: Tensor, alpha: float, out: Tensor | None = None) -> Tensor:
     """Return alpha/2 / (1 + (pi/2 alpha x)^2), of unit area: Eq. 4 of arXiv 2308.15122 (ATan of SpikingJelly)."""
-    y = math.pi / 2 * alpha * x
-    return y.square_().add_(1).reciprocal_().mul_(alpha / 2)  # in place: training spends much of its time here
+    return torch.mul(x, math.pi / 2 * alpha, out=out).square_().add_(1).reciprocal_().mul_(alpha / 2)
 
 
-def sigmoid(x: Tensor, alpha: float) -> Tensor:
+def sigmoid(x: Tensor, alpha: float, out: Tensor | None = None) -> Tensor:
     """Return the derivative of sigmoid(alpha x), of unit area."""
-    y = torch.sigmoid(alpha * x)
-    return alpha * y * (1 - y)
+    y = torch.mul(x, alpha, out=out).sigmoid_()
+    return y.mul_(1 - y).mul_(alpha)
 
 
-def fast_sigmoid(x: Tensor, alpha: float) -> Tensor:
+def fast_sigmoid(x: Tensor, alpha: float, out: Tensor | None = None) -> Tensor:
     """Return 1 / (1 + alpha |x|)^2, whose area is 2 / alpha (Zenke & Ganguli 2018, snnTorch's ``fast_sigmoid``)."""
-    return 1 / (1 + alpha * x.abs()).square()
+    return torch.abs(x, out=out).mul_(alpha).add_(1).square_().reciprocal_()
 
 
-def triangle(x: Tensor, alpha: float) -> Tensor:
+def triangle(x: Tensor, alpha: float, out: Tensor | None = None) -> Tensor:
     """Return max(0, alpha - alpha^2 |x|), a triangle of unit area (Bellec et al. 2018)."""
-    return torch.relu(alpha - alpha * alpha * x.abs())
+    return torch.abs(x, out=out).mul_(-alpha * alpha).add_(alpha).relu_()
 
 
-def rectangle(x: Tensor, alpha: float) -> Tensor:
+def rectangle(x: Tensor, alpha: float, out: Tensor | None = None) -> Tensor:
     """Return alpha where |x| < 1 / (2 alpha), else 0, a rectangle of unit area (Wu et al. 2018)."""
-    return alpha * (x.abs() < 1 / (2 * alpha)).to(x.dtype)
+    return torch.abs(x, out=out).lt_(1 / (2 * alpha)).mul_(alpha)
 
 
-SURROGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
+Surrogate = Callable[..., Tensor]
+
+SURROGATES: dict[str, Surrogate] = {
     "arctangent": arctangent,
     "sigmoid": sigmoid,
     "fast_sigmoid": fast_sigmoid,
@@ -51,7 +53,7 @@ SURROGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-def surrogate_gradient(name: str, alpha: float = 2.0) -> Callable[[Tensor, float], Tensor]:
+def surrogate_gradient(name: str, alpha: float = 2.0) -> Surrogate:
     """Return the surrogate gradient called `name`, once `alpha` is known to be a sharpness it can have.
 
     Raises

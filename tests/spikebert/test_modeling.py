@@ -77,6 +77,12 @@ def answer(model: Any, ids: Tensor, mask: Tensor | None = None) -> Any:
 # --- the architecture, a second time
 
 
+def step(fired: Tensor, distance: Tensor) -> Tensor:
+    """Return 1 where fired, with the arctangent's surrogate gradient for alpha = 2: that of atan(pi x) / pi."""
+    soft = torch.atan(torch.pi * distance) / torch.pi
+    return torch.where(fired, 1.0, 0.0).double() + (soft - soft.detach())
+
+
 class PlainNeurons:
     """Neurons of one node, a step at a time, in one of four forms."""
 
@@ -94,10 +100,11 @@ class PlainNeurons:
             self.potential = current + 0.9 * self.potential - self.threshold * self.spikes
         fires_on_equal = self.preset in ("paper", "published")
         fired = (self.potential > self.threshold) | (fires_on_equal & (self.potential == self.threshold))
-        self.spikes = torch.where(fired, 1.0, 0.0).double()
+        spikes = step(fired, self.potential - self.threshold)
+        self.spikes = spikes.detach()
         if self.preset in ("published", "loihi"):
             self.potential = torch.where(fired, 0.0, self.potential)
-        return self.spikes
+        return spikes
 
 
 def plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -106,7 +113,9 @@ def plain_layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, order: str) -> Tensor:
-    """Return the integers of QK^T V for one head, by either order of the products."""
+    """Return the integers of QK^T V for one head, by either order of the products, or as autograd can walk back."""
+    if order == "differentiable":
+        return query @ key.T @ value
     query, key, value = query.long(), key.long(), value.long()
     if order == "scores first":
         scores = torch.stack([torch.stack([(q & k).sum() for k in key]) for q in query])
@@ -151,7 +160,7 @@ def plain_spikebert(
         if embedding_neuron == "lif":
             x = fire("embedding_neuron", x)
         else:
-            x = ((x > 0) | ((x == 0) & (preset in ("paper", "published")))).double()
+            x = step((x > 0) | ((x == 0) & (preset in ("paper", "published"))), x)
             spikes.setdefault("embedding_neuron", []).append(x)
         for block in range(SHAPE["num_hidden_layers"]):
             path, name = f"spikebert.blocks.{block}", f"block{block:02d}"
@@ -415,6 +424,34 @@ def test_gradients_reach_every_parameter(preset, surrogate):
         assert rows.abs().sum() > 0, name
         if name.endswith("embeddings.weight"):
             assert rows.any(-1).all(), name
+
+
+@pytest.mark.parametrize("lengths", [(HEAD_SIZE - 1, 3), (HEAD_SIZE + 2, 4)])
+@pytest.mark.parametrize("embedding_neuron", ["heaviside", "lif"])
+@pytest.mark.parametrize("preset", list(NEURON_PRESETS))
+def test_gradients_are_autograds_of_the_architecture_written_out(preset, embedding_neuron, lengths):
+    """Of a padded batch, against the sum over its sentences alone; both orders of the attention product occur."""
+    model = lively_model(
+        16,
+        neuron=preset,
+        embedding_neuron=embedding_neuron,
+        embedding_norm=True,
+        position_embedding_type="absolute",
+        time_steps=3,
+        pad_token_id=None,
+    ).train()
+    sentences = random_sentences(16, list(lengths))
+    asked = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(16))
+    ids, mask = padded(sentences, max(lengths), padding=9)
+    (model(ids, attention_mask=mask).logits * asked).sum().backward()
+    weights = {name: value.detach().clone().requires_grad_() for name, value in model.named_parameters()}
+    for sentence, each in zip(sentences, asked, strict=True):
+        _, logits = plain_spikebert(weights, preset, embedding_neuron, sentence, 3, "differentiable")
+        (logits * each).sum().backward()
+    for name, parameter in model.named_parameters():
+        expected = weights[name].grad
+        assert expected.abs().max() > 1e-4, name
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-9, atol=1e-11, msg=name)
 
 
 def test_padding_has_no_gradient():

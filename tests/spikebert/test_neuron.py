@@ -331,6 +331,27 @@ def test_any_memory_layout_gives_the_same_and_input_is_left_alone(preset):
         assert torch.equal(current, kept)
 
 
+@pytest.mark.parametrize("make", [lambda name: SpikingNeuron(NEURON_PRESETS[name]), lambda name: Heaviside(True)])
+@pytest.mark.parametrize("preset", list(NEURON_PRESETS))
+def test_a_mask_silences_and_is_all_it_does(make, preset):
+    """Spikes and gradients are those of a product with the mask, potentials those without; all is left as it was."""
+    neuron = make(preset)
+    current = (torch.randn(5, 3, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(8)) * 2).detach()
+    mask = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.float64).unsqueeze(-1)
+    weight = torch.randn(5, 3, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    silenced, alone = current.clone().requires_grad_(), current.clone().requires_grad_()
+    kept: list[Tensor] = []
+    spikes, expected = neuron(silenced, kept.append, mask), neuron(alone, kept.append) * mask
+    assert torch.equal(spikes, expected)
+    assert torch.equal(kept[0], kept[1])
+    (spikes * weight).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(silenced.grad, alone.grad, rtol=1e-12, atol=0)
+    assert silenced.grad.any()
+    assert not silenced.grad[:, mask[..., 0] == 0].any()
+    assert torch.equal(silenced.detach(), current)
+
+
 @pytest.mark.parametrize("on_equal", [False, True])
 def test_heaviside_is_a_step_at_0_with_no_memory(on_equal):
     current = torch.tensor([[-1.0, -0.0, 0.0, 1e-30], [5.0, 0.0, -1e-30, -5.0]]).requires_grad_()
@@ -447,6 +468,17 @@ def test_surrogates_have_the_documented_area(surrogate, alpha):
     angles = (np.arange(200_000) + 0.5) / 200_000 * np.pi - np.pi / 2
     area = integrate.trapezoid(height(angles), angles)
     assert area == pytest.approx(2 / alpha if surrogate == "fast_sigmoid" else 1, abs=1e-3)
+
+
+@pytest.mark.parametrize("surrogate", list(SURROGATES))
+def test_surrogates_leave_their_input_alone_unless_told_to_work_in_it(surrogate):
+    x = torch.linspace(-3, 3, 101, dtype=torch.float64)
+    before = x.clone()
+    expected = surrogate_gradient(surrogate)(x, 2.0)
+    assert torch.equal(x, before)
+    found = surrogate_gradient(surrogate)(x, 2.0, out=x)
+    assert found.data_ptr() == x.data_ptr()
+    assert torch.equal(x, expected)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 4.0])
