@@ -84,7 +84,9 @@ class Affine(Operator):
 def affine(x: Array, weight: Array, bias: Array | None) -> Array:
     """Return ``x W^T + b`` for ``x`` ``(..., in_features)``."""
     y = x @ weight.T
-    return y if bias is None else y + bias
+    if bias is not None:
+        y += bias
+    return y
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

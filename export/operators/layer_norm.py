@@ -102,8 +102,12 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float, groups: int) ->
     parts = x.reshape(*x.shape[:-1], groups, -1)
     centred = parts - parts.mean(-1, keepdims=True, dtype=x.dtype)
     variance = (centred * centred).mean(-1, keepdims=True, dtype=x.dtype)
-    normed = centred / np.sqrt(variance + x.dtype.type(eps))
-    return normed.reshape(x.shape) * weight + bias
+    # in place from here on: at every step, fresh memory for each of these would cost more than they do
+    centred /= np.sqrt(variance + x.dtype.type(eps))
+    normed = centred.reshape(x.shape)
+    normed *= weight
+    normed += bias
+    return normed
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

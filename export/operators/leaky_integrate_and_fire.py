@@ -60,7 +60,7 @@ class NeuronState:
     membrane_potential : ndarray
         U behind the reset of the last step.
     spikes : ndarray
-        S of the last step, before any masking.
+        S of the last step, before any masking; bool, or 0 and 1 as numbers.
     tested_potential : ndarray
         U as it was compared with the threshold in the last step; what a trace records.
     """
@@ -133,16 +133,16 @@ class LeakyIntegrateAndFire(Operator):
 
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> NeuronState:
         """Return a silent population of `shape`."""
-        return NeuronState(np.zeros(shape, dtype), np.zeros(shape, dtype), np.zeros(shape, dtype))
+        return NeuronState(np.zeros(shape, dtype), np.zeros(shape, bool), np.zeros(shape, dtype))
 
     def step(self, x: Array, state: NeuronState, token_mask: Array | None) -> Array:
         """See `leaky_integrate_and_fire`; returns new spikes, 0 or 1 in the type of `x`."""
         potential = leaky_integrate_and_fire(self, x, state.membrane_potential, state.spikes)
-        spikes = _fires(potential, self.threshold, self.fire_on_equal)
+        state.spikes = _fires(potential, self.threshold, self.fire_on_equal)
         state.tested_potential = potential
-        state.membrane_potential = np.where(spikes, x.dtype.type(0), potential) if self.reset == "zero" else potential
-        state.spikes = spikes.astype(x.dtype)
-        return state.spikes
+        zero = x.dtype.type(0)
+        state.membrane_potential = np.where(state.spikes, zero, potential) if self.reset == "zero" else potential
+        return state.spikes.astype(x.dtype)
 
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return standard nodes only; parameters of neurons are always float64.
@@ -229,7 +229,9 @@ def _with_test(equations: str, fire_on_equal: bool) -> str:
 def leaky_integrate_and_fire(neuron: LeakyIntegrateAndFire, x: Array, potential: Array, spikes: Array) -> Array:
     """Return the potential to test against the threshold: charge, then subtractive reset."""
     charged = potential + (x - potential) / neuron.tau if neuron.decay_input else neuron.beta * potential + x
-    return charged - spikes * neuron.threshold if neuron.reset == "subtract" else charged
+    if neuron.reset == "subtract":
+        charged -= spikes * neuron.threshold
+    return charged
 
 
 def _fires(potential: Array, threshold: Array, on_equal: bool) -> Array:

@@ -40,6 +40,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 
 from hardware.runners.lava.compatibility import import_lava
+from hardware.runners.lava.memory import settle_forked_process
 from spikebert.errors import ConfigurationError, SpikeBertError
 
 if TYPE_CHECKING:
@@ -704,6 +705,7 @@ def _actor_main(
         _die_with_parent(tied_to)
     faulthandler.enable(file=last_words, all_threads=False)
     faulthandler.register(STACK_SIGNAL, file=last_words, all_threads=False)
+    settle_forked_process()
     model: Any = None
     try:
         model = builder.build()

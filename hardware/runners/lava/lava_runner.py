@@ -263,7 +263,7 @@ class LavaRunner(Runner):
 
     def _trace(self, batch: Batch, parts: list[Part]) -> Trace:
         results = [part.result for part in parts if part.result is not None]
-        joined = {key: np.concatenate([result[key] for result in results], axis=1) for key in results[0]}
+        joined = {key: _joined([result[key] for result in results]) for key in results[0]}
         logits, outputs = read_outputs(self.network, joined.pop(""), batch.mask)
         spiking = [node.name for node in self.network.spiking_nodes]
         return Trace(
@@ -300,6 +300,10 @@ class LavaRunner(Runner):
         if encoding is not None and 0 < encoding.positions < tokens:
             raise RunnerError(f"tokens is {tokens}; the graph has only {encoding.positions} positions")
         return tokens
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def _checked_jobs(jobs: int | None) -> int:

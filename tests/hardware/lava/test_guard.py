@@ -44,6 +44,8 @@ CULPRIT = "block00_qkv_neuron"
 # "Within a few seconds", for failures that need no time limit to show and for those that do (with SHORT as the limit).
 AT_ONCE = 3.0
 SHORT = 1.0
+HEALTHY_LIVES = 10  # as many whole lives of a healthy network are "a few seconds" where the machine is slow
+LONG = 60.0  # for other Pythons to start and end in, however busy the machine is; nothing is said of speed
 
 
 def _load_faulty() -> ModuleType:
@@ -82,6 +84,19 @@ def _run_faulty(fault: str, steps: int = 4, **options: Any) -> LavaRunError:
     with pytest.raises(LavaRunError) as caught, _guard(source, **options) as network:
         network.run(steps)
     return caught.value
+
+
+def _assert_at_once(began: float, time_limit: float = 0.0) -> None:
+    """No more than a few seconds, behind a time limit, have passed since `began`.
+
+    Where other work keeps the machine busy everything takes longer; then a healthy network says how long.
+    """
+    took = time.monotonic() - began - time_limit
+    if took >= AT_ONCE:
+        began = time.monotonic()
+        with _guard(_build()[0]) as network:
+            network.run(4)
+        assert took < HEALTHY_LIVES * (time.monotonic() - began)
 
 
 def _children(parent: int) -> set[int]:
@@ -240,7 +255,7 @@ class TestFailures:
     def test_an_exception(self, fault: str) -> None:
         began = time.monotonic()
         error = _run_faulty(fault)
-        assert time.monotonic() - began < AT_ONCE
+        _assert_at_once(began)
         assert (error.process_name, error.process_class) == (CULPRIT, "Faulty")
         for fragment in (CULPRIT, "Faulty", *RAISED[fault], f"in {fault}", "faulty.py:"):
             assert fragment in str(error)
@@ -251,7 +266,7 @@ class TestFailures:
     def test_a_death(self, fault: str) -> None:
         began = time.monotonic()
         error = _run_faulty(fault)
-        assert time.monotonic() - began < AT_ONCE
+        _assert_at_once(began)
         assert (error.process_name, error.process_class) == (CULPRIT, "Faulty")
         assert f"process '{CULPRIT}' (Faulty, model PyFaulty) {DIED[fault]}" in str(error)
 
@@ -269,7 +284,7 @@ class TestFailures:
         began = time.monotonic()
         with pytest.raises(LavaRunError) as caught:
             network.run(3)
-        assert time.monotonic() - began < AT_ONCE
+        _assert_at_once(began)
         assert caught.value.process_name == "running_sum"
         assert "was killed by SIGKILL" in str(caught.value)
 
@@ -287,14 +302,15 @@ class TestFailures:
         began = time.monotonic()
         with pytest.raises(LavaRunError, match="was killed by SIGKILL") as caught:
             act()
-        assert time.monotonic() - began < AT_ONCE
+        _assert_at_once(began)
         assert caught.value.process_name == name
 
     @pytest.mark.parametrize("fault", STUCK)
     def test_a_hang(self, fault: str) -> None:
         began = time.monotonic()
         error = _run_faulty(fault, timeout=SHORT)
-        assert SHORT < time.monotonic() - began < SHORT + AT_ONCE
+        assert time.monotonic() - began > SHORT
+        _assert_at_once(began, SHORT)
         assert (error.process_name, error.process_class) == (CULPRIT, "Faulty")
         for fragment in (f"no progress for {SHORT:g} s", f"process '{CULPRIT}'", "is stuck at", STUCK[fault]):
             assert fragment in str(error)
@@ -341,7 +357,7 @@ class TestFailures:
         began = time.monotonic()
         with pytest.raises(LavaRunError, match="is stuck at") as caught:
             network.stop()
-        assert time.monotonic() - began < SHORT + AT_ONCE
+        _assert_at_once(began, SHORT)
         assert caught.value.process_name == CULPRIT
         assert record[1, 0] == 3
 
@@ -405,7 +421,7 @@ class TestEndOfPython:
     @pytest.mark.parametrize(("then", "code"), [("", 0), ("raise SystemExit(7)", 7), ("1 / 0", 1)])
     def test_leaving_without_stop(self, then: str, code: int) -> None:
         with _python("none", then) as (python, actors):
-            _, errors = python.communicate(timeout=10)
+            _, errors = python.communicate(timeout=LONG)
             assert python.returncode == code, errors
             assert not any(map(_alive, actors))
             assert "Exception ignored" not in errors
@@ -416,8 +432,8 @@ class TestEndOfPython:
             time.sleep(0.2)  # into the endless loop
             assert all(map(_alive, actors))
             python.send_signal(how)
-            python.communicate(timeout=10)
-            deadline = time.monotonic() + AT_ONCE
+            python.communicate(timeout=LONG)
+            deadline = time.monotonic() + LONG
             while any(map(_alive, actors)) and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert not any(map(_alive, actors))
