@@ -1,7 +1,7 @@
 """How much memory there is, how much a group of processes takes, and how a forked process is to treat its own.
 
-The figures are from /proc and the control group, on Linux. Processes that were forked share most of their memory, so the
-sum of their resident sizes counts it many times.
+The figures are from /proc and the control group, on Linux. Processes that were forked share most of their memory, so
+the sum of their resident sizes counts it many times.
 """
 
 from __future__ import annotations

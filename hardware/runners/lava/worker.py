@@ -167,6 +167,7 @@ class Worker:
     builds: int = 0
     processes: int = 0
     _guarded: Any = field(default=None, repr=False)
+    _room: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     _finished_steps: int = 0
 
     def build(self, tokens: int, time_steps: int) -> None:
@@ -215,6 +216,8 @@ class Worker:
         board.first_step[0] = self._finished_steps
         board.shown[0] = part.samples
         self._guarded.begin(self.plan.steps(part.samples, board.time_steps))
+        # While the network works: to be given so many new pages takes longer than to copy into them
+        self._room = {name: np.full(left.shape, 0, left.dtype) for name, left in _left_on(board, part).items()}
 
     def finished(self) -> bool:
         """Look whether the part is done, never waiting; then its result is taken off the board.
@@ -230,7 +233,9 @@ class Worker:
         assert part is not None
         assert board is not None
         self._finished_steps += self.plan.steps(part.samples, board.time_steps)
-        part.result = _taken(part, board)
+        for name, left in _left_on(board, part).items():
+            self._room[name][...] = left
+        part.result, self._room = self._room, {}
         self.part = None
         return True
 
@@ -241,6 +246,7 @@ class Worker:
     def abandon(self) -> None:
         """Kill the network, whatever it does; the board stays for the next one."""
         guarded, self._guarded, self.built_for, self.part = self._guarded, None, None, None
+        self._room = {}
         if guarded is not None:
             guarded.kill()
 
@@ -301,14 +307,9 @@ def _show(part: Part, board: Board) -> None:
         board.values[:count, :, :tokens] = np.moveaxis(batch.values[:, part.start : part.stop], 0, 1)
 
 
-def _taken(part: Part, board: Board) -> dict[str, np.ndarray]:
-    """Return copies of what the network left on the board; see `Part.result`."""
+def _left_on(board: Board, part: Part) -> dict[str, np.ndarray]:
+    """Return what the network leaves on the board for a part, as the board's own memory; see `Part.result`."""
+    arrays = {**board.spikes, **{f"potential {name}": array for name, array in board.membrane_potentials.items()}}
+    arrays[""] = board.outputs
     count, tokens = part.samples, part.batch.mask.shape[1]
-
-    def taken(array: np.ndarray) -> np.ndarray:
-        return np.moveaxis(array[:count, :, : min(tokens, array.shape[2])], 0, 1).copy()
-
-    result = {name: taken(array) for name, array in board.spikes.items()}
-    result.update({f"potential {name}": taken(array) for name, array in board.membrane_potentials.items()})
-    result[""] = taken(board.outputs)
-    return result
+    return {name: np.moveaxis(array[:count, :, : min(tokens, array.shape[2])], 0, 1) for name, array in arrays.items()}

@@ -120,11 +120,22 @@ def _pid_of(name: str) -> int:
     return next(child.pid for child in multiprocessing.active_children() if child.name == name and child.pid)
 
 
+def _shared_memory() -> set[str]:
+    """Return the names in /dev/shm but for those that another program holds, or has taken away by now."""
+    names = set(os.listdir("/dev/shm"))
+    for path in Path("/proc").glob("[0-9]*/maps"):
+        if names and path.parent.name != str(os.getpid()):
+            with contextlib.suppress(OSError):  # ended since it was listed
+                held = path.read_text()
+                names = {name for name in names if f"/dev/shm/{name}" not in held}
+    return names & set(os.listdir("/dev/shm"))
+
+
 def _what_there_is() -> dict[str, set[Any]]:
     return {
         "processes": _children(os.getpid()),
         "threads": set(threading.enumerate()),
-        "shared memory": set(os.listdir("/dev/shm")),
+        "shared memory": _shared_memory(),
         "open files": {len(os.listdir("/proc/self/fd"))},
     }
 
