@@ -6,6 +6,10 @@ Ways of the same network in float32, each in a Python of its own: the PyTorch mo
 runner), our Lava runner in its granularities, and one Lava process for each operator with a Monitor on every neuron, as
 a user would first write it. All but PyTorch have read nothing but the NIR file. Memory is PSS over all processes of a
 run: what they take together, pages that they share counted once.
+
+The plain mapping reads every neuron's Monitor value by value, which at SpikeBERT-base's size and length takes half an
+hour and more. It is measured on as many tokens as are read in seconds, beside NumPy on as many; what more tokens would
+take is a row of its own, marked as extrapolated.
 """
 
 from __future__ import annotations
@@ -31,6 +35,9 @@ TORCH = "torch"
 WAYS = (TORCH, NUMPY, *GRANULARITIES, PLAIN)
 MARKS = {"times_numpy": 1.1, "start_seconds": 5.0, "memory_bytes": 1_000_000_000}
 """What the default granularity must keep at 12 blocks, D = 768 and 128 tokens."""
+TIME_STEPS = 4
+PLAIN_ELEMENTS = 400_000
+"""Monitored values that the plain mapping is measured on, at 25 to 35 microseconds each on an idle machine."""
 
 
 def main() -> None:
@@ -57,12 +64,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.nir"
         write_random_model(file, arguments.layers, arguments.hidden_size, arguments.tokens, arguments.seed)
-        rows = [measure_way(way, file, arguments.tokens, arguments.rounds, arguments.seed) for way in arguments.ways]
-    check_spikes(rows)
-    Console(width=110).print(table(rows, f"{arguments.layers} x {arguments.hidden_size}, {arguments.tokens} tokens"))
+        rows = [
+            measure_way(way, file, arguments.tokens, arguments.rounds, arguments.seed)
+            for way in arguments.ways
+            if way != PLAIN
+        ]
+        check_spikes(rows)
+        title, console = f"{arguments.layers} x {arguments.hidden_size}", Console(width=110)
+        console.print(table(rows, f"{title}, {arguments.tokens} tokens"))
+        plain = []
+        if PLAIN in arguments.ways:
+            few = plain_tokens(arguments.layers, arguments.hidden_size, arguments.tokens)
+            plain = measure_plain(file, few, arguments.tokens, arguments.seed)
+            console.print(plain_table(plain, rows, title))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     size = {"layers": arguments.layers, "hidden_size": arguments.hidden_size, "tokens": arguments.tokens}
-    write_json_object(arguments.output, {"size": size, "marks": MARKS, "rows": rows, **run_record(arguments.seed)})
+    report = {"size": size, "marks": MARKS, "rows": rows, "plain": plain, **run_record(arguments.seed)}
+    write_json_object(arguments.output, report)
     print(f"wrote {arguments.output}")
 
 
@@ -86,7 +104,8 @@ def write_random_model(file: Path, layers: int, hidden_size: int, tokens: int, s
         "torch.manual_seed(seed)\n"
         "heads = max(1, hidden // 64)\n"
         "config = SpikeBertConfig(vocab_size=2000, hidden_size=hidden, num_hidden_layers=layers,\n"
-        "    num_attention_heads=heads, intermediate_size=4 * hidden, max_position_embeddings=tokens, time_steps=4)\n"
+        "    num_attention_heads=heads, intermediate_size=4 * hidden, max_position_embeddings=tokens,\n"
+        f"    time_steps={TIME_STEPS})\n"
         "model = SpikeBertForSequenceClassification(config).eval()\n"
         "model.save_pretrained(file.removesuffix('.nir'))\n"
         "write_nir(file, to_nir(model))\n"
@@ -102,6 +121,59 @@ def measure_way(way: str, file: Path, tokens: int, rounds: int = 5, seed: int = 
         [sys.executable, __file__, *options], check=True, env=_environment(), stdout=subprocess.PIPE, text=True
     )
     return json.loads(finished.stdout.splitlines()[-1])
+
+
+def plain_tokens(layers: int, hidden_size: int, tokens: int) -> int:
+    """Return the length of sentence, up to `tokens`, on which the plain mapping's Monitors are read in seconds."""
+    neurons = (10 * layers + 1) * hidden_size  # a block: q, k, v, attention, projection, 4 intermediate, output
+    return max(1, min(tokens, PLAIN_ELEMENTS // (neurons * TIME_STEPS)))
+
+
+def measure_plain(file: Path, few: int, tokens: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Measure the plain mapping on `few` tokens, beside NumPy on as many; extrapolate to `tokens` where they are more.
+
+    Returns
+    -------
+    list of dict
+        As `measure_here`, each with its ``tokens`` and whether it is ``extrapolated``.
+    """
+    rows = [measure_way(way, file, few, 1, seed) | {"tokens": few, "extrapolated": False} for way in (NUMPY, PLAIN)]
+    check_spikes(rows)
+    return rows if few == tokens else [*rows, extrapolate_plain(rows[1], tokens)]
+
+
+def extrapolate_plain(measured: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """Return the least that the plain mapping takes for `tokens`: as many more values to read, all else as measured."""
+    reading = measured["reading_seconds"] * tokens / measured["tokens"]
+    seconds = measured["sample_seconds"] - measured["reading_seconds"] + reading
+    return {"way": PLAIN, "tokens": tokens, "extrapolated": True, "sample_seconds": seconds, "reading_seconds": reading}
+
+
+def plain_table(plain: list[dict[str, Any]], rows: list[dict[str, Any]], title: str) -> Any:
+    """Return the plain mapping as a table, each length beside NumPy on the same; `rows` hold NumPy on the longest."""
+    from rich.table import Table
+
+    numpy_seconds = {row.get("tokens"): row["sample_seconds"] for row in plain if row["way"] == NUMPY}
+    longest = {row["way"]: row["sample_seconds"] for row in rows}
+    shown = Table(
+        title=f"One Lava process for each operator, with Monitors, {title}",
+        caption="extrapolated: Monitors are read value by value, so reading grows with tokens; all else as measured",
+    )
+    for column in ("tokens", "", "start s", "s a sample", "times NumPy", "memory MB", "processes"):
+        shown.add_column(column, justify="left" if not column else "right")
+    for row in plain:
+        if row["way"] != PLAIN:
+            continue
+        beside = numpy_seconds.get(row["tokens"], longest.get(NUMPY))
+        times = "–" if beside is None else f"{row['sample_seconds'] / beside:,.0f}"
+        if row["extrapolated"]:
+            cells = ("extrapolated", "–", f"at least {row['sample_seconds']:,.0f}", times, "–", "–")
+        else:
+            memory, processes = f"{row['memory_bytes'] / 1e6:,.0f}", str(row["processes"])
+            start = f"{row['start_seconds']:.1f}"
+            cells = ("measured", start, f"{row['sample_seconds']:.1f}", times, memory, processes)
+        shown.add_row(str(row["tokens"]), *cells)
+    return shown
 
 
 def measure_here(way: str, file: Path, tokens: int, rounds: int, seed: int) -> dict[str, Any]:

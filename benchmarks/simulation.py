@@ -7,7 +7,7 @@ what is timed, or None where it does not apply. Rounds go through all rows in tu
 them; what counts are the ratios. On one thread the processor's time is taken, which other work on the machine hardly
 touches; on several the wall clock. Weights are random (the time does not depend on them, spikes or no); sentences are
 full. Then what Lava costs at each size (`benchmarks/lava_rows.py`: start, seconds a sample and memory of every
-granularity, beside NumPy and PyTorch); the plain mapping, which takes minutes, at the smallest size only. Prints tables
+granularity, beside NumPy and PyTorch), and what a plain mapping on Lava does on as many tokens as it can. Prints tables
 and writes results/simulation.json.
 """
 
@@ -147,17 +147,18 @@ def memory_share(case: Case) -> dict[str, float]:
     return {"int8_weight_bytes": weights, "built_bytes": built, "built_and_run_bytes": ran}
 
 
-def lava_costs(size: str, tokens: int, rounds: int, plain: bool, console: Console) -> dict[str, Any]:
-    """Measure every way of `lava_rows` at a size, `plain` included or not, and print their table."""
+def lava_costs(size: str, tokens: int, rounds: int, console: Console) -> dict[str, Any]:
+    """Measure every way of `lava_rows` at a size and print their tables."""
     blocks, width = map(int, size.split("x"))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.nir"
         lava_rows.write_random_model(file, blocks, width, tokens)
-        ways = [way for way in lava_rows.WAYS if plain or way != lava_rows.PLAIN]
-        rows = [lava_rows.measure_way(way, file, tokens, rounds) for way in ways]
-    lava_rows.check_spikes(rows)
-    console.print(lava_rows.table(rows, f"{blocks} x {width}, {tokens} tokens"))
-    return {"size": size, "tokens": tokens, "rows": rows}
+        rows = [lava_rows.measure_way(way, file, tokens, rounds) for way in lava_rows.WAYS if way != lava_rows.PLAIN]
+        lava_rows.check_spikes(rows)
+        console.print(lava_rows.table(rows, f"{blocks} x {width}, {tokens} tokens"))
+        plain = lava_rows.measure_plain(file, lava_rows.plain_tokens(blocks, width, tokens), tokens)
+        console.print(lava_rows.plain_table(plain, rows, size))
+    return {"size": size, "tokens": tokens, "rows": rows, "plain": plain}
 
 
 def main() -> None:
@@ -190,7 +191,7 @@ def main() -> None:
             console.print(table)
     lava = []
     for size in words.sizes if words.lava else ():
-        lava.append(lava_costs(size, words.tokens, words.rounds, size == words.sizes[0], console))
+        lava.append(lava_costs(size, words.tokens, words.rounds, console))
     words.output.parent.mkdir(parents=True, exist_ok=True)
     machine = {"processor": platform.processor() or platform.machine(), "threads": words.threads}
     words.output.write_text(

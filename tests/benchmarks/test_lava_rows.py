@@ -38,3 +38,18 @@ def test_every_way_fires_the_same(lava_rows: Any, tmp_path: Path) -> None:
         assert row["memory_bytes"] > 20_000_000
     text = lava_rows.table(list(rows.values()), "tiny")
     assert text.row_count == len(ways)
+
+
+def test_the_plain_mapping_says_what_was_measured_and_what_was_not(lava_rows: Any, tmp_path: Path) -> None:
+    assert lava_rows.plain_tokens(layers=12, hidden_size=768, tokens=128) == 1  # 121 x 768 neurons, 4 steps
+    assert lava_rows.plain_tokens(layers=1, hidden_size=16, tokens=5) == 5
+    file = tmp_path / "model.nir"
+    lava_rows.write_random_model(file, layers=1, hidden_size=16, tokens=6)
+    numpy, measured, extrapolated = lava_rows.measure_plain(file, few=2, tokens=6)
+    assert numpy["spikes"] == measured["spikes"] > 0
+    assert [row["tokens"] for row in (numpy, measured, extrapolated)] == [2, 2, 6]
+    assert [row["extrapolated"] for row in (numpy, measured, extrapolated)] == [False, False, True]
+    more = extrapolated["sample_seconds"] - measured["sample_seconds"]
+    assert more == pytest.approx(2 * measured["reading_seconds"])
+    assert 0 < measured["reading_seconds"] < measured["sample_seconds"]
+    assert lava_rows.plain_table([numpy, measured, extrapolated], [], "tiny").row_count == 2
