@@ -209,7 +209,6 @@ def test_a_killed_command_resumes_to_the_same_bits(stage, tiny_teacher, tiny_dat
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(e.texts[0] for e in load_examples(SST2, "train", tiny_data)), encoding="utf-8")
     words = stage_words(stage, tiny_teacher, tiny_data, tmp_path, corpus)
-    words[2:2] = ["--accumulate", 2]  # 5 steps an epoch, the last of one batch: the state is of the middle of one
     subprocess.run(command(*words, tmp_path / "whole"), env=environment(tmp_path), check=True, capture_output=True)
     kill_in_the_middle(command(*words, tmp_path / "killed"), tmp_path / "killed.training.jsonl", environment(tmp_path))
     assert not (tmp_path / "killed").exists()
