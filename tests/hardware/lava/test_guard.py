@@ -44,8 +44,6 @@ CULPRIT = "block00_qkv_neuron"
 # "Within a few seconds", for failures that need no time limit to show and for those that do (with SHORT as the limit).
 AT_ONCE = 3.0
 SHORT = 1.0
-HEALTHY_LIVES = 10  # as many whole lives of a healthy network are "a few seconds" where the machine is slow
-LONG = 60.0  # for other Pythons to start and end in, however busy the machine is; nothing is said of speed
 
 
 def _load_faulty() -> ModuleType:
@@ -86,19 +84,6 @@ def _run_faulty(fault: str, steps: int = 4, **options: Any) -> LavaRunError:
     return caught.value
 
 
-def _assert_at_once(began: float, time_limit: float = 0.0) -> None:
-    """No more than a few seconds, behind a time limit, have passed since `began`.
-
-    Where other work keeps the machine busy everything takes longer; then a healthy network says how long.
-    """
-    took = time.monotonic() - began - time_limit
-    if took >= AT_ONCE:
-        began = time.monotonic()
-        with _guard(_build()[0]) as network:
-            network.run(4)
-        assert took < HEALTHY_LIVES * (time.monotonic() - began)
-
-
 def _children(parent: int) -> set[int]:
     """Processes whose parent is the given one, zombies included."""
     found = set()
@@ -120,22 +105,11 @@ def _pid_of(name: str) -> int:
     return next(child.pid for child in multiprocessing.active_children() if child.name == name and child.pid)
 
 
-def _shared_memory() -> set[str]:
-    """Return the names in /dev/shm but for those that another program holds, or has taken away by now."""
-    names = set(os.listdir("/dev/shm"))
-    for path in Path("/proc").glob("[0-9]*/maps"):
-        if names and path.parent.name != str(os.getpid()):
-            with contextlib.suppress(OSError):  # ended since it was listed
-                held = path.read_text()
-                names = {name for name in names if f"/dev/shm/{name}" not in held}
-    return names & set(os.listdir("/dev/shm"))
-
-
 def _what_there_is() -> dict[str, set[Any]]:
     return {
         "processes": _children(os.getpid()),
         "threads": set(threading.enumerate()),
-        "shared memory": _shared_memory(),
+        "shared memory": set(os.listdir("/dev/shm")),
         "open files": {len(os.listdir("/proc/self/fd"))},
     }
 
@@ -266,7 +240,7 @@ class TestFailures:
     def test_an_exception(self, fault: str) -> None:
         began = time.monotonic()
         error = _run_faulty(fault)
-        _assert_at_once(began)
+        assert time.monotonic() - began < AT_ONCE
         assert (error.process_name, error.process_class) == (CULPRIT, "Faulty")
         for fragment in (CULPRIT, "Faulty", *RAISED[fault], f"in {fault}", "faulty.py:"):
             assert fragment in str(error)
@@ -277,7 +251,7 @@ class TestFailures:
     def test_a_death(self, fault: str) -> None:
         began = time.monotonic()
         error = _run_faulty(fault)
-        _assert_at_once(began)
+        assert time.monotonic() - began < AT_ONCE
         assert (error.process_name, error.process_class) == (CULPRIT, "Faulty")
         assert f"process '{CULPRIT}' (Faulty, model PyFaulty) {DIED[fault]}" in str(error)
 
@@ -295,7 +269,7 @@ class TestFailures:
         began = time.monotonic()
         with pytest.raises(LavaRunError) as caught:
             network.run(3)
-        _assert_at_once(began)
+        assert time.monotonic() - began < AT_ONCE
         assert caught.value.process_name == "running_sum"
         assert "was killed by SIGKILL" in str(caught.value)
 
@@ -313,15 +287,14 @@ class TestFailures:
         began = time.monotonic()
         with pytest.raises(LavaRunError, match="was killed by SIGKILL") as caught:
             act()
-        _assert_at_once(began)
+        assert time.monotonic() - began < AT_ONCE
         assert caught.value.process_name == name
 
     @pytest.mark.parametrize("fault", STUCK)
     def test_a_hang(self, fault: str) -> None:
         began = time.monotonic()
         error = _run_faulty(fault, timeout=SHORT)
-        assert time.monotonic() - began > SHORT
-        _assert_at_once(began, SHORT)
+        assert SHORT < time.monotonic() - began < SHORT + AT_ONCE
         assert (error.process_name, error.process_class) == (CULPRIT, "Faulty")
         for fragment in (f"no progress for {SHORT:g} s", f"process '{CULPRIT}'", "is stuck at", STUCK[fault]):
             assert fragment in str(error)
@@ -368,7 +341,7 @@ class TestFailures:
         began = time.monotonic()
         with pytest.raises(LavaRunError, match="is stuck at") as caught:
             network.stop()
-        _assert_at_once(began, SHORT)
+        assert time.monotonic() - began < SHORT + AT_ONCE
         assert caught.value.process_name == CULPRIT
         assert record[1, 0] == 3
 
@@ -432,7 +405,7 @@ class TestEndOfPython:
     @pytest.mark.parametrize(("then", "code"), [("", 0), ("raise SystemExit(7)", 7), ("1 / 0", 1)])
     def test_leaving_without_stop(self, then: str, code: int) -> None:
         with _python("none", then) as (python, actors):
-            _, errors = python.communicate(timeout=LONG)
+            _, errors = python.communicate(timeout=10)
             assert python.returncode == code, errors
             assert not any(map(_alive, actors))
             assert "Exception ignored" not in errors
@@ -443,8 +416,8 @@ class TestEndOfPython:
             time.sleep(0.2)  # into the endless loop
             assert all(map(_alive, actors))
             python.send_signal(how)
-            python.communicate(timeout=LONG)
-            deadline = time.monotonic() + LONG
+            python.communicate(timeout=10)
+            deadline = time.monotonic() + AT_ONCE
             while any(map(_alive, actors)) and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert not any(map(_alive, actors))

@@ -97,17 +97,6 @@ def _assert_equal(found: list[Trace], batches: list[tuple[np.ndarray, None]]) ->
         np.testing.assert_array_equal(trace.outputs, wanted.outputs)
 
 
-def _shared_memory() -> set[str]:
-    """Return the names in /dev/shm but for those that another program holds, or has taken away by now."""
-    names = set(os.listdir("/dev/shm"))
-    for path in Path("/proc").glob("[0-9]*/maps"):
-        if names and path.parent.name != str(os.getpid()):
-            with contextlib.suppress(OSError):  # ended since it was listed
-                held = path.read_text()
-                names = {name for name in names if f"/dev/shm/{name}" not in held}
-    return names & set(os.listdir("/dev/shm"))
-
-
 def _what_there_is() -> dict[str, Any]:
     children = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -117,7 +106,7 @@ def _what_there_is() -> dict[str, Any]:
     return {
         "processes": children,
         "threads": set(threading.enumerate()),
-        "shared memory": _shared_memory(),
+        "shared memory": set(os.listdir("/dev/shm")),
         "open files": len(os.listdir("/proc/self/fd")),
     }
 
@@ -130,22 +119,16 @@ def _nothing_is_left() -> Iterator[None]:
     assert _what_there_is() == before
 
 
-@pytest.mark.parametrize(
-    ("fault", "said", "timeout"),
-    # a process that is stopped shows by the time limit alone, which a busy machine must not reach without one
-    [("killed", "SIGKILL", 60.0), ("stopped", "is stuck", 5.0), ("raises", "thirteen", 60.0)],
-)
+@pytest.mark.parametrize(("fault", "said"), [("killed", "SIGKILL"), ("stopped", "is stuck"), ("raises", "thirteen")])
 def test_a_worker_that_fails_once_costs_nothing_but_time(
-    fault: str, said: str, timeout: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    fault: str, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In the middle of a stream over two workers, at 9 of 14 samples."""
     (tmp_path / "armed").touch()
     batches = _batches([5, 1, 6, 2], thirteen_at=8)
     with (
         caplog.at_level(logging.WARNING),
-        open_runner(
-            _network(fault, tmp_path), "lava", jobs=2, timeout=timeout, record_membrane_potentials=True
-        ) as runner,
+        open_runner(_network(fault, tmp_path), "lava", jobs=2, timeout=2.0, record_membrane_potentials=True) as runner,
     ):
         found = list(runner.run_stream(batches))
         (record,) = runner.faults
