@@ -51,11 +51,8 @@ def placement_figure(placement: Placement) -> Figure:
             panel.set_ylabel("chip" if placement.chips > 1 else "")
             panel.tick_params(length=0)
             height = -(-per_chip // across)
-            step = max(1, -(-placement.chips // 8))
-            panel.set_yticks(
-                [chip * height + (height - 1) / 2 for chip in range(0, placement.chips, step)],
-                [str(chip) for chip in range(0, placement.chips, step)],
-            )
+            labelled = range(0, placement.chips, -(-placement.chips // 8)) if placement.chips > 1 else ()
+            panel.set_yticks([chip * height + (height - 1) / 2 for chip in labelled], [str(chip) for chip in labelled])
             panel.spines[:].set_visible(False)
         axes[-1].set_xlabel(
             "core" if len(placement.cores) <= across or per_chip <= across else f"core, {across} in a row"

@@ -23,7 +23,7 @@ MOST_CORE_ROWS = 256
 def placement_tables(placement: Placement) -> list[Table]:
     """Return what each population takes, how full cores are, and what is violated."""
     nodes = Table(title="What goes on the chip", title_justify="left", box=None)
-    nodes.add_column("node")
+    nodes.add_column("node", overflow="fold")
     nodes.add_column("kind")
     for name in ("cores", "neurons", "synapses", "in-axons", "out-axons", "memory KB"):
         nodes.add_column(name, justify="right")
