@@ -69,6 +69,7 @@ def fold_checkpoint(checkpoint: str | Path, output: Path, data_directory: Path |
             "folded_from": before,
             "norm_before_folding": norm,
             "fold_command": done["command"],
+            "parameters": sum(parameter.numel() for parameter in folded.parameters()),
             "checkpoint_sha256": done["checkpoint_sha256"],
         }
         if has_record:

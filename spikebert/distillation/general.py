@@ -268,10 +268,11 @@ def distill_general(
             "configuration": model.config.to_json_string(),
         },
     )
+    resumed_from = trainer.step_to_resume_from(state_file)
     log = TrainingLog(
         log_beside(output),
         keeping.tensorboard,
-        keep_until=trainer.step_to_resume_from(state_file),
+        keep_until=resumed_from,
         silent=not accelerator.is_main_process,
     )
     with log:
@@ -293,6 +294,7 @@ def distill_general(
             "layers": {str(block): layer for block, layer in layers.items()},
             "blocks_from_teacher": blocks_from_teacher,
             "parameters": sum(p.numel() for p in model.parameters()),
+            "resumed_from_step": resumed_from,
             "minutes": (time.perf_counter() - began) / 60,
             "cpu_minutes": (time.process_time() - cpu_began) / 60,
             "threads": torch.get_num_threads(),

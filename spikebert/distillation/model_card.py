@@ -74,7 +74,7 @@ best on dev in epoch {record["best_epoch"]}, after step {record["best_step"]:,} 
 | teacher | `{teacher}`{"" if score is None else f", itself {score:.4f} on dev"} |
 {folded}| started from | {start} |
 | took | {record["minutes"]:.0f} minutes, {record["cpu_minutes"]:.0f} CPU-minutes on {record["device"]} \
-({record["threads"]} thread(s)) |
+({record["threads"]} thread(s)){_since(record)} |
 | versions | {", ".join(f"{name} {version}" for name, version in versions.items())} |
 
 Command (seed {record["seed"]}):
@@ -128,10 +128,15 @@ A spiking language model (arXiv 2308.15122) without a head: {config.num_hidden_l
 | started from | the {taken} of `{teacher}` |
 | mean loss at the end | {record["evaluations"][-1]["loss"]:.4f} |
 | took | {record["minutes"]:.0f} minutes, {record["cpu_minutes"]:.0f} CPU-minutes on {record["device"]} \
-({record["threads"]} thread(s), {record["processes"]} process(es)) |
+({record["threads"]} thread(s), {record["processes"]} process(es)){_since(record)} |
 | versions | {", ".join(f"{name} {version}" for name, version in record["versions"].items())} |
 
 Command (seed {record["seed"]}):
 
     {record["command"]}
 """
+
+
+def _since(record: dict[str, Any]) -> str:
+    step = record.get("resumed_from_step", 0)
+    return f" since a killed training went on from step {step:,}" if step else ""

@@ -234,10 +234,11 @@ def distill_task(
             "configuration": model.config.to_json_string(),
         },
     )
+    resumed_from = trainer.step_to_resume_from(state_file)
     log = TrainingLog(
         log_beside(output),
         keeping.tensorboard,
-        keep_until=trainer.step_to_resume_from(state_file),
+        keep_until=resumed_from,
         silent=not accelerator.is_main_process,
     )
     with log:
@@ -268,6 +269,7 @@ def distill_task(
             "losses": weights.as_record(),
             "parameters": sum(p.numel() for p in model.parameters()),
             "firing_rates": firing_rates(stored, dev),
+            "resumed_from_step": resumed_from,
             "minutes": (time.perf_counter() - began) / 60,
             "cpu_minutes": (time.process_time() - cpu_began) / 60,
             "threads": torch.get_num_threads(),
