@@ -7,22 +7,23 @@ sentence comes.
 
 affine
     int8 products with 32-bit sums (oneDNN's VNNI and AMX kernels) where inputs are 0 to 127 and no sum leaves 32 bits;
-    else float32 below 2^24, float64 below 2^53.
+    else float32 below 2^24, float64 below 2^53. On other devices than the CPU float32 and float64 only.
 attention
     float32 below 2^24, else float64.
 layer norm
     float64: `IntegerLayerNorm` is made such that every product stays below 2^53; the inverse square root in int64.
-layer norm and neurons behind it
-    in one pass of C, where there is a compiler, in the same float64 arithmetic.
 neuron
     float64, potentials being below 2^24 and decays 12 bits, where no current can wrap around.
+
+Where nothing else reads them, an affine map, the layer norm behind it and its neurons are computed together, some
+tokens at a time, so that sums of 32 bits never leave the cache. Layer norm, neurons and attention run in C where
+there is a compiler (``integer_kernel.c``), in the same arithmetic.
 
 Anything not proven so runs on the operator's own int64 step. Wrapped currents and saturated potentials are counted.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from export.operators import (
     IntegerLayerNorm,
     IntegerLeakyIntegrateAndFire,
     IntegerSpikeAttention,
+    Operator,
     TokenMean,
     Total,
 )
@@ -54,15 +56,17 @@ from export.operators.operator import FLOAT64_EXACT
 from export.passes.intervals import Interval, check_layer_norm, value_intervals
 from hardware.errors import RunnerError
 from hardware.runners.execution import NodeExecution
-from hardware.runners.integer_kernel import load_kernel
+from hardware.runners.integer_kernel import Kernel, KernelNeurons, KernelNorm, load_kernel
 from hardware.runners.reference import overflows, read_outputs, thresholds
 from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
 
 INT8_MAX = 127
 INT32_EXACT, FLOAT32_EXACT = (1 << 31) - 1, 1 << 24
-CHUNK_BYTES = 1 << 19
-"""Of float64 that a layer norm and its neurons work on at a time: what a core's cache holds beside the rest."""
+SUMS_BYTES = 1 << 20
+"""Of 32-bit sums that are computed and read again at a time on the CPU: what a core's cache holds beside weights."""
+CHUNK_BYTES = 1 << 20
+"""Of float64 that torch's layer norm and neurons work on at a time on the CPU."""
 GROUP_BYTES = 64 << 20
 """Of a layer's widest sums that are held at a time: more sentences go through in groups."""
 
@@ -83,8 +87,8 @@ class IntegerRunner(Runner):
     device : str
         Where torch computes, such as ``"cpu"`` or ``"cuda"``.
     compiled : bool, optional
-        Run layer norm and the neurons behind it in one pass of C (``integer_kernel.c``); by default where there is a C
-        compiler and torch computes on the CPU. The numbers are the same: what is exact does not depend on the order of
+        Run layer norm, neurons and attention in C (``integer_kernel.c``); by default where there is a C compiler and
+        torch computes on the CPU. The numbers are the same: what is exact does not depend on the order of
         operations.
 
     Raises
@@ -126,6 +130,8 @@ class IntegerRunner(Runner):
                     self._readers_of[source].append(node)
         widest = max(node.operator.out_features for node in network.nodes)
         self._bytes_per_token = 4 * widest
+        self._together = {node.name: self._chain(node, intervals) for node in network.nodes}
+        self._ahead = {before.name for chain in self._together.values() for before in chain}
         self._layers = [self._layer(node, intervals) for node in network.nodes]
 
     @property
@@ -177,68 +183,129 @@ class IntegerRunner(Runner):
         group.values.clear()
         return group
 
+    def chunks(self, rows: int, bytes_per_row: int, limit: int) -> list[slice]:
+        """Return slices of rows that take no more than `limit` bytes each; all of them where there is no such cache."""
+        size = max(1, limit // bytes_per_row) if self.device.type == "cpu" else rows
+        return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
     def _layer(self, node: Node, intervals: dict[str, Interval]) -> _Layer:
         """Choose how a node is computed."""
-        operator, read = node.operator, intervals.get(node.sources[0])
+        operator, read, found = node.operator, intervals.get(node.sources[0]), intervals.get(node.name)
         if isinstance(operator, Total):
-            return _Layer(node, "sum", _total(node, intervals.get(node.name)))
+            return _Layer(node, "sum", _total(node, found))
         if isinstance(operator, IntegerAffine):
             return self._affine_layer(node, operator, intervals)
         if isinstance(operator, IntegerSpikeAttention) and read is not None and self.network.max_tokens is not None:
-            found = intervals.get(node.name)
             largest = FLOAT64_EXACT if found is None else found.largest
             inner = self.network.max_tokens * operator.head_size * read.largest**2
             if max(largest, inner) < FLOAT64_EXACT and read.low.min() >= 0:
+                if self.kernel is not None and max(largest, inner) < FLOAT32_EXACT and read.largest <= INT8_MAX:
+                    return _Layer(node, "C", _compiled_attention(node, operator, self.kernel))
                 kind = torch.float32 if max(largest, inner) < FLOAT32_EXACT else torch.float64
-                return _Layer(node, str(kind).removeprefix("torch."), _attention(node, operator, kind))
+                return _Layer(node, _name(kind), _attention(node, operator, kind))
         if isinstance(operator, IntegerLayerNorm) and read is not None:
             check_layer_norm(operator, read, node.name)
-            if self._is_fused(node, intervals):
-                return _Layer(node, "C", _passed_on(node))
-            return _Layer(node, "float64", _layer_norm(node, operator, self))
-        if isinstance(operator, IntegerLeakyIntegrateAndFire) and read is not None and read.largest <= ACTIVATION_MAX:
-            norm = self._by_name.get(node.sources[0])
-            if norm is not None and isinstance(norm.operator, IntegerLayerNorm) and self._is_fused(norm, intervals):
-                return _Layer(node, "C", _fused(node, operator, norm.operator, self))
-            return _Layer(node, "float64", _neuron(node, operator, self, read.largest))
+            compiled = self.kernel is not None and found is not None and found.largest <= INT32_EXACT
+            method = "C" if compiled else "float64"
+            if node.name in self._ahead:
+                return _Layer(node, method, _passed_on(node))
+            return _Layer(node, method, _layer_norm(node, operator, self, read, compiled))
+        if isinstance(operator, IntegerLeakyIntegrateAndFire) and _is_proven(operator, read):
+            return _Layer(node, "float64" if self.kernel is None else "C", self._neurons(node, operator, intervals))
         if isinstance(operator, TokenMean):
             return _Layer(node, "sum", _token_sum(node))
         if isinstance(operator, Heaviside) and read is not None and read.largest < FLOAT64_EXACT:
             return _Layer(node, "comparison", _heaviside(node, operator))
         return _Layer(node, "int64", _operator(node))
 
-    def _is_fused(self, node: Node, intervals: dict[str, Interval]) -> bool:
-        """Return whether a node is a layer norm that only one neuron reads, both of which the kernel may compute."""
-        readers = self._readers_of[node.name]
-        found = intervals.get(node.name)
-        return (
-            self.kernel is not None
-            and isinstance(node.operator, IntegerLayerNorm)
-            and node.sources[0] in intervals
-            and intervals[node.sources[0]].largest <= INT32_EXACT
-            and [type(reader.operator) for reader in readers] == [IntegerLeakyIntegrateAndFire]
-            and node.name != self.network.output_source
-            and found is not None
-            and found.largest <= ACTIVATION_MAX
-        )
+    def _chain(self, node: Node, intervals: dict[str, Interval]) -> list[Node]:
+        """Return the affine map and layer norm before a neuron that nothing else reads: what is computed with it."""
+        if not _is_proven(node.operator, intervals.get(node.sources[0])):
+            return []
+        chain: list[Node] = []
+        for kind in (IntegerLayerNorm, IntegerAffine):
+            before = self._by_name.get((chain[0] if chain else node).sources[0])
+            if before is None or not isinstance(before.operator, kind) or self.readers[before.name] > 1:
+                continue
+            if isinstance(before.operator, IntegerLayerNorm):
+                alone = before.sources[0] in intervals
+            else:
+                assert isinstance(before.operator, IntegerAffine)
+                alone = self._product_type(before, before.operator, intervals) is not None
+            if alone:
+                chain.insert(0, before)
+        return chain
 
-    def _affine_layer(self, node: Node, operator: IntegerAffine, intervals: dict[str, Interval]) -> _Layer:
-        source = node.sources[0]
-        if source == self.network.input_name and self.network.token_encoding is not None:
-            return _Layer(node, "gather", _gather(node, operator, self.device))
-        read = intervals.get(source)
-        if read is None:
-            return _Layer(node, "int64", _operator(node))
+    def _neurons(
+        self, node: Node, neuron: IntegerLeakyIntegrateAndFire, intervals: dict[str, Interval]
+    ) -> Callable[[_Group], None]:
+        """Return a layer of neurons with what is computed together with them."""
+        multiply: Callable[[Tensor], Tensor] | None = None
+        norm: IntegerLayerNorm | None = None
+        widest = neuron.in_features
+        for before in self._together[node.name]:
+            if isinstance(before.operator, IntegerLayerNorm):
+                norm = before.operator
+            else:
+                assert isinstance(before.operator, IntegerAffine)
+                kind = self._product_type(before, before.operator, intervals)
+                assert kind is not None
+                multiply = _product(before.operator, kind, self.device)
+        if self.kernel is not None:
+            fire = _compiled_fire(norm, neuron, self)
+        else:
+            inputs = None
+            if norm is not None:
+                last = self._together[node.name][-1]
+                inputs = intervals[last.sources[0]]
+            fire = _fire_in_torch(norm, neuron, self, intervals[node.sources[0]].largest, inputs)
+
+        def run(group: _Group) -> None:
+            x = group.values[node.sources[0]]
+            steps, tokens = x.shape[:2]
+            spikes = torch.empty(group.steps, tokens, neuron.in_features, dtype=torch.int8, device=x.device)
+            potentials = None
+            if self.record_membrane_potentials:
+                potentials = torch.empty(spikes.shape, dtype=torch.int32, device=x.device)
+            saturated: int | Tensor = 0
+            for rows in self.chunks(tokens, 4 * widest * steps, SUMS_BYTES):
+                part = x[:, rows] if multiply is None else multiply(x[:, rows])
+                # counted on the device; read once at the end
+                saturated += fire(part, spikes[:, rows], None if potentials is None else potentials[:, rows])
+            if saturated:
+                group.overflows[node.name] = Counter(wrapped_currents=0, saturated_potentials=int(saturated))
+            group.values[node.name] = spikes
+            group.record(node.name, spikes, potentials)
+
+        return run
+
+    def _product_type(self, node: Node, operator: IntegerAffine, intervals: dict[str, Interval]) -> torch.dtype | None:
+        """Return the type of inputs in which an affine map is exact; None where none is proven."""
+        read = intervals.get(node.sources[0])
+        if read is None or self._is_gathered(node):
+            return None
         offset = 0 if operator.bias is None else int(np.abs(operator.bias).max(initial=0))
         # no partial sum, in whatever order, is larger than the sum of all magnitudes
         largest = int((np.abs(operator.weight).astype(np.float64) @ read.magnitude).max(initial=0)) + offset
         narrow = operator.weight.dtype == np.int8 and read.low.min() >= 0 and read.largest <= INT8_MAX
         if narrow and largest <= INT32_EXACT and self.device.type == "cpu":
-            return _Layer(node, "int8", _affine(node, operator, torch.int8, self.device))
+            return torch.int8
         if largest < FLOAT64_EXACT:
-            kind = torch.float32 if largest < FLOAT32_EXACT else torch.float64
-            return _Layer(node, str(kind).removeprefix("torch."), _affine(node, operator, kind, self.device))
-        return _Layer(node, "int64", _operator(node))
+            return torch.float32 if largest < FLOAT32_EXACT else torch.float64
+        return None
+
+    def _is_gathered(self, node: Node) -> bool:
+        return node.sources[0] == self.network.input_name and self.network.token_encoding is not None
+
+    def _affine_layer(self, node: Node, operator: IntegerAffine, intervals: dict[str, Interval]) -> _Layer:
+        if self._is_gathered(node):
+            return _Layer(node, "gather", _gather(node, operator, self.device))
+        kind = self._product_type(node, operator, intervals)
+        if kind is None:
+            return _Layer(node, "int64", _operator(node))
+        if node.name in self._ahead:
+            return _Layer(node, _name(kind), _passed_on(node))
+        return _Layer(node, _name(kind), _affine(node, _product(operator, kind, self.device)))
 
 
 @dataclass(frozen=True)
@@ -330,16 +397,31 @@ def _gather(node: Node, operator: IntegerAffine, device: torch.device) -> Callab
     return run
 
 
-def _affine(node: Node, operator: IntegerAffine, kind: torch.dtype, device: torch.device) -> Callable[[_Group], None]:
+def _is_proven(operator: Operator, read: Interval | None) -> bool:
+    """Return whether a node is neurons whose currents cannot wrap around."""
+    return isinstance(operator, IntegerLeakyIntegrateAndFire) and read is not None and read.largest <= ACTIVATION_MAX
+
+
+def _name(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
+
+
+def _product(operator: IntegerAffine, kind: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return what takes ``(T, P, in)`` to ``(T, P, out)`` in a type that is exact."""
     weight = torch.from_numpy(operator.weight).to(device, kind)
     bias = None if operator.bias is None else torch.from_numpy(operator.bias).to(device)
+    multiply = torch._int_mm if kind == torch.int8 else torch.mm
 
+    def product(x: Tensor) -> Tensor:
+        y = multiply(x.to(kind).flatten(0, 1), weight.t()).unflatten(0, x.shape[:2])
+        return y if bias is None else y.add_(bias.to(y.dtype))
+
+    return product
+
+
+def _affine(node: Node, product: Callable[[Tensor], Tensor]) -> Callable[[_Group], None]:
     def run(group: _Group) -> None:
-        x = group.values[node.sources[0]]
-        flat = x.to(kind).flatten(0, 1)
-        multiply = torch._int_mm if kind == torch.int8 else torch.mm
-        y = multiply(flat, weight.t()).reshape(*x.shape[:2], -1)
-        group.values[node.name] = y if bias is None else y.add_(bias.to(y.dtype))
+        group.values[node.name] = product(group.values[node.sources[0]])
 
     return run
 
@@ -371,29 +453,18 @@ def _attention(node: Node, operator: IntegerSpikeAttention, kind: torch.dtype) -
     return run
 
 
-def _layer_norm(node: Node, operator: IntegerLayerNorm, runner: IntegerRunner) -> Callable[[_Group], None]:
-    features, groups = operator.in_features, operator.groups
-    scale = 2.0**-operator.shift
-    gain = torch.from_numpy(operator.weight * scale).to(runner.device).view(groups, -1)
-    offset = torch.from_numpy(operator.bias * scale + 0.5).to(runner.device).view(groups, -1)
-    eps = torch.from_numpy(operator.integer_eps).to(runner.device)
-
+def _compiled_attention(node: Node, operator: IntegerSpikeAttention, kernel: Kernel) -> Callable[[_Group], None]:
     def run(group: _Group) -> None:
-        x = group.values[node.sources[0]]
-        steps, tokens = x.shape[:2]
-        flat = x.reshape(steps * tokens, groups, features // groups)
-        factors = _norm_factors(flat, eps)
-        y = torch.empty(steps * tokens, groups, features // groups, dtype=torch.float64, device=x.device)
-        for rows in _chunks(len(flat), features * 8):
-            first, second, third = (factor[rows] for factor in factors)
-            y[rows] = _norm(flat[rows], first, second, third, gain, offset)
-        group.values[node.name] = y.reshape(steps, tokens, features)
+        spikes = group.values[node.sources[0]].to(torch.int8)
+        group.values[node.name] = kernel.attend(
+            spikes, group.lengths, operator.num_heads, operator.head_size, 1 << operator.shift
+        )
 
     return run
 
 
 def _passed_on(node: Node) -> Callable[[_Group], None]:
-    """Return a layer that leaves a layer norm to the neurons behind it."""
+    """Return a layer that leaves its node to the neurons behind it."""
 
     def run(group: _Group) -> None:
         group.values[node.name] = group.values[node.sources[0]]
@@ -401,96 +472,62 @@ def _passed_on(node: Node) -> Callable[[_Group], None]:
     return run
 
 
-def _fused(
-    node: Node, neuron: IntegerLeakyIntegrateAndFire, norm: IntegerLayerNorm, runner: IntegerRunner
+def _layer_norm(
+    node: Node, operator: IntegerLayerNorm, runner: IntegerRunner, read: Interval, compiled: bool
 ) -> Callable[[_Group], None]:
-    """Return a layer of neurons and the layer norm before them, in C."""
-    kernel, groups, size = runner.kernel, norm.groups, norm.in_features // norm.groups
-    assert kernel is not None
-    scale = 2.0**-norm.shift
-    constants = [
-        np.ascontiguousarray(np.broadcast_to(part, norm.in_features), np.float64)
-        for part in (
-            norm.weight * scale,
-            norm.bias * scale + 0.5,
-            (DECAY_UNITY - neuron.decay) / DECAY_UNITY,
-            neuron.tested_threshold,
-            neuron.bias,
-        )
-    ]
-    state = np.empty(3 * norm.in_features)
-    eps = torch.from_numpy(norm.integer_eps)
+    kernel_norm = KernelNorm(operator) if compiled else None
+    in_torch = None if compiled else _TorchNorm(operator, runner.device, read)
 
     def run(group: _Group) -> None:
-        x = group.values[node.sources[0]].to(torch.int32).contiguous()
-        steps, tokens = x.shape[:2]
-        sums, squares = (torch.empty(steps * tokens, groups, dtype=torch.int64) for _ in range(2))
-        kernel.group_sums(
-            *map(_pointer, (x,)), _whole(steps * tokens * groups), _whole(size), *map(_pointer, (sums, squares))
-        )
-        factors = [factor.contiguous() for factor in _factors(sums, squares, size, eps)]
-        spikes = torch.empty(group.steps, tokens, norm.in_features, dtype=torch.int8)
-        potentials = torch.empty(spikes.shape, dtype=torch.int32) if runner.record_membrane_potentials else None
-        saturated = kernel.norm_and_fire(
-            _pointer(x),
-            *map(_whole, (steps, group.steps, tokens, groups, size)),
-            *map(_pointer, factors),
-            *(ctypes.c_void_p(part.ctypes.data) for part in constants),
-            ctypes.c_int(neuron.reset == "subtract"),
-            ctypes.c_int(neuron.fire_on_equal),
-            _pointer(spikes),
-            None if potentials is None else _pointer(potentials),
-            ctypes.c_void_p(state.ctypes.data),
-        )
-        if saturated:
-            group.overflows[node.name] = Counter(wrapped_currents=0, saturated_potentials=int(saturated))
-        group.values[node.name] = spikes
-        group.record(node.name, spikes, potentials)
+        x = group.values[node.sources[0]]
+        if kernel_norm is not None:
+            assert runner.kernel is not None
+            group.values[node.name] = runner.kernel.normalise(x, kernel_norm)
+            return
+        assert in_torch is not None
+        y = torch.empty(x.shape, dtype=torch.float64, device=x.device)
+        for rows in runner.chunks(x.shape[1], x.shape[0] * x.shape[2] * 8, CHUNK_BYTES):
+            y[:, rows] = in_torch(x[:, rows])
+        group.values[node.name] = y
 
     return run
 
 
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+class _TorchNorm:
+    """Layer norm of ``(T, P, D)`` whole numbers, returned in float64."""
 
+    def __init__(self, norm: IntegerLayerNorm, device: torch.device, read: Interval) -> None:
+        scale = 2.0**-norm.shift
+        self.shape = (norm.groups, norm.in_features // norm.groups)
+        self.gain = torch.from_numpy(norm.weight * scale).to(device).view(self.shape)
+        self.offset = torch.from_numpy(norm.bias * scale + 0.5).to(device).view(self.shape)
+        self.eps = torch.from_numpy(norm.integer_eps).to(device)
+        squares = (read.magnitude**2).reshape(self.shape).sum(-1).max()
+        self.sums_in = torch.float64 if squares < FLOAT64_EXACT else torch.int64
 
-def _whole(number: int) -> ctypes.c_int64:
-    return ctypes.c_int64(number)
+    def __call__(self, x: Tensor) -> Tensor:
+        parts = x.unflatten(-1, self.shape).to(torch.float64)
+        whole = parts.to(self.sums_in)
+        sums, squares = whole.sum(-1, keepdim=True), (whole * whole).sum(-1, keepdim=True)
+        first, second, third = self._factors(sums.to(torch.int64), squares.to(torch.int64))
+        # product and sum each by itself: with one factor a row torch does not vectorise them together
+        y = parts.mul_(first).add_(second).floor_()
+        y = y.mul_(third).add_(0.5).floor_()
+        return torch.addcmul(self.offset, y, self.gain, out=y).floor_().flatten(-2)
 
+    def _factors(self, sums: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the features of each group of each token are multiplied with, added to it, multiplied with again.
 
-def _norm_factors(x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the factors of ``(rows, groups, size)``, see `_factors`."""
-    size = x.shape[-1]
-    total = torch.empty(x.shape[:-1], dtype=torch.float64, device=x.device)
-    squares = torch.empty_like(total)
-    for rows in _chunks(len(x), x.shape[1] * size * 8):
-        part = x[rows].double()
-        torch.sum(part, -1, out=total[rows])
-        torch.sum(part.square_(), -1, out=squares[rows])
-    return _factors(total.to(torch.int64), squares.to(torch.int64), size, eps)
-
-
-def _factors(sums: Tensor, squares: Tensor, size: int, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what the features of each token are multiplied with, added to it, and multiplied with again.
-
-    ``n = floor(x first + second)`` and ``normed = floor(n third + 1/2)``, ``(rows, groups, 1)`` each, from the sums
-    and sums of squares ``(rows, groups)`` over `size` features.
-    """
-    radicand = size * squares - sums * sums + eps
-    exponent = (RADICAND_BITS - _bit_length(radicand)).bitwise_and_(~1)
-    root = integer_inverse_square_root((radicand << exponent).cpu().numpy())
-    drop = numerator_shift(size)
-    power = torch.ldexp(torch.ones_like(sums, dtype=torch.float64), (exponent >> 1) - drop)
-    third = torch.from_numpy(root).to(sums.device).double() * 2.0 ** -(PRODUCT_BITS - drop - NORMED_BITS)
-    return tuple(part.unsqueeze(-1) for part in (power * size, 0.5 - sums * power, third))  # type: ignore[return-value]
-
-
-def _norm(x: Tensor, first: Tensor, second: Tensor, third: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """Return the layer norm of ``(rows, groups, size)`` as whole numbers in float64."""
-    half = torch.full((), 0.5, dtype=torch.float64, device=x.device)
-    y = torch.addcmul(second, x.double(), first).floor_()
-    y = torch.addcmul(half, y, third).floor_()
-    return torch.addcmul(offset, y, gain).floor_()
+        ``n = floor(x first + second)`` and ``normed = floor(n third + 1/2)``, from sums and sums of squares.
+        """
+        size = self.shape[1]
+        radicand = size * squares - sums * sums + self.eps[:, None]
+        exponent = (RADICAND_BITS - _bit_length(radicand)).bitwise_and_(~1)
+        root = integer_inverse_square_root((radicand << exponent).cpu().numpy())
+        drop = numerator_shift(size)
+        power = torch.ldexp(torch.ones_like(sums, dtype=torch.float64), (exponent >> 1) - drop)
+        third = torch.from_numpy(root).to(sums.device).double() * 2.0 ** -(PRODUCT_BITS - drop - NORMED_BITS)
+        return power * size, 0.5 - sums * power, third
 
 
 def _bit_length(x: Tensor) -> Tensor:
@@ -499,15 +536,32 @@ def _bit_length(x: Tensor) -> Tensor:
     return length - (x >> (length - 1) == 0).to(torch.int64)
 
 
-def _neuron(
-    node: Node, neuron: IntegerLeakyIntegrateAndFire, runner: IntegerRunner, largest_activation: int
-) -> Callable[[_Group], None]:
+_Fire = Callable[[Tensor, Tensor, "Tensor | None"], "int | Tensor"]
+"""Takes what neurons or the norm before them read, ``(T or 1, P, D)``; fills spikes and potentials ``(T, P, D)``;
+returns how many potentials were held at their limit."""
+
+
+def _compiled_fire(norm: IntegerLayerNorm | None, neuron: IntegerLeakyIntegrateAndFire, runner: IntegerRunner) -> _Fire:
+    kernel, neurons = runner.kernel, KernelNeurons(neuron)
+    normed = None if norm is None else KernelNorm(norm)
+    assert kernel is not None
+    return lambda x, spikes, potentials: kernel.fire(x, normed, neurons, spikes, potentials)
+
+
+def _fire_in_torch(
+    norm: IntegerLayerNorm | None,
+    neuron: IntegerLeakyIntegrateAndFire,
+    runner: IntegerRunner,
+    largest_activation: int,
+    norm_reads: Interval | None,
+) -> _Fire:
     def constant(values: np.ndarray) -> Tensor:
         whole = torch.from_numpy(np.asarray(values, np.float64)).to(runner.device)
         return whole[0] if bool((whole == whole[0]).all()) else whole
 
     keep = constant((DECAY_UNITY - neuron.decay) / DECAY_UNITY)
     threshold, bias = constant(neuron.tested_threshold), constant(neuron.bias)
+    normalise = None if norm is None or norm_reads is None else _TorchNorm(norm, runner.device, norm_reads)
     features = neuron.in_features
     own = int(np.abs(neuron.bias).max()) + (int(neuron.tested_threshold.max()) if neuron.reset == "subtract" else 0)
     strongest = float(keep.max())
@@ -519,20 +573,15 @@ def _neuron(
             reachable = reachable * strongest + (activation << ACTIVATION_SHIFT) + own
         return reachable > POTENTIAL_MAX
 
-    def run(group: _Group) -> None:
-        x = group.values[node.sources[0]]
-        tokens = x.shape[1]
-        doubtful = may_saturate(largest_activation, group.steps)
-        spikes = torch.empty(group.steps, tokens, features, dtype=torch.int8, device=x.device)
-        potentials = None
-        if runner.record_membrane_potentials:
-            potentials = torch.empty(group.steps, tokens, features, dtype=torch.int32, device=x.device)
+    def fire(x: Tensor, spikes: Tensor, potentials: Tensor | None) -> int | Tensor:
+        steps = spikes.shape[0]
+        doubtful = may_saturate(largest_activation, steps)
         saturated: int | Tensor = 0
-        for rows in _chunks(tokens, features * 8 * (2 + x.shape[0])):
-            part = x[:, rows]
+        for rows in runner.chunks(x.shape[1], features * 8 * x.shape[0], CHUNK_BYTES):
+            part = x[:, rows] if normalise is None else normalise(x[:, rows])
             # what may happen in some sentence seldom does in this one, and one look is cheaper than many clamps
-            clamp = doubtful and may_saturate(int(max(-part.min(), part.max())), group.steps)
-            saturated += _fire(  # counted on the device; read once at the end
+            clamp = doubtful and may_saturate(int(max(-part.min(), part.max())), steps)
+            saturated += _step_through(
                 part,
                 keep,
                 threshold,
@@ -544,15 +593,12 @@ def _neuron(
                 spikes[:, rows],
                 None if potentials is None else potentials[:, rows],
             )
-        if saturated:
-            group.overflows[node.name] = Counter(wrapped_currents=0, saturated_potentials=int(saturated))
-        group.values[node.name] = spikes
-        group.record(node.name, spikes, potentials)
+        return saturated
 
-    return run
+    return fire
 
 
-def _fire(
+def _step_through(
     x: Tensor,
     keep: Tensor,
     threshold: Tensor,
@@ -603,9 +649,9 @@ def _heaviside(node: Node, operator: Heaviside) -> Callable[[_Group], None]:
 
 def _token_sum(node: Node) -> Callable[[_Group], None]:
     def run(group: _Group) -> None:
-        x = group.values[node.sources[0]].to(torch.int64)
-        y = x.new_zeros(x.shape[0], len(group.mask), x.shape[-1])
-        group.values[node.name] = y.index_add_(1, group.sentence_of, x)
+        x = group.values[node.sources[0]]
+        whole = x.to(torch.int64) if x.dtype.is_floating_point else x
+        group.values[node.name] = group.padded(whole).sum(-2, dtype=torch.int64)
 
     return run
 
@@ -637,9 +683,3 @@ def _operator(node: Node) -> Callable[[_Group], None]:
         group.values[node.name] = y
 
     return run
-
-
-def _chunks(rows: int, bytes_per_row: int) -> list[slice]:
-    """Return slices of rows that fit the cache."""
-    size = max(1, CHUNK_BYTES // bytes_per_row)
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]

@@ -12,13 +12,42 @@ import os
 import platform
 import shutil
 import subprocess
+from ctypes import POINTER, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from export.loihi_numbers import ACTIVATION_SHIFT, DECAY_UNITY, POTENTIAL_MAX
+from export.operators import IntegerLayerNorm, IntegerLeakyIntegrateAndFire
+from export.operators.layer_norm import (
+    FACTOR_BITS,
+    NORMED_BITS,
+    PRODUCT_BITS,
+    RADICAND_BITS,
+    ROOT_BITS,
+    TABLE_BITS,
+    inverse_square_root_table,
+    numerator_shift,
+)
 from spikebert.files import written_whole
 
 SOURCE = Path(__file__).with_name("integer_kernel.c")
+NUMBERS = {
+    "ACTIVATION_SHIFT": ACTIVATION_SHIFT,
+    "POTENTIAL_MAX": f"{POTENTIAL_MAX}.0",
+    "FACTOR_BITS": FACTOR_BITS,
+    "NORMED_BITS": NORMED_BITS,
+    "PRODUCT_BITS": PRODUCT_BITS,
+    "RADICAND_BITS": RADICAND_BITS,
+    "ROOT_BITS": ROOT_BITS,
+    "TABLE_BITS": TABLE_BITS,
+}
+"""What the C source calls by name; it has no such number of its own."""
 FLAGS: tuple[str, ...] = (
+    "-std=gnu11",
     "-O3",
     "-march=native",
     "-ffinite-math-only",
@@ -28,6 +57,7 @@ FLAGS: tuple[str, ...] = (
     "-shared",
     "-fPIC",
     "-lm",
+    *(f"-D{name}={number}" for name, number in NUMBERS.items()),
 )
 if platform.machine() == "x86_64":
     FLAGS = (*FLAGS, "-mprefer-vector-width=512")
@@ -35,8 +65,132 @@ CACHE_VARIABLE = "SPIKEBERT_CACHE"
 BUILD_SECONDS = 120
 
 
+class _Norm(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("groups", "size", "drop")),
+        *((name, c_void_p) for name in ("eps", "roots", "gain", "offset")),
+    ]
+
+
+class _Neurons(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("subtract", "fire_on_equal")),
+        *((name, c_void_p) for name in ("keep", "threshold", "bias")),
+    ]
+
+
+class KernelNorm:
+    """A layer norm as the kernel takes it."""
+
+    def __init__(self, norm: IntegerLayerNorm) -> None:
+        scale = 2.0**-norm.shift
+        size = norm.in_features // norm.groups
+        self.groups = norm.groups
+        self._arrays = (  # held here: the structure knows addresses only
+            np.ascontiguousarray(norm.integer_eps, np.int64),
+            np.ascontiguousarray(inverse_square_root_table(), np.int64),
+            np.ascontiguousarray(norm.weight * scale),
+            np.ascontiguousarray(norm.bias * scale + 0.5),
+        )
+        self.structure = _Norm(norm.groups, size, numerator_shift(size), *(part.ctypes.data for part in self._arrays))
+
+
+class KernelNeurons:
+    """Neurons as the kernel takes them."""
+
+    def __init__(self, neuron: IntegerLeakyIntegrateAndFire) -> None:
+        parts = ((DECAY_UNITY - neuron.decay) / DECAY_UNITY, neuron.tested_threshold, neuron.bias)
+        self._arrays = tuple(
+            np.ascontiguousarray(np.broadcast_to(part, neuron.in_features), np.float64) for part in parts
+        )
+        addresses = (part.ctypes.data for part in self._arrays)
+        self.structure = _Neurons(neuron.reset == "subtract", neuron.fire_on_equal, *addresses)
+
+
+class Kernel:
+    """The functions of ``integer_kernel.c`` on torch tensors of the CPU."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._fire, self._normalise, self._attend = library.fire, library.normalise, library.attend
+        self._fire.restype = c_int64
+        self._fire.argtypes = [
+            c_void_p, *[c_int64] * 4, POINTER(_Norm), POINTER(_Neurons), c_int64, *[c_void_p] * 3
+        ]  # fmt: skip
+        self._normalise.restype = self._attend.restype = None
+        self._normalise.argtypes = [c_void_p, c_int64, POINTER(_Norm), c_void_p]
+        self._attend.argtypes = [c_void_p, *[c_int64] * 2, c_void_p, *[c_int64] * 4, *[c_void_p] * 2]
+
+    def normalise(self, x: Tensor, norm: KernelNorm) -> Tensor:
+        """Return the layer norm of whole numbers ``(T, P, D)`` as int32."""
+        x = x.to(torch.int32).contiguous()
+        y = torch.empty_like(x)
+        self._normalise(x.data_ptr(), x.shape[0] * x.shape[1], norm.structure, y.data_ptr())
+        return y
+
+    def fire(
+        self, x: Tensor, norm: KernelNorm | None, neurons: KernelNeurons, spikes: Tensor, potentials: Tensor | None
+    ) -> int:
+        """Run neurons, behind a layer norm where there is one.
+
+        Parameters
+        ----------
+        x : Tensor
+            ``(T or 1, P, D)`` whole numbers.
+        norm, neurons
+        spikes : Tensor
+            ``(T, P, D)`` int8, filled; it may be some tokens of a larger one.
+        potentials : Tensor or None
+            The same in int32.
+
+        Returns
+        -------
+        int
+            How many potentials were held at their limit.
+        """
+        x = x.to(torch.int32).contiguous()
+        groups = 1 if norm is None else norm.groups
+        scratch = np.empty(3 * x.shape[0] * groups)
+        return int(
+            self._fire(
+                x.data_ptr(),
+                x.shape[0],
+                spikes.shape[0],
+                x.shape[1],
+                x.shape[2],
+                None if norm is None else norm.structure,
+                neurons.structure,
+                spikes.stride(0),
+                spikes.data_ptr(),
+                None if potentials is None else potentials.data_ptr(),
+                scratch.ctypes.data,
+            )
+        )
+
+    def attend(self, x: Tensor, lengths: np.ndarray, heads: int, head_size: int, factor: int) -> Tensor:
+        """Return `factor` times the attention product of spikes ``(T, P, 3 D)`` int8 as ``(T, P, D)`` int32.
+
+        Sentences of `lengths` tokens lie one behind the other. Sums must stay below 2^24, the result below 2^31.
+        """
+        x, lengths = x.contiguous(), np.ascontiguousarray(lengths, np.int64)
+        y = torch.empty(x.shape[0], x.shape[1], heads * head_size, dtype=torch.int32)
+        scratch = np.empty(head_size**2, np.float32)
+        self._attend(
+            x.data_ptr(),
+            x.shape[0],
+            x.shape[1],
+            lengths.ctypes.data,
+            len(lengths),
+            heads,
+            head_size,
+            factor,
+            y.data_ptr(),
+            scratch.ctypes.data,
+        )
+        return y
+
+
 @lru_cache(maxsize=1)
-def load_kernel() -> ctypes.CDLL | None:
+def load_kernel() -> Kernel | None:
     """Return the kernel, built where it is not there yet; None where it cannot be."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
@@ -50,12 +204,9 @@ def load_kernel() -> ctypes.CDLL | None:
             with written_whole(library) as partial:
                 command = [compiler, str(SOURCE), "-o", str(partial), *FLAGS]
                 subprocess.run(command, check=True, capture_output=True, timeout=BUILD_SECONDS)
-        kernel = ctypes.CDLL(str(library))
+        return Kernel(ctypes.CDLL(str(library)))
     except (OSError, subprocess.SubprocessError):  # no place to write, or a compiler that does not know the flags
         return None
-    kernel.norm_and_fire.restype = ctypes.c_int64
-    kernel.group_sums.restype = None
-    return kernel
 
 
 def _processor() -> str:
