@@ -192,8 +192,9 @@ def measure_here(way: str, file: Path, tokens: int, rounds: int, seed: int) -> d
     -------
     dict
         ``way``; ``start_seconds`` from a read graph to processes that wait; ``sample_seconds``, the median; all of
-        them in ``samples_seconds``; ``memory_bytes`` with a network that has run; ``processes``; ``spikes`` of the
-        first sample, which must be the same for all ways.
+        them in ``samples_seconds``; ``processor_seconds`` for which a sample of our runners keeps processors busy, the
+        median over all processes together; ``memory_bytes`` with a network that has run; ``processes``; ``spikes`` of
+        the first sample, which must be the same for all ways.
     """
     from export.network import parse_graph
     from export.nir_file import read_nir
@@ -219,16 +220,29 @@ def _measure_runner(way: str, network: Any, ids: np.ndarray) -> dict[str, Any]:
         if way != NUMPY:
             runner.start()
         start = time.perf_counter() - began
-        seconds, spikes = [], 0
+        seconds, busy, spikes = [], [], 0
         for batch in ids:
+            actors = [] if way == NUMPY else runner.process_ids()
+            busy_before = _processor_seconds(actors) if seconds else 0.0  # the first sample may build the network
             began = time.perf_counter()
             trace = runner.run(batch)
             seconds.append(time.perf_counter() - began)
             if len(seconds) == 1:
                 spikes = sum(int(np.count_nonzero(value)) for value in trace.spikes.values())
+            else:
+                busy.append(_processor_seconds(actors) - busy_before)
         actors = [] if way == NUMPY else runner.process_ids()
         memory = proportional_bytes([os.getpid(), *actors])
-    return _row(start, seconds, memory, len(actors), spikes)
+    row = _row(start, seconds, memory, len(actors), spikes)
+    return {**row, "processor_seconds": statistics.median(busy)} if busy else row
+
+
+def _processor_seconds(actors: list[int]) -> float:
+    """Return how long this process and `actors` have kept processors busy so far."""
+    import psutil
+
+    times = [psutil.Process(pid).cpu_times() for pid in (os.getpid(), *actors)]
+    return sum(spent.user + spent.system for spent in times)
 
 
 def _measure_torch(checkpoint: Path, ids: np.ndarray) -> dict[str, Any]:

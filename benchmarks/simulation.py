@@ -6,7 +6,9 @@ Every row of a table is a function `(case) -> Callable[[], None] | None` in `ROW
 what is timed, or None where it does not apply. Rounds go through all rows in turn, so that a busy machine slows all of
 them; what counts are the ratios. On one thread the processor's time is taken, which other work on the machine hardly
 touches; on several the wall clock. Weights are random (the time does not depend on them, spikes or no); sentences are
-full. Then what Lava costs at each size (`benchmarks/lava_rows.py`: start, seconds a sample and memory of every
+full. Beside them stands the float graph on Lava, one process for each operator, one sentence at a time, as Lava runs
+them. Lava computes in many processes: of its wall clock and the time it keeps processors busy the shorter one counts.
+First comes what Lava costs at each size (`benchmarks/lava_rows.py`: start, seconds a sample and memory of every
 granularity, beside NumPy and PyTorch), and what a plain mapping on Lava does on as many tokens as it can. Prints tables
 and writes results/simulation.json.
 """
@@ -42,6 +44,7 @@ RESULTS = Path("results/simulation.json")
 VOCABULARY = 1000
 CALIBRATION_TOKENS = 16
 REFERENCE_ROW = "torch float32"
+LAVA_ROW = "Lava float32, a process an operator"
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def torch_row(case: Case, dtype: torch.dtype = torch.float32, compiled: bool = F
     """Time the model itself, logits only."""
     import copy
 
-    model = copy.deepcopy(case.model).to(dtype)
+    model = copy.deepcopy(case.model).to(dtype) if compiled or dtype != torch.float32 else case.model
     if compiled:
         for module in model.modules():
             if isinstance(module, SpikingNeuron):
@@ -119,19 +122,24 @@ def make_case(blocks: int, width: int, batch: int, tokens: int, time_steps: int,
     return Case(model, parse_graph(graph), ids, compiled)
 
 
-def measure(case: Case, rounds: int) -> dict[str, float]:
-    """Return the median seconds of a batch by row."""
+def measure(case: Case, rounds: int, budget: float) -> dict[str, float]:
+    """Return the median seconds of a batch by row, over no more rounds than begin within `budget` seconds."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     timed = {name: row(case) for name, row in ROWS.items()}
     seconds: dict[str, list[float]] = {name: [] for name, run in timed.items() if run is not None}
+    spent = 0.0
     for turn in range(rounds + 1):  # the first warms up
+        if turn > 1 and spent > budget:
+            break
         for name, run in timed.items():
             if run is None:
                 continue
             began = clock()
             run()
+            took = clock() - began
+            spent += took
             if turn:
-                seconds[name].append(clock() - began)
+                seconds[name].append(took)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -161,6 +169,25 @@ def lava_costs(size: str, tokens: int, rounds: int, console: Console) -> dict[st
     return {"size": size, "tokens": tokens, "rows": rows, "plain": plain}
 
 
+def operator_seconds(costs: dict[str, Any]) -> float:
+    """Return the seconds a sentence takes on Lava, one process for each operator: the shorter of two clocks."""
+    (row,) = (row for row in costs["rows"] if row["way"] == "operator")
+    return min(row["sample_seconds"], row["processor_seconds"])
+
+
+def table(row: dict[str, Any], title: str) -> Table:
+    """Return how fast every simulator is, and how many times as fast as torch in float32 and as Lava."""
+    seconds: dict[str, float] = row["seconds"]
+    beside = [name for name in (REFERENCE_ROW, LAVA_ROW) if name in seconds]
+    shown = Table(
+        "simulator", "samples a second", *(f"of {name.split(',')[0]}" for name in beside), title=title, box=None
+    )
+    for name, spent in seconds.items():
+        times = (f"{seconds[other] / spent:.2f} x" for other in beside)
+        shown.add_row(name, f"{row['batch'] / spent:.2f}", *times)
+    return shown
+
+
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,6 +196,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--time-steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--budget", type=float, default=60, help="seconds after which a table gets no more rounds")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="also what torch.compile makes of them")
     parser.add_argument("--no-lava", dest="lava", action="store_false", help="leave out what Lava costs")
@@ -178,25 +206,21 @@ def main() -> None:
     console, results = Console(), []
     for size in words.sizes:
         blocks, width = map(int, size.split("x"))
+        on_lava = lava_costs(size, words.tokens, words.rounds, console) if words.lava else None
         for batch in words.batches:
             case = make_case(blocks, width, batch, words.tokens, words.time_steps, words.compile)
-            seconds = measure(case, words.rounds)
+            seconds = measure(case, words.rounds, words.budget)
+            if on_lava is not None:
+                seconds[LAVA_ROW] = operator_seconds(on_lava) * batch
             row: dict[str, Any] = {"size": size, "batch": batch, "tokens": words.tokens, "time_steps": words.time_steps}
-            row |= {"seconds": seconds, "memory": memory_share(case)}
+            row |= {"seconds": seconds, "memory": memory_share(case), "lava": on_lava}
             results.append(row)
-            title = f"{blocks} blocks of {width}, {batch} x {words.tokens} tokens, T = {words.time_steps}"
-            table = Table("simulator", "samples a second", f"of {REFERENCE_ROW}", title=title, box=None)
-            for name, spent in seconds.items():
-                table.add_row(name, f"{batch / spent:.2f}", f"{seconds[REFERENCE_ROW] / spent:.2f} x")
-            console.print(table)
-    lava = []
-    for size in words.sizes if words.lava else ():
-        lava.append(lava_costs(size, words.tokens, words.rounds, console))
+            console.print(
+                table(row, f"{blocks} blocks of {width}, {batch} x {words.tokens} tokens, T = {words.time_steps}")
+            )
     words.output.parent.mkdir(parents=True, exist_ok=True)
     machine = {"processor": platform.processor() or platform.machine(), "threads": words.threads}
-    words.output.write_text(
-        json.dumps({"machine": machine, "torch": torch.__version__, "rows": results, "lava": lava}, indent=2)
-    )
+    words.output.write_text(json.dumps({"machine": machine, "torch": torch.__version__, "rows": results}, indent=2))
     console.print(f"wrote {words.output}")
 
 

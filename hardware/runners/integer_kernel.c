@@ -140,45 +140,51 @@ int64_t fire(const int32_t *x, int64_t x_steps, int64_t steps, int64_t tokens, i
     return saturated;
 }
 
+/* sums[j] += the sum over `count` rows of weight times row[j], four rows at a time to spare loads and stores. */
+static inline void add_rows(float *restrict sums, int64_t size, const float *restrict rows, int64_t count,
+                            const int8_t *weights, int64_t weight_stride)
+{
+    int64_t row = 0;
+    for (; row + 4 <= count; row += 4) {
+        const float *first = rows + row * size, *second = first + size, *third = second + size, *fourth = third + size;
+        const int8_t *at = weights + row * weight_stride;
+        float a = at[0], b = at[weight_stride], c = at[2 * weight_stride], d = at[3 * weight_stride];
+        for (int64_t j = 0; j < size; j++)
+            sums[j] += (a * first[j] + b * second[j]) + (c * third[j] + d * fourth[j]);
+    }
+    for (; row < count; row++) {
+        float weight = weights[row * weight_stride];
+        for (int64_t j = 0; j < size; j++)
+            sums[j] += weight * rows[row * size + j];
+    }
+}
+
 /* Attention without softmax, (Q K^T) V = Q (K^T V), of sentences that lie one behind the other. x: (steps, tokens, 3,
- * heads, size); lengths: (sentences), their sum is `tokens`; y: (steps, tokens, heads, size); scratch: size * size. */
-void attend(const int8_t *x, int64_t steps, int64_t tokens, const int64_t *lengths, int64_t sentences, int64_t heads,
-            int64_t size, int64_t factor, int32_t *y, float *restrict scratch)
+ * heads, size); lengths: (sentences), their sum is tokens; y: (steps, tokens, heads, size); scratch: size rows of
+ * `size`, one row, and as many as the longest sentence has tokens. */
+void attend(const int8_t *x, int64_t steps, const int64_t *lengths, int64_t sentences, int64_t heads,
+            int64_t size, int64_t factor, int32_t *y, float *scratch)
 {
     int64_t width = heads * size;
-    for (int64_t step = 0; step < steps; step++) {
-        const int8_t *sentence = x + step * tokens * 3 * width;
-        int32_t *out = y + step * tokens * width;
-        for (int64_t s = 0; s < sentences; s++) {
+    float *products = scratch, *sums = products + size * size, *values = sums + size;
+    for (int64_t step = 0; step < steps; step++)
+        for (int64_t sentence = 0; sentence < sentences; sentence++) {
             for (int64_t head = 0; head < heads; head++) {
-                memset(scratch, 0, (size_t)(size * size) * sizeof(float));
-                for (int64_t token = 0; token < lengths[s]; token++) {
-                    const int8_t *key = sentence + (3 * token + 1) * width + head * size, *value = key + width;
-                    for (int64_t i = 0; i < size; i++) {
-                        float weight = key[i];
-                        float *restrict sums = scratch + i * size;
-                        for (int64_t j = 0; j < size; j++)
-                            sums[j] += weight * (float)value[j];
-                    }
-                }
-                for (int64_t token = 0; token < lengths[s]; token++) {
-                    const int8_t *query = sentence + 3 * token * width + head * size;
-                    for (int64_t from = 0; from < size; from += BLOCK) {
-                        int64_t count = size - from < BLOCK ? size - from : BLOCK;
-                        float sums[BLOCK] = {0};
-                        for (int64_t i = 0; i < size; i++) {
-                            float weight = query[i];
-                            const float *restrict row = scratch + i * size + from;
-                            for (int64_t j = 0; j < count; j++)
-                                sums[j] += weight * row[j];
-                        }
-                        for (int64_t j = 0; j < count; j++)
-                            out[token * width + head * size + from + j] = (int32_t)sums[j] * (int32_t)factor;
-                    }
+                const int8_t *query = x + head * size, *key = query + width, *value = key + width;
+                for (int64_t token = 0; token < lengths[sentence]; token++)
+                    for (int64_t j = 0; j < size; j++)
+                        values[token * size + j] = value[token * 3 * width + j];
+                memset(products, 0, (size_t)(size * size) * sizeof(float));
+                for (int64_t i = 0; i < size; i++)
+                    add_rows(products + i * size, size, values, lengths[sentence], key + i, 3 * width);
+                for (int64_t token = 0; token < lengths[sentence]; token++) {
+                    memset(sums, 0, (size_t)size * sizeof(float));
+                    add_rows(sums, size, products, size, query + token * 3 * width, 1);
+                    for (int64_t j = 0; j < size; j++)
+                        y[token * width + head * size + j] = (int32_t)sums[j] * (int32_t)factor;
                 }
             }
-            sentence += lengths[s] * 3 * width;
-            out += lengths[s] * width;
+            x += lengths[sentence] * 3 * width;
+            y += lengths[sentence] * width;
         }
-    }
 }

@@ -118,7 +118,7 @@ class Kernel:
         ]  # fmt: skip
         self._normalise.restype = self._attend.restype = None
         self._normalise.argtypes = [c_void_p, c_int64, POINTER(_Norm), c_void_p]
-        self._attend.argtypes = [c_void_p, *[c_int64] * 2, c_void_p, *[c_int64] * 4, *[c_void_p] * 2]
+        self._attend.argtypes = [c_void_p, c_int64, c_void_p, *[c_int64] * 4, *[c_void_p] * 2]
 
     def normalise(self, x: Tensor, norm: KernelNorm) -> Tensor:
         """Return the layer norm of whole numbers ``(T, P, D)`` as int32."""
@@ -173,11 +173,10 @@ class Kernel:
         """
         x, lengths = x.contiguous(), np.ascontiguousarray(lengths, np.int64)
         y = torch.empty(x.shape[0], x.shape[1], heads * head_size, dtype=torch.int32)
-        scratch = np.empty(head_size**2, np.float32)
+        scratch = np.empty((head_size + 1 + int(lengths.max())) * head_size, np.float32)
         self._attend(
             x.data_ptr(),
             x.shape[0],
-            x.shape[1],
             lengths.ctypes.data,
             len(lengths),
             heads,

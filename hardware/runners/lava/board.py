@@ -44,6 +44,9 @@ class Board:
         ``(S, T, N or 1, C)``.
     spikes, membrane_potentials : dict of str to ndarray
         ``(S, T, N, D)`` by node.
+    overflows : dict of str to ndarray
+        ``(S, 2)`` by neuron of whole numbers: how many currents of a sample wrapped around so far, and how many
+        potentials were held at their limit.
     """
 
     time_steps: int
@@ -55,6 +58,7 @@ class Board:
     values: np.ndarray | None = None
     spikes: dict[str, np.ndarray] = field(default_factory=dict)
     membrane_potentials: dict[str, np.ndarray] = field(default_factory=dict)
+    overflows: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:

@@ -288,6 +288,7 @@ class LavaRunner(Runner):
                 "own_nodes": self._plan.own_nodes,
                 "workers": sum(worker.built_for is not None for worker in self._workers),
                 "faults": [asdict(fault) for part in parts for fault in part.faults],
+                **({"overflows": _overflows(parts)} if self.network.is_integer else {}),
             },
         )
 
@@ -304,6 +305,16 @@ class LavaRunner(Runner):
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _overflows(parts: list[Part]) -> dict[str, dict[str, int]]:
+    """Return what registers could not hold, by node; nodes where nothing happened are left out."""
+    found = {}
+    for name in parts[0].overflows:
+        wrapped, saturated = map(int, sum(part.overflows[name] for part in parts))
+        if wrapped or saturated:
+            found[name] = {"wrapped_currents": wrapped, "saturated_potentials": saturated}
+    return found
 
 
 def _checked_jobs(jobs: int | None) -> int:

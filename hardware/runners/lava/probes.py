@@ -13,12 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from export.loihi_numbers import ACTIVATION_SHIFT, DECAY_BITS, DECAY_UNITY
+from export.operators.leaky_integrate_and_fire import shift_to_zero
 from hardware.runners.lava.board import Board
 
 
 @dataclass(frozen=True)
 class NeuronProbe:
-    """Records spikes and tested potentials of a stock LIF just before it resets what fired.
+    """Records spikes and tested potentials of a stock LIF just before it resets what fired, and what overflowed.
+
+    Stock LIF wraps currents and holds potentials at their limit without a word. What it would have held else follows
+    from what came in and from the potential before, which are there before and after it computes.
 
     Attributes
     ----------
@@ -44,6 +49,26 @@ class NeuronProbe:
             reset_voltage(spike_vector=spike_vector)
 
         model.reset_voltage = reset_recorded_voltage
+        if self.node in self.board.overflows:
+            self._count_overflows(model)
+
+    def _count_overflows(self, model: Any) -> None:
+        subthr_dynamics = model.subthr_dynamics
+
+        def counted_subthr_dynamics(activation_in: np.ndarray) -> None:
+            decayed = shift_to_zero(model.v.astype(np.int64) * (DECAY_UNITY - int(model.dv)), DECAY_BITS)
+            subthr_dynamics(activation_in=activation_in)
+            place = self.board.position(model.time_step - 1 - self.starts_at)
+            if place is None:
+                return
+            wrapped = model.u != activation_in.astype(np.int64) << ACTIVATION_SHIFT
+            saturated = model.v != decayed + model.u + model.effective_bias
+            sample, step = place
+            counts, real = self.board.overflows[self.node], self.board.mask[sample]
+            found = [np.count_nonzero(wrapped & real), np.count_nonzero(saturated & real)]
+            counts[sample] = found if step == 0 else counts[sample] + found
+
+        model.subthr_dynamics = counted_subthr_dynamics
 
     def _record(self, finished_steps: int, fired: np.ndarray, potential: np.ndarray) -> None:
         board = self.board

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from export.network import Network
+from export.network import Network, Node
+from export.operators import IntegerCurrentNeuron, IntegerLeakyIntegrateAndFire
 from hardware.runners.lava.board import Board, shared_array
 from hardware.runners.lava.compiler import ProcessPlan, build_processes, port_shapes, summed_by_the_reader
 from hardware.runners.lava.memory import private_bytes
@@ -123,6 +124,8 @@ class Part:
         How many of them were processes killed from outside.
     result : dict or None
         ``(T, samples, N, D)`` by node, potentials under ``"potential NODE"``, the outputs under ``""``.
+    overflows : dict
+        Wrapped currents and saturated potentials of all samples, ``(2,)`` by node; empty but for integer networks.
     """
 
     batch: Batch
@@ -132,6 +135,7 @@ class Part:
     faults: list[Fault] = field(default_factory=list)
     kills: int = 0
     result: dict[str, np.ndarray] | None = None
+    overflows: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -236,6 +240,7 @@ class Worker:
         for name, left in _left_on(board, part).items():
             self._room[name][...] = left
         part.result, self._room = self._room, {}
+        part.overflows = {name: counts[: part.samples].sum(0) for name, counts in board.overflows.items()}
         self.part = None
         return True
 
@@ -291,7 +296,13 @@ class Worker:
             membrane_potentials={
                 node.name: shared_array((samples, steps, *shapes[node.name]), dtype) for node in shown
             },
+            overflows={node.name: shared_array((samples, 2), np.int64) for node in spiking if counts_overflows(node)},
         )
+
+
+def counts_overflows(node: Node) -> bool:
+    """Return whether a node has registers that can overflow."""
+    return isinstance(node.operator, IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron)
 
 
 def _show(part: Part, board: Board) -> None:

@@ -136,6 +136,7 @@ def _assert_equal(found: Trace, expected: Trace) -> None:
         )
     assert found.outputs is not None
     assert expected.outputs is not None
+    assert found.metadata["overflows"] == expected.metadata["overflows"]
     tokens = ~real if found.outputs.ndim == 4 else np.zeros(len(real), bool)
     np.testing.assert_array_equal(found.outputs[:, ~tokens], expected.outputs[:, ~tokens])
     comparison = compare(expected, found)
@@ -278,6 +279,32 @@ def test_one_token_needs_no_columns() -> None:
         found = runner.run(ids)
     with open_runner(network, "reference", "integer", record_membrane_potentials=True) as reference:
         _assert_equal(found, reference.run(ids))
+
+
+@lava
+@pytest.mark.parametrize("timing", ["zero-latency", "hardware"])
+def test_what_overflows_in_stock_neurons_and_in_ours_is_counted_alike(timing: str) -> None:
+    """Padding is not counted, a neuron's second reader counts nothing twice, and batches do not add up."""
+    leaks_little = {"decay": np.array([7, 7]), "threshold": np.array([100_000, 100_000])}
+    builder = NetworkBuilder("input", 2)
+    builder.add("wide", _square(127, 5 if timing == "zero-latency" else None), "input")
+    builder.add("stock", _lif(**leaks_little), "wide")
+    builder.add("ours", _lif(**{**leaks_little, "reset": "subtract"}), "wide")
+    builder.add("quiet", _lif(), ("stock", "ours"))
+    network = builder.network("output", "quiet", readout=Readout(1.0, np.zeros(2, np.int64)))
+    rng = np.random.default_rng(0)
+    mask = np.array([[True, True, True], [True, False, False]])
+    batches = [rng.integers(-low, 1500, (6, 2, 3, 2)) for low in (200, 1500)]
+    with (
+        open_runner(network, "integer", "integer") as simulator,
+        open_runner(network, "lava", "integer", timing=timing, granularity="operator") as runner,
+    ):
+        assert runner.stock_nodes == ["stock", "quiet"]
+        for inputs in batches:
+            found, expected = (opened.run(inputs, mask).metadata["overflows"] for opened in (runner, simulator))
+            assert found == expected
+            assert set(found) == {"stock", "ours"}
+            assert min(min(counts.values()) for counts in found.values()) > 3
 
 
 @lava

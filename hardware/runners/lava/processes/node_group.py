@@ -93,6 +93,9 @@ class _NodeGroupModel(PyLoihiProcessModel):
         elif plan.reads_input and board.values is not None:
             values[plan.input_name] = board.values[sample, step].astype(self.dtype)
         self.execution.step(values, None if mask.all() else mask, hot_inputs)
+        for name, state in self.execution.states.items():
+            if name in board.overflows:  # counted since the sample's first step, when states are made anew
+                board.overflows[name][sample] = state.wrapped_currents, state.saturated_potentials
         if plan.output_source is not None:
             board.outputs[sample, step] = values[plan.output_source]
 
