@@ -36,4 +36,7 @@ With mixed signs the chip spends one of its bits on the sign: stock Dense floors
 which gives back exactly ``w``.
 """
 DELAY_MAX = 62
-"""Steps an axon or synapse can delay a spike (Loihi 1; Loihi 2 has one more)."""
+"""Steps an axon or synapse can delay a spike: 6 bits, of Loihi 1 (Davies et al. 2018, doi 10.1109/MM.2018.112130359).
+
+Lava gives Loihi 2 one step more, 0 to 63 (``PyDelayDenseModelBitAcc``); what lies within 62 runs on either.
+"""

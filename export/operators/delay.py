@@ -9,7 +9,8 @@ import nir
 import numpy as np
 from numpy.typing import DTypeLike
 
-from export.errors import GraphError, UnsupportedOperatorError
+from export.errors import ChipLimitError, GraphError, UnsupportedOperatorError
+from export.loihi_numbers import DELAY_MAX
 from export.operators.operator import Array, Case, Operator, parameter
 from export.operators.time_constants import known_dt
 
@@ -46,6 +47,21 @@ class Delay(Operator):
     def out_features(self) -> int:
         """The same."""
         return self.steps.shape[0]
+
+    def check_chip_holds(self, where: str) -> None:
+        """Check that an axon of the chip can wait so long.
+
+        Raises
+        ------
+        ChipLimitError
+            It cannot.
+        """
+        longest = int(np.argmax(self.steps))
+        if self.steps[longest] > DELAY_MAX:
+            raise ChipLimitError(
+                f"{where}: delay[{longest}] is {self.steps[longest]} steps; it must lie between 0 and {DELAY_MAX}. "
+                "Relay it over neurons, or choose a longer time step"
+            )
 
     def cast(self, dtype: DTypeLike) -> Delay:
         """Return the operator as it is: steps are whole numbers in every precision."""

@@ -32,6 +32,7 @@ from export.loihi_numbers import (
 from export.network import Network, Node, Readout, build_graph, parse_graph
 from export.operators import (
     Affine,
+    Delay,
     Heaviside,
     IntegerAffine,
     IntegerLayerNorm,
@@ -301,6 +302,8 @@ class _Quantizer:
         for node in network.nodes:
             for source in node.sources:
                 self.readers[source].append(node)
+            if isinstance(node.operator, Delay):
+                node.operator.check_chip_holds(node.name)
         self.by_name = {node.name: node for node in network.nodes}
         self.operators: dict[str, Operator] = {}
         self.units: dict[str, np.ndarray] = {}

@@ -25,7 +25,8 @@ Anything not proven so runs on the operator's own int64 step. Wrapped currents a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,7 @@ from export.operators.layer_norm import (
     numerator_shift,
 )
 from export.operators.operator import FLOAT64_EXACT
-from export.passes.intervals import Interval, check_layer_norm, value_intervals
+from export.passes.intervals import Interval, check_layer_norm, largest_sum, value_intervals
 from hardware.errors import RunnerError
 from hardware.runners.execution import NodeExecution
 from hardware.runners.integer_kernel import Kernel, KernelNeurons, KernelNorm, load_kernel
@@ -145,9 +146,9 @@ class IntegerRunner(Runner):
         batch = check_batch(self.network, inputs, token_mask, self.time_steps)
         sentences, tokens = batch.mask.shape
         size = max(1, GROUP_BYTES // (self._bytes_per_token * batch.time_steps * tokens))
-        groups = [
-            self._run_group(batch, slice(start, min(start + size, sentences))) for start in range(0, sentences, size)
-        ]
+        parts = [slice(start, min(start + size, sentences)) for start in range(0, sentences, size)]
+        with _whole_float32():
+            groups = [self._run_group(batch, part) for part in parts]
         logits, shown = read_outputs(self.network, np.concatenate([g.outputs for g in groups], 1), batch.mask)
         found: dict[str, Counter[str]] = {}
         for group in groups:
@@ -284,9 +285,7 @@ class IntegerRunner(Runner):
         read = intervals.get(node.sources[0])
         if read is None or self._is_gathered(node):
             return None
-        offset = 0 if operator.bias is None else int(np.abs(operator.bias).max(initial=0))
-        # no partial sum, in whatever order, is larger than the sum of all magnitudes
-        largest = int((np.abs(operator.weight).astype(np.float64) @ read.magnitude).max(initial=0)) + offset
+        largest = largest_sum(operator.weight, operator.bias, read)
         narrow = operator.weight.dtype == np.int8 and read.low.min() >= 0 and read.largest <= INT8_MAX
         if narrow and largest <= INT32_EXACT and self.device.type == "cpu":
             return torch.int8
@@ -379,6 +378,17 @@ class _Group:
             self.spikes[name] = self.padded(spikes.expand(self.steps, -1, -1)).cpu().numpy().view(np.uint8)
         if potentials is not None:
             self.potentials[name] = self.padded(potentials.expand(self.steps, -1, -1)).cpu().numpy()
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Have float32 products take all 24 bits: a program may have allowed torch to take fewer (TF32, bfloat16)."""
+    allowed = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(allowed)
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -675,7 +685,9 @@ def _operator(node: Node) -> Callable[[_Group], None]:
         y = torch.from_numpy(np.stack(found)).to(x.device)
         y = group.packed(y) if padded else y[:, 0]
         if node.operator.spikes:
-            kept = torch.from_numpy(np.stack(potentials))[:, 0] if group.runner.record_membrane_potentials else None
+            kept = None
+            if group.runner.record_membrane_potentials:
+                kept = torch.from_numpy(np.stack(potentials))[:, 0].to(x.device)
             y = y.to(torch.int8)
             group.record(node.name, y, kept)
         for name, counts in overflows(execution.states).items():

@@ -6,7 +6,11 @@ operator, no network and no runner of ours takes part. Random graphs reach the l
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import nir
 import numpy as np
@@ -19,7 +23,14 @@ from torch import Tensor
 from export import build_graph, parse_graph, quantize, to_nir
 from export.errors import ChipLimitError, GraphError
 from export.network import NetworkBuilder, Readout
-from export.operators import Heaviside, IntegerAffine, IntegerLeakyIntegrateAndFire, IntegerSpikeAttention, TokenSum
+from export.operators import (
+    Heaviside,
+    IntegerAffine,
+    IntegerLayerNorm,
+    IntegerLeakyIntegrateAndFire,
+    IntegerSpikeAttention,
+    TokenSum,
+)
 from hardware import compare, open_runner
 from hardware.errors import RunnerError
 from hardware.runners.integer_kernel import load_kernel
@@ -314,6 +325,175 @@ def test_the_c_kernel_computes_the_same(make_model, padded_batch, neuron: str) -
     found = compare(*traces)
     assert found.equal
     assert found.states_different == 0 < found.states_compared
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_computes_the_same(make_model, padded_batch) -> None:
+    ids, mask = padded_batch
+    graph = quantize(to_nir(make_model(num_hidden_layers=2, embedding_norm=True)), (ids, mask))
+    traces = []
+    for device in ("cpu", "cuda"):
+        with open_runner(graph, "integer", "integer", record_membrane_potentials=True, device=device) as opened:
+            traces.append(opened.run(ids, mask))
+    found = compare(*traces)
+    assert found.equal
+    assert found.states_different == 0 < found.states_compared
+
+
+@pytest.mark.parametrize("proven", [True, False])
+def test_no_tensor_is_made_where_torch_makes_them_by_default(make_model, padded_batch, proven: bool) -> None:
+    """What a GPU would trip over: a tensor made without saying where, here on a device that holds no numbers."""
+    ids, mask = padded_batch
+    network = parse_graph(quantize(to_nir(make_model(embedding_norm=True)), (ids, mask)))
+    if not proven:  # attention, and what reads it, then runs on the operators' own arithmetic
+        network = replace(network, max_tokens=None)
+    with open_runner(network, "integer", "integer", record_membrane_potentials=True, compiled=False) as opened:
+        assert ("int64" in opened.methods.values()) != proven
+        expected = opened.run(ids, mask)
+        with torch.device("meta"):
+            found = opened.run(ids, mask)
+    assert compare(expected, found).equal
+
+
+def test_float32_products_take_all_their_bits_whatever_a_program_allows() -> None:
+    """2^11 + 1 is one more than TF32 or bfloat16 tell from 2^11."""
+    builder = NetworkBuilder("input", 16)
+    builder.add("affine", IntegerAffine(weight=np.full((16, 16), 127, np.int8), bias=None, unit=np.ones(16)), "input")
+    network = builder.network("output", "affine", readout=Readout(1.0, np.zeros(16, np.int64)), input_limit=2049)
+    inputs = np.full((1, 1, 32, 16), 2049)
+    allowed = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with open_runner(network, "integer", "integer") as opened:
+            assert opened.methods["affine"] == "float32"
+            logits = opened.run(inputs).logits
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(allowed)
+    np.testing.assert_array_equal(logits, 16 * 127 * 2049)
+
+
+def test_the_least_int8_counts_with_its_whole_magnitude() -> None:
+    affine = IntegerAffine(weight=np.full((8, 16), -128, np.int8), bias=None, unit=np.ones(8))
+    builder = NetworkBuilder("input", 16)
+    builder.add("affine", affine, "input")
+    for limit, method in (((1 << 13) - 1, "float32"), (1 << 13, "float64")):
+        network = builder.network("output", "affine", readout=Readout(1.0, np.zeros(8, np.int64)), input_limit=limit)
+        with open_runner(network, "integer", "integer") as opened:
+            assert opened.methods["affine"] == method
+
+
+def test_sums_of_squares_that_float64_does_not_hold_are_exact() -> None:
+    """64 squares of nearly 2^25 are more than 2^53 and still allowed."""
+    rng, size, limit = np.random.default_rng(0), 64, (1 << 25) - 1
+    norm = IntegerLayerNorm(
+        weight=rng.integers(-(1 << 23), 1 << 23, size),
+        bias=np.zeros(size, np.int64),
+        groups=1,
+        integer_eps=np.array([1]),
+        shift=30,
+        unit=np.ones(size),
+    )
+    builder = NetworkBuilder("input", size)
+    builder.add("norm", norm, "input")
+    network = builder.network("output", "norm", readout=Readout(1.0, np.zeros(size, np.int64)), input_limit=limit)
+    inputs = limit - rng.integers(0, 3, (1, 1, 50, size))
+    (sums, exact) = (inputs.astype(np.float64) ** 2).sum(-1).astype(np.int64), (inputs**2).sum(-1)
+    assert np.any(sums != exact)
+    logits = []
+    for runner, options in (("reference", {}), ("integer", {"compiled": False}), ("integer", {})):
+        with open_runner(network, runner, "integer", **options) as opened:
+            logits.append(opened.run(inputs).logits)
+    np.testing.assert_array_equal(logits[1], logits[0])
+    np.testing.assert_array_equal(logits[2], logits[0])
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export.network import NetworkBuilder, Readout, TokenEncoding
+from export.operators import (
+    Affine, IntegerAffine, IntegerLayerNorm, IntegerLeakyIntegrateAndFire, IntegerSpikeAttention, TokenSum
+)
+from hardware import open_runner
+
+torch.set_num_threads(1)
+rng = np.random.default_rng(0)
+
+
+def network(blocks, width):
+    builder = NetworkBuilder("input", 1000)
+
+    def layer(name, out, sources):
+        weight = rng.integers(-128, 128, (out, builder.widths[sources[0]]), dtype=np.int8)
+        last = builder.add(name + "_affine", IntegerAffine(weight=weight, bias=None, unit=np.ones(out)), sources)
+        norm = IntegerLayerNorm(
+            weight=np.full(out, 1 << 20), bias=np.zeros(out, np.int64), groups=1, integer_eps=np.array([width]),
+            shift=34, unit=np.ones(out),
+        )
+        return neuron(name, out, builder.add(name + "_norm", norm, last))
+
+    def neuron(name, features, source):
+        constants = {key: np.zeros(features, np.int64) for key in ("bias_mantissa", "bias_exponent")}
+        constants |= {"threshold": np.full(features, 40), "decay": np.full(features, 400), "unit": np.ones(features)}
+        cells = IntegerLeakyIntegrateAndFire(reset="subtract", fire_on_equal=True, **constants)
+        return builder.add(name + "_neuron", cells, source)
+
+    stream = [layer("embedding", width, ["input"])]
+    for block in range(blocks):
+        name = f"block{block:02}_"
+        qkv = layer(name + "qkv", 3 * width, stream[-2:])
+        attention = IntegerSpikeAttention(num_heads=width // 64, head_size=64, scale=0.125, shift=0)
+        attended = neuron(name + "attention", width, builder.add(name + "attention", attention, qkv))
+        stream.append(layer(name + "projection", width, [attended]))
+        hidden = layer(name + "intermediate", 4 * width, stream[-2:])
+        stream.append(layer(name + "output", width, [hidden]))
+    last = builder.add("sum", TokenSum(width), stream[-1])
+    return builder.network(
+        "output", last, token_encoding=TokenEncoding(1000, 0), time_steps=STEPS, max_tokens=128,
+        readout=Readout(1.0, np.zeros(width, np.int64)),
+    )
+
+
+def measure(blocks, width):
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    built = network(blocks, width)
+    with open_runner(built, "integer", "integer", record_spikes=False, compiled=COMPILED) as runner:
+        for _ in range(2):
+            runner.run(rng.integers(0, 1000, (SENTENCES, TOKENS)))
+        assert "int64" not in runner.methods.values()
+    weights = sum(node.operator.weight.nbytes for node in built.nodes if isinstance(node.operator, Affine))
+    return resident("VmHWM") - before, weights, STEPS * SENTENCES * TOKENS * 4 * width * 4
+
+
+def resident(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+STEPS, SENTENCES, TOKENS, COMPILED = 4, 4, 64, sys.argv[1] == "True"
+measure(1, 64)  # libraries, and what torch keeps once and for all
+print(*measure(12, 512))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell a peak of memory")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_memory_stays_near_the_weights(compiled: bool) -> None:
+    """Below 1.5 times the int8 weights and one batch of activations: 32-bit sums of its widest layer, at all steps."""
+    if compiled and load_kernel() is None:
+        pytest.skip("there is no C compiler")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", MEMORY, str(compiled)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    grown, weights, activations = map(int, found.stdout.split())
+    assert weights > 12 * 12 * 512**2
+    assert weights < grown < 1.5 * weights + activations
 
 
 def test_every_layer_of_a_quantized_model_is_proven(make_model, padded_batch) -> None:

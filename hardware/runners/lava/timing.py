@@ -13,7 +13,7 @@ from collections.abc import Collection
 from export.errors import ChipLimitError
 from export.loihi_numbers import DELAY_MAX
 from export.network import Network
-from export.operators import Affine, Operator, SpikeAttention, TokenMean, Total
+from export.operators import Affine, Delay, Operator, SpikeAttention, TokenMean, Total
 from hardware.errors import RunnerError
 
 ZERO_LATENCY, HARDWARE = "zero-latency", "hardware"
@@ -51,7 +51,8 @@ def arrivals(network: Network, timing: str, at_once: Collection[str] = ()) -> di
     Raises
     ------
     ChipLimitError
-        Two paths that meet differ by more steps than the chip can delay a spike.
+        With hardware timing: two paths that meet differ by more steps than the chip can delay a spike, or a delay of
+        the graph's own is longer.
     """
     arrives = {network.input_name: 0}
     for node in network.nodes:
@@ -62,6 +63,8 @@ def arrivals(network: Network, timing: str, at_once: Collection[str] = ()) -> di
                 f"{max(sent) - min(sent)} steps to meet {node.sources[sent.index(max(sent))]}; the chip delays by "
                 f"{DELAY_MAX} at most. Relay it over neurons, or use timing {ZERO_LATENCY!r}"
             )
+        if isinstance(node.operator, Delay) and timing == HARDWARE:
+            node.operator.check_chip_holds(node.name)
         arrives[node.name] = max(sent) + (0 if node.name in at_once else latency(node.operator, timing))
     return arrives
 

@@ -21,6 +21,8 @@ from export.errors import ChipLimitError
 from export.loihi_numbers import DELAY_MAX
 from export.network import Network, NetworkBuilder, Readout, TokenEncoding, build_graph
 from export.operators import (
+    Affine,
+    Delay,
     Heaviside,
     IntegerAffine,
     IntegerLayerNorm,
@@ -413,6 +415,20 @@ def test_a_skip_path_longer_than_the_chip_can_delay_is_refused() -> None:
     assert set(arrivals(network(DELAY_MAX + 1), "zero-latency").values()) == {0}
     with pytest.raises(ChipLimitError, match=r"first would have to be delayed by 63 steps to meet hop62.*by 62"):
         arrivals(network(DELAY_MAX + 1), "hardware")
+
+
+def test_a_delay_longer_than_the_chip_holds_is_refused_by_name() -> None:
+    def network(steps: int) -> Network:
+        return _chain(Affine(np.eye(2), None), Delay(np.array([0, steps])), Heaviside(np.zeros(2)))
+
+    too_long = r"node1: delay\[1\] is 63 steps; it must lie between 0 and 62\. Relay it over neurons"
+    assert set(arrivals(network(62), "hardware")) == set(arrivals(network(63), "zero-latency"))
+    with pytest.raises(ChipLimitError, match=too_long):
+        arrivals(network(63), "hardware")
+    with pytest.raises(ChipLimitError, match=too_long):
+        quantize(network(63), np.ones((1, 1, 1, 2), np.int64))
+    with pytest.raises(ChipLimitError, match=too_long):
+        open_runner(network(63), "lava", timing="hardware")
 
 
 @pytest.mark.parametrize(("depth", "steps"), [(0, 12), (1, 16), (4, 16), (5, 20)])
