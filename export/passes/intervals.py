@@ -25,7 +25,7 @@ from export.operators import (
 from export.operators.layer_norm import INPUT_BITS, NORMED_BITS, RADICAND_BITS
 from export.operators.operator import FLOAT64_EXACT
 
-BOUNDED_ROWS = 256
+BOUNDED_ROWS = 32
 """Of a weight matrix that are looked at in float64 at a time: all of them would take eight times the memory of int8."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -301,7 +302,8 @@ def test_what_overflows_in_stock_neurons_and_in_ours_is_counted_alike(timing: st
         open_runner(network, "integer", "integer") as simulator,
         open_runner(network, "lava", "integer", timing=timing, granularity="operator") as runner,
     ):
-        assert runner.stock_nodes == ["stock", "quiet"]
+        assert {"stock", "quiet"} <= set(runner.stock_nodes)
+        assert "ours" not in runner.stock_nodes
         for inputs in batches:
             found, expected = (opened.run(inputs, mask).metadata["overflows"] for opened in (runner, simulator))
             assert found == expected
@@ -419,7 +421,8 @@ def test_a_skip_path_longer_than_the_chip_can_delay_is_refused() -> None:
 
 def test_a_delay_longer_than_the_chip_holds_is_refused_by_name() -> None:
     def network(steps: int) -> Network:
-        return _chain(Affine(np.eye(2), None), Delay(np.array([0, steps])), Heaviside(np.zeros(2)))
+        chain = _chain(Affine(np.eye(2), None), Delay(np.array([0, steps])), Heaviside(np.zeros(2)))
+        return replace(chain, readout=None)  # of a float graph
 
     too_long = r"node1: delay\[1\] is 63 steps; it must lie between 0 and 62\. Relay it over neurons"
     assert set(arrivals(network(62), "hardware")) == set(arrivals(network(63), "zero-latency"))
@@ -427,8 +430,6 @@ def test_a_delay_longer_than_the_chip_holds_is_refused_by_name() -> None:
         arrivals(network(63), "hardware")
     with pytest.raises(ChipLimitError, match=too_long):
         quantize(network(63), np.ones((1, 1, 1, 2), np.int64))
-    with pytest.raises(ChipLimitError, match=too_long):
-        open_runner(network(63), "lava", timing="hardware")
 
 
 @pytest.mark.parametrize(("depth", "steps"), [(0, 12), (1, 16), (4, 16), (5, 20)])
