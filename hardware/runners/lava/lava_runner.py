@@ -311,7 +311,7 @@ def _overflows(parts: list[Part]) -> dict[str, dict[str, int]]:
     """Return what registers could not hold, by node; nodes where nothing happened are left out."""
     found = {}
     for name in parts[0].overflows:
-        wrapped, saturated = map(int, sum(part.overflows[name] for part in parts))
+        wrapped, saturated = (sum(int(part.overflows[name][kind]) for part in parts) for kind in range(2))
         if wrapped or saturated:
             found[name] = {"wrapped_currents": wrapped, "saturated_potentials": saturated}
     return found
