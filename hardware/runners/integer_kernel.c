@@ -76,7 +76,7 @@ void normalise(const int32_t *restrict x, int64_t rows, const layer_norm *norm, 
 }
 
 /* All steps of up to BLOCK features of one token; returns how many potentials were held at their limit. */
-static int64_t fire_block(const int32_t *x, int64_t x_stride, int64_t steps, int64_t count, const factors *by,
+static inline __attribute__((always_inline)) int64_t fire_block(const int32_t *x, int64_t x_stride, int64_t steps, int64_t count, const factors *by,
                           int64_t by_stride, const double *restrict gain, const double *restrict offset,
                           const neurons *cells, int64_t from, int64_t stride, int8_t *spikes, int32_t *potentials)
 {
@@ -131,10 +131,15 @@ int64_t fire(const int32_t *x, int64_t x_steps, int64_t steps, int64_t tokens, i
         for (int64_t group = 0; group < groups; group++)
             for (int64_t i = 0; i < size; i += BLOCK) {
                 int64_t from = group * size + i, out = token * features + from;
-                saturated += fire_block(row + from, moving * tokens * features, steps, size - i < BLOCK ? size - i : BLOCK,
-                                        norm ? scratch + group : NULL, moving * groups, norm ? norm->gain + from : NULL,
-                                        norm ? norm->offset + from : NULL, cells, from, stride, spikes + out,
-                                        potentials ? potentials + out : NULL);
+                const factors *by = norm ? scratch + group : NULL;
+                const double *gain = norm ? norm->gain + from : NULL, *offset = norm ? norm->offset + from : NULL;
+                int32_t *shown = potentials ? potentials + out : NULL;
+                if (size - i >= BLOCK) /* a number the compiler knows unrolls and vectorises better */
+                    saturated += fire_block(row + from, moving * tokens * features, steps, BLOCK, by, moving * groups,
+                                            gain, offset, cells, from, stride, spikes + out, shown);
+                else
+                    saturated += fire_block(row + from, moving * tokens * features, steps, size - i, by,
+                                            moving * groups, gain, offset, cells, from, stride, spikes + out, shown);
             }
     }
     return saturated;
