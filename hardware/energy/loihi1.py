@@ -35,6 +35,8 @@ NEURONS_PER_CORE, CORES_PER_CHIP = 1024, 128
 STATIC_MILLIWATTS_PER_CHIP = 104.4
 """Frady et al. 2020, NICE, table 1: 3.34 W static over 32 chips, measured, at a supply voltage not stated."""
 NANO = 1e-9
+SYNAPTIC_OPERATORS = ("affine", "convolution", "scale")
+"""Nodes that are synapses on the chip."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Loihi1Model(EnergyModel):
         if node.stage == "input" and not node.fires:
             return {"host: embedding read": DRAM.picojoules * did("embedding_read", 0)}
         charged: dict[str, float] = {}
-        if node.operator == "affine" and node.spike_driven:
+        if node.operator in SYNAPTIC_OPERATORS and node.spike_driven:
             synaptic = did("ac_binary", 0) + did("ac_graded_additions", 0)
             charged["synaptic operations"] = SYNAPTIC_OPERATION.picojoules * synaptic
         if node.fires:
@@ -67,7 +69,7 @@ class Loihi1Model(EnergyModel):
             host = ("embedding_read", "spike") if not node.fires else ("spike",)
             return frozenset(host)
         kinds: tuple[str, ...] = ("residual_addition",)  # joins at the synapses, as more spikes
-        if node.operator == "affine" and node.spike_driven:
+        if node.operator in SYNAPTIC_OPERATORS and node.spike_driven:
             kinds += ("ac_binary", "ac_graded", "ac_graded_additions", "weight_read")
             kinds += ("addition", "parameter_read")  # a bias is part of the neuron it drives
         if node.fires:
@@ -83,7 +85,7 @@ class Loihi1Model(EnergyModel):
         synaptic = sum(
             node.real.get("ac_binary", 0) + node.real.get("ac_graded_additions", 0)
             for node in on_chip
-            if node.operator == "affine"
+            if node.operator in SYNAPTIC_OPERATORS
         )
         active = sum(node.real.get("spike", 0) for node in on_chip)
         updates = sum(node.real.get("comparison", 0) for node in on_chip)

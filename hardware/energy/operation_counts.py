@@ -31,7 +31,8 @@ token mean            ``F`` addition and activation_read a token; ``F`` mac, one
                       activation_write a sentence
 ===================== ============================================================================================
 
-A multiplication alone counts as a mac: it takes the same unit.
+A multiplication alone counts as a mac: it takes the same unit. The operators of graphs that other tools write are in
+`hardware.energy.foreign_counts`.
 
 Padding is counted apart, never silently: what the masked tokens add in a run that computes them as a padded batch does.
 Where they are masked their neurons send nothing, so what they add is dense: biases, norms, scales, membrane updates,
@@ -41,7 +42,7 @@ gathers, and no accumulate. Accumulates appear under padding only where a trace 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -53,12 +54,21 @@ from export.errors import UnsupportedOperatorError
 from export.network import Network, Node, parse_graph
 from export.operators import (
     Affine,
+    Convolution,
+    Delay,
+    Flatten,
     Heaviside,
+    IntegerCurrentNeuron,
     IntegerLeakyIntegrateAndFire,
     IntegerSpikeAttention,
     LayerNorm,
     LeakyIntegrateAndFire,
+    LeakyIntegrator,
     Operator,
+    Pooling,
+    PreviousStep,
+    ResistiveNeuron,
+    Scale,
     SpikeAttention,
     TokenMean,
     TokenSum,
@@ -66,6 +76,17 @@ from export.operators import (
 )
 from hardware.edges import Edge, EdgeKind, edges_of_checked, pooled_nodes
 from hardware.energy.attention_counts import count_spike_products
+from hardware.energy.foreign_counts import (
+    count_convolution,
+    count_delay,
+    count_integer_current_neuron,
+    count_integrator,
+    count_pooling,
+    count_resistive_neuron,
+    count_scale,
+    count_wiring,
+    passed_on,
+)
 from hardware.errors import TraceMismatchError
 from hardware.firing import Firing
 from hardware.trace import Trace
@@ -75,12 +96,12 @@ OPERATION_KINDS: dict[str, str] = {
     "ac_graded": "accumulate of a weight times an integer above 1, as one multi-bit operation",
     "ac_graded_additions": "the same as repeated additions: in place of ac_graded, never beside it",
     "mac": "dense multiply-accumulate",
-    "addition": "dense addition: bias, mean, centring",
+    "addition": "addition of a bias, or into a mean or a pool; centring",
     "special": "square root, reciprocal",
     "attention_and": "AND of two spikes",
     "attention_count": "count of two spikes that coincide: an increment",
     "attention_add": "addition of a whole number, gated by a spike",
-    "membrane_update": "update of the membrane potential of a neuron that has one",
+    "membrane_update": "update of a membrane potential, or of a synaptic current that is kept",
     "membrane_leak": "multiplication by the leak in such an update",
     "comparison": "comparison with a threshold",
     "reset": "reset of a potential after a spike",
@@ -89,8 +110,8 @@ OPERATION_KINDS: dict[str, str] = {
     "weight_read": "read of a synaptic weight, without any reuse",
     "parameter_read": "read of a bias, or of a weight or bias of a norm",
     "embedding_read": "read of a number of an embedding table",
-    "state_read": "read of a membrane potential",
-    "state_write": "write of a membrane potential",
+    "state_read": "read of a membrane potential, a synaptic current that is kept, or a delayed value",
+    "state_write": "write of one",
     "activation_read": "read of an analog activation",
     "activation_write": "write of an analog activation",
 }
@@ -151,7 +172,7 @@ class NodeOperations:
     fan_in, fan_out : int
         Features.
     parameters : int
-        Weights and biases of an affine or norm.
+        Weights and biases of an affine, norm, convolution or scale.
     heads : int
         Attention heads; 0 elsewhere.
     fires : bool
@@ -212,7 +233,7 @@ class NodeOperations:
 
         For an affine it equals the exact count (of accumulates, or by mean value of repeated additions), since every
         input has the same fan-out. For attention it does not: γ is the rate of query, key and value together, FLOPs
-        are both products.
+        are both products. Nor for a convolution, whose inputs at a border have a smaller fan-out.
 
         Parameters
         ----------
@@ -456,9 +477,16 @@ class OperationCounter:
         if not trace.spikes:
             raise TraceMismatchError("the trace has no spikes, so nothing says how many time steps it ran")
         batch = _Batch(next(iter(trace.spikes.values())).shape[0], firing)
+        passed: dict[str, Edge] = {}
         for node, edges in edges_of_checked(trace, self.network):
+            edges = tuple(
+                replace(passed[edge.source], reader=node.name) if edge.source in passed else edge for edge in edges
+            )
+            sent = passed_on(node.name, node.operator, edges[0])
+            if sent is not None:
+                passed[node.name] = sent
             self._kinds[node.name] = edges[0].kind
-            task = _Task(
+            task = Task(
                 edges,
                 trace.spikes.get(node.name),
                 batch,
@@ -614,7 +642,7 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """One node in one batch: what flows in and out, whether its rows are sentences, whether its input ever changes."""
 
     edges: tuple[Edge, ...]
@@ -650,12 +678,45 @@ class _Task:
         counted = self.batch.count(self.edges[0].reader, self.spikes, binary=True)
         return Split(*(dict.fromkeys(kinds, part.events) for part in counted))
 
+    def reaching(self, fan_out: np.ndarray) -> Iterator[tuple[int, tuple[_Fired, _Fired]]]:
+        """Yield each fan-out of ``(D,)`` with what features that have it carry, to real tokens and to padding."""
+        edge = self.edges[0]
+        assert edge.values is not None
+        real = np.ones(edge.values.shape[1:3], bool) if self.pooled else self.batch.real
+        for reached in np.unique(fan_out):
+            carried = edge.values[..., fan_out == reached]
+            binary = edge.kind == "binary"
+            yield int(reached), (_Fired.of(carried[:, real], binary), _Fired.of(carried[:, ~real], binary))
+
+    def additions(self, fan_out: np.ndarray) -> Split:
+        """Return an addition for each of the `fan_out` ``(D,)`` sums that a value of the first edge joins, if not 0."""
+        counted = Split()
+        for reached, parts in self.reaching(fan_out):
+            counted.add(Split(*({"addition": part.events * reached} for part in parts)))
+        return counted
+
+    def synapses(self, fan_out: np.ndarray, width_out: int) -> Split:
+        """Return what the first edge causes behind synapses without bias, `fan_out` ``(D,)`` of them each feature."""
+        dense = int(fan_out.sum())
+        if self.edges[0].values is None:
+            return self.rows.times(
+                mac=dense,
+                weight_read=dense,
+                activation_read=len(fan_out),
+                activation_write=width_out,
+                dense_mac=dense,
+            )
+        counted = self.rows.times(input_element=len(fan_out), dense_mac=dense)
+        for reached, parts in self.reaching(fan_out):
+            counted.add(Split(*(part.accumulates(reached) for part in parts)))
+        return counted
+
     def _rows(self, steps: int) -> _Rows:
         real, padding = (len(self.batch.real), 0) if self.pooled else self.batch.tokens
         return _Rows(real * steps, padding * steps)
 
 
-def _count_affine(operator: Affine, task: _Task) -> Split:
+def _count_affine(operator: Affine, task: Task) -> Split:
     edge, rows = task.edges[0], task.rows
     width_in, width_out = operator.in_features, operator.out_features
     if edge.kind == "tokens":
@@ -680,7 +741,7 @@ def _count_affine(operator: Affine, task: _Task) -> Split:
     return counted
 
 
-def _count_layer_norm(operator: LayerNorm, task: _Task) -> Split:
+def _count_layer_norm(operator: LayerNorm, task: Task) -> Split:
     features, groups = operator.in_features, operator.groups
     return task.rows.times(
         mac=3 * features + 2 * groups,
@@ -692,7 +753,7 @@ def _count_layer_norm(operator: LayerNorm, task: _Task) -> Split:
     )
 
 
-def _count_neurons(operator: LeakyIntegrateAndFire, task: _Task) -> Split:
+def _count_neurons(operator: LeakyIntegrateAndFire, task: Task) -> Split:
     features = operator.in_features
     leak = operator.tau if operator.decay_input else operator.beta
     counted = task.step_rows.times(
@@ -707,7 +768,7 @@ def _count_neurons(operator: LeakyIntegrateAndFire, task: _Task) -> Split:
     return counted
 
 
-def _count_integer_neurons(operator: IntegerLeakyIntegrateAndFire, task: _Task) -> Split:
+def _count_integer_neurons(operator: IntegerLeakyIntegrateAndFire, task: Task) -> Split:
     features, biased = operator.in_features, int(np.count_nonzero(operator.bias_mantissa))
     counted = task.step_rows.times(
         membrane_update=features,
@@ -722,20 +783,20 @@ def _count_integer_neurons(operator: IntegerLeakyIntegrateAndFire, task: _Task) 
     return counted
 
 
-def _count_heaviside(operator: Heaviside, task: _Task) -> Split:
+def _count_heaviside(operator: Heaviside, task: Task) -> Split:
     counted = task.rows.times(comparison=operator.in_features)
     counted.add(task.sent("spike"))
     return counted
 
 
-def _count_total(operator: Total, task: _Task) -> Split:
+def _count_total(operator: Total, task: Task) -> Split:
     running, joining = task.edges
     if running.values is None or joining.values is None:
         return task.rows.times(residual_addition=operator.features)
     return Split(*({"residual_addition": part.events} for part in task.read(joining)))
 
 
-def _count_token_mean(operator: TokenMean, task: _Task) -> Split:
+def _count_token_mean(operator: TokenMean, task: Task) -> Split:
     features, batch = operator.features, task.batch
     sentences = len(batch.real) * task.steps
     averaged = (int((batch.attended & real).sum()) * task.steps * features for real in (batch.real, batch.padding))
@@ -746,7 +807,7 @@ def _count_token_mean(operator: TokenMean, task: _Task) -> Split:
     return counted
 
 
-def _count_attention(operator: SpikeAttention, task: _Task) -> Split:
+def _count_attention(operator: SpikeAttention, task: Task) -> Split:
     """Count what both orders share: the scale, which integers leave to the threshold behind, and what flows in."""
     counted = task.rows.times(mac=0 if isinstance(operator, IntegerSpikeAttention) else operator.out_features)
     edge = task.edges[0]
@@ -785,7 +846,7 @@ def _products_among(
     return {order: {"dense_mac": dense[order], **counted[order]} for order in orders}
 
 
-_COUNTERS: dict[type[Operator], Callable[[Any, _Task], Split]] = {
+_COUNTERS: dict[type[Operator], Callable[[Any, Task], Split]] = {
     Affine: _count_affine,
     LayerNorm: _count_layer_norm,
     LeakyIntegrateAndFire: _count_neurons,
@@ -794,6 +855,15 @@ _COUNTERS: dict[type[Operator], Callable[[Any, _Task], Split]] = {
     SpikeAttention: _count_attention,
     Total: _count_total,
     TokenMean: _count_token_mean,
+    Convolution: count_convolution,
+    Scale: count_scale,
+    Pooling: count_pooling,
+    Flatten: count_wiring,
+    PreviousStep: count_wiring,
+    Delay: count_delay,
+    LeakyIntegrator: count_integrator,
+    ResistiveNeuron: count_resistive_neuron,
+    IntegerCurrentNeuron: count_integer_current_neuron,
 }
 
 
@@ -815,7 +885,11 @@ def _charged_as(operator: Operator) -> str:
 
 def _parameters(node: Node) -> int:
     operator = node.operator
-    arrays = (operator.weight, operator.bias) if isinstance(operator, Affine | LayerNorm) else ()
+    arrays: tuple[np.ndarray | None, ...] = ()
+    if isinstance(operator, Affine | LayerNorm | Convolution):
+        arrays = (operator.weight, operator.bias)
+    elif isinstance(operator, Scale):
+        arrays = (operator.scale,)
     return sum(array.size for array in arrays if array is not None)
 
 
@@ -823,7 +897,8 @@ def _constant_nodes(network: Network) -> set[str]:
     """Return the sources that send the same at every step: token ids, and what stands between them and neurons."""
     constant = {network.input_name} if network.token_encoding is not None else set()
     for node in network.nodes:
-        if not node.operator.spikes and all(source in constant for source in node.sources):
+        remembers = node.operator.spikes or isinstance(node.operator, Delay | LeakyIntegrator)
+        if not remembers and all(source in constant for source in node.sources):
             constant.add(node.name)
     return constant
 
@@ -849,11 +924,11 @@ def _stages(network: Network) -> dict[str, str]:
 
 
 def _readers(network: Network) -> dict[str, tuple[int, ...]]:
-    """Return for each source the fan-outs of the nodes that read it, directly or through sums."""
+    """Return for each source the fan-outs of the nodes that read it, directly or through what only passes spikes on."""
     readers: dict[str, tuple[int, ...]] = {}
     for node in reversed(network.nodes):
-        is_sum = isinstance(node.operator, Total)
-        reading = readers.get(node.name, ()) if is_sum else (node.operator.out_features,)
+        passes_on = isinstance(node.operator, Total | Flatten | Delay | PreviousStep)
+        reading = readers.get(node.name, ()) if passes_on else (node.operator.out_features,)
         for source in node.sources:
             readers[source] = reading + readers.get(source, ())
     return readers
