@@ -94,7 +94,7 @@ class SnnTorchLoop(Baseline):
         from snntorch import surrogate
 
         return snntorch.Leaky(
-            beta=parameters.beta,
+            beta=torch.tensor(parameters.beta, dtype=torch.float64),  # a number it would round to float32
             threshold=parameters.threshold,
             reset_mechanism=parameters.reset,
             spike_grad=surrogate.atan(alpha=alpha),

@@ -69,8 +69,10 @@ def test_training_compares_models_that_are_the_same(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "training.json").read_text())
-    assert all(difference < 1e-7 for difference in result["largest_gradient_difference"].values())
-    assert len(result["largest_gradient_difference"]) == 2
+    differences = result["largest_gradient_difference"]
+    assert set(differences) == {"snnTorch", "SpikingJelly"}
+    assert differences["SpikingJelly"] < 1e-9
+    assert differences["snnTorch"] < 1e-8  # its surrogates turn spikes, and so what comes back, into float32
     seconds = {name: each["forward_backward"]["median"] for name, each in result["seconds"].items()}
     faster = min(("snnTorch", "SpikingJelly"), key=lambda name: seconds[name])
     assert result["faster_library"] == faster
