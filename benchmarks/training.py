@@ -162,7 +162,7 @@ def check_agreement(name: str, ours: SpikeBertForSequenceClassification, baselin
         for each in gradients[0]  # type: ignore
     )
     scale = max(float(p.grad.abs().max()) for p in gradients[0].values() if p.grad is not None)
-    if not largest <= 1e-6 * scale:
+    if not largest <= 1e-9 * scale:
         sys.exit(f"{name} and ours are not the same model: gradients differ by {largest:.3g} of {scale:.3g}")
     return largest
 

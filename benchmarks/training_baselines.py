@@ -11,6 +11,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from spikebert import SpikeBertForSequenceClassification
 from spikebert.modeling import SpikeBertBlock, SpikingProjection
@@ -93,11 +94,18 @@ class SnnTorchLoop(Baseline):
         import snntorch
         from snntorch import surrogate
 
+        class ATan(surrogate.ATan):
+            """snnTorch's own, whose spikes (and so the gradients that come back) are float32 whatever comes in."""
+
+            @staticmethod
+            def forward(ctx: FunctionCtx, input_: Tensor, alpha: float) -> Tensor:
+                return surrogate.ATan.forward(ctx, input_, alpha).to(input_.dtype)
+
         return snntorch.Leaky(
             beta=torch.tensor(parameters.beta, dtype=torch.float64),  # a number it would round to float32
             threshold=parameters.threshold,
             reset_mechanism=parameters.reset,
-            spike_grad=surrogate.atan(alpha=alpha),
+            spike_grad=lambda shifted: ATan.apply(shifted, alpha),
         )
 
     def fire(self, name: str, current: Tensor) -> Tensor:

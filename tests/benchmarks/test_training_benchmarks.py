@@ -71,8 +71,7 @@ def test_training_compares_models_that_are_the_same(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "training.json").read_text())
     differences = result["largest_gradient_difference"]
     assert set(differences) == {"snnTorch", "SpikingJelly"}
-    assert differences["SpikingJelly"] < 1e-9
-    assert differences["snnTorch"] < 1e-8  # its surrogates turn spikes, and so what comes back, into float32
+    assert max(differences.values()) < 1e-9
     seconds = {name: each["forward_backward"]["median"] for name, each in result["seconds"].items()}
     faster = min(("snnTorch", "SpikingJelly"), key=lambda name: seconds[name])
     assert result["faster_library"] == faster
