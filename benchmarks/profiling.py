@@ -34,6 +34,7 @@ from hardware.runners import open_runner
 from hardware.trace import Trace
 from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification
 from spikebert.checkpoint import load_model
+from spikebert.memory import ask_for_huge_pages
 from spikebert.provenance import run_record, seed_everything
 
 SHIPPED = ("default", "default-loihi")
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=Path("results/profiling.json"))
     arguments = parser.parse_args()
+    ask_for_huge_pages()  # as the command does
     seed_everything(arguments.seed)
     torch.set_num_threads(arguments.threads)
     cases = []

@@ -7,6 +7,7 @@ batch; only the neurons loop over it. This package owns the node names: what a r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +41,13 @@ class Recording:
     ----------
     spikes, membrane_potentials : dict of str to Tensor, or None
         ``(T, B, N, D)`` each; None where not asked for. Potentials are those tested against the threshold.
-    spike_dtype : torch.dtype or None
-        Type spikes are kept in; None for the one they were computed in.
+    keep_spikes : callable or None
+        Turns a layer's spikes into what is kept of them; None keeps them as they were computed.
     """
 
     spikes: dict[str, Tensor] | None = None
     membrane_potentials: dict[str, Tensor] | None = None
-    spike_dtype: torch.dtype | None = None
+    keep_spikes: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass
@@ -119,7 +120,8 @@ class NamedNeuron(nn.Module):
 
         spikes = self.neuron(current, record_potential, token_mask)
         if recording.spikes is not None:
-            recording.spikes[self.name] = spikes.detach().to(recording.spike_dtype or spikes.dtype)
+            keep = recording.keep_spikes or Tensor.detach
+            recording.spikes[self.name] = keep(spikes)
         return spikes
 
 
@@ -313,13 +315,13 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
         output_hidden_states: bool = False,
         output_spikes: bool = False,
         output_membrane_potentials: bool = False,
-        spike_dtype: torch.dtype | None = None,
+        keep_spikes: Callable[[Tensor], Tensor] | None = None,
         **unused: Any,
     ) -> SpikeBertOutput:
         """Encode token ids ``(B, N)``; `attention_mask` ``(B, N)`` is 1 at tokens and 0 at padding.
 
-        Spikes are kept in `spike_dtype`, as they were computed by default. A type of one byte lets go of the others
-        while the model still runs, which is what recording them costs.
+        With `keep_spikes`, each layer's spikes ``(T, B, N, D)`` are kept as it returns them. Whoever makes bytes of
+        them lets go of the floats while the model still runs, which is what recording them costs.
 
         Raises
         ------
@@ -328,7 +330,7 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
         """
         mask = self._checked_mask(input_ids, attention_mask)
         token_mask = None if mask is None else mask.unsqueeze(-1).to(self.dtype)
-        recording = Recording({} if output_spikes else None, {} if output_membrane_potentials else None, spike_dtype)
+        recording = Recording({} if output_spikes else None, {} if output_membrane_potentials else None, keep_spikes)
         embedded, x = self.embeddings(input_ids, token_mask, recording)
         hidden_states = [x] if output_hidden_states else None
         for block in self.blocks:
@@ -395,7 +397,7 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
         output_hidden_states: bool = False,
         output_spikes: bool = False,
         output_membrane_potentials: bool = False,
-        spike_dtype: torch.dtype | None = None,
+        keep_spikes: Callable[[Tensor], Tensor] | None = None,
         **unused: Any,
     ) -> SpikeBertClassifierOutput:
         """Classify token ids ``(B, N)``.
@@ -408,8 +410,8 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
             ``(B,)``, class indices, or values where the model has one label.
         output_hidden_states, output_spikes, output_membrane_potentials : bool
             What to keep, see `SpikeBertOutput`.
-        spike_dtype : torch.dtype, optional
-            Type to keep spikes in, see `SpikeBertModel.forward`.
+        keep_spikes : callable, optional
+            What to keep of each layer's spikes, see `SpikeBertModel.forward`.
 
         Raises
         ------
@@ -422,7 +424,7 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
             output_hidden_states=output_hidden_states,
             output_spikes=output_spikes,
             output_membrane_potentials=output_membrane_potentials,
-            spike_dtype=spike_dtype,
+            keep_spikes=keep_spikes,
         )
         step_logits = self.classifier(encoded.pooled_output)
         logits = step_logits.mean(0)

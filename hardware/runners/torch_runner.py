@@ -2,14 +2,15 @@
 
 It takes any module that answers ``model(input_ids, attention_mask, output_spikes=True,
 output_membrane_potentials=True)`` with ``spikes`` and ``membrane_potentials`` keyed by node name. One whose
-``forward`` has a parameter ``spike_dtype`` is asked to keep its spikes in a byte each: floats of all of them, kept
-until the end of the run, cost up to a fifth of it.
+``forward`` has a parameter ``keep_spikes`` is given a function that makes a byte of each spike: floats of all of them,
+kept until the end of the run, cost up to a fifth of it.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,8 @@ class TorchRunner(Runner):
         self.precision = precision
         self.record_membrane_potentials = record_membrane_potentials
         self.model = copy.deepcopy(model).to(getattr(torch, precision)).eval()
-        keeps_bytes = "spike_dtype" in inspect.signature(model.forward).parameters
-        self._options: dict[str, Any] = {"spike_dtype": torch.int8} if keeps_bytes else {}
+        keeps_bytes = "keep_spikes" in inspect.signature(model.forward).parameters
+        self._options: dict[str, Any] = {"keep_spikes": ByteMemory().keep} if keeps_bytes else {}
 
     @torch.no_grad()
     def run(self, inputs: Any, token_mask: Any = None) -> Trace:
@@ -77,6 +78,38 @@ class TorchRunner(Runner):
                 "time_steps": int(next(iter(spikes.values())).shape[0]),
             },
         )
+
+
+class ByteMemory:
+    """Where spikes are kept, a byte each, in memory that is used again once nobody holds the trace it was part of.
+
+    Memory fresh from the system comes page by page, each filled with zeros first: a third of what recording costs.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[np.ndarray] = []
+
+    def keep(self, spikes: torch.Tensor) -> torch.Tensor:
+        """Return a copy of spikes of any shape and type as int8."""
+        size = spikes.numel()
+        free = [i for i in range(len(self._blocks)) if _holders(self._blocks, i) == _HELD_BY_LIST_ALONE]
+        free.sort(key=lambda i: self._blocks[i].size)
+        fitting = next((i for i in free if self._blocks[i].size >= size), None)
+        if fitting is None:
+            if free:  # else batches of growing length would leave one behind for every length
+                del self._blocks[free[-1]]
+            fitting = len(self._blocks)
+            self._blocks.append(np.empty(size, np.int8))
+        kept = torch.from_numpy(self._blocks[fitting][:size])
+        return kept.view(spikes.shape).copy_(spikes)
+
+
+def _holders(blocks: list[np.ndarray], index: int) -> int:
+    """Count who refers to a block; an array or tensor that is a part of it does."""
+    return sys.getrefcount(blocks[index])
+
+
+_HELD_BY_LIST_ALONE = _holders([np.empty(1, np.int8)], 0)
 
 
 def _as_bytes(spikes: torch.Tensor, name: str) -> np.ndarray:

@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 
 from spikebert.errors import ConfigurationError, SpikeBertError
+from spikebert.memory import ask_for_huge_pages
 
 EXIT_ANSWER_IS_NO = 1
 EXIT_BAD_INPUT = 2
@@ -177,3 +178,4 @@ def data_directory(given: Path | None) -> Path | None:
 @click.version_option(package_name="spikebert")
 def main() -> None:
     """Carry spiking language models from PyTorch to NIR and Lava, and prove that the spikes are the same."""
+    ask_for_huge_pages()

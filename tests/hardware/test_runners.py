@@ -27,6 +27,7 @@ from export.operators import Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire
 from hardware import Trace, open_runner, run
 from hardware.errors import RunnerError
 from hardware.runners.lava.compiler import partition
+from hardware.runners.torch_runner import ByteMemory
 from hardware.stock_share import StockShare, stock_share
 from spikebert.errors import ConfigurationError
 from spikebert.neuron import NEURON_PRESETS
@@ -618,6 +619,37 @@ def test_spikes_are_the_same_in_a_byte_as_in_a_float(tiny_model: Any, padded_bat
     for name, spikes in kept.items():
         assert (spikes.dtype, trace.spikes[name].dtype) == (torch.float32, np.uint8)
         assert np.array_equal(trace.spikes[name], spikes.numpy()), name
+
+
+def test_a_run_leaves_the_spikes_of_runs_before_alone(tiny_model: Any) -> None:
+    rng = np.random.default_rng(0)
+    batches = [rng.integers(1, 20, (2, length)) for length in (5, 7, 3, 7, 5)]
+    with open_runner(tiny_model, "torch", "float32") as runner:
+        kept = [runner.run(ids).spikes for ids in batches]
+        last_step = {name: spikes[-1] for name, spikes in runner.run(batches[0]).spikes.items()}  # a part is held
+        runner.run(batches[1])
+    for ids, spikes in [*zip(batches, kept, strict=True), (batches[0], kept[0])]:
+        alone = run(tiny_model, ids, runner="torch", precision="float32").spikes
+        for name in alone:
+            assert np.array_equal(spikes[name], alone[name]), name
+    for name, part in last_step.items():
+        assert np.array_equal(part, kept[0][name][-1]), name
+
+
+def test_spikes_that_nobody_holds_leave_their_memory_to_the_next() -> None:
+    memory = ByteMemory()
+    first, second = memory.keep(torch.ones(2, 3)), memory.keep(torch.zeros(4))
+    held, address = first.numpy()[1:], second.data_ptr()
+    assert held.base is not None
+    del first, second
+    smaller = memory.keep(torch.ones(3))
+    assert smaller.data_ptr() == address  # of the second; a part of the first is still held
+    assert held.tolist() == [[1, 1, 1]]
+    for length in range(5, 50):  # ever longer sentences
+        memory.keep(torch.ones(length))
+    assert len(memory._blocks) == 3
+    assert smaller.tolist() == [1, 1, 1]
+    assert memory.keep(torch.zeros(0, 3)).shape == (0, 3)
 
 
 @lava
