@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from export import parse_graph, to_nir
 from export.network import Network
-from hardware.energy import OperationCounter
+from hardware.energy import OperationCounter, OperationCounts
 from hardware.energy.published import MAX_TOKENS
 from hardware.reports.files import write_csv_rows, write_json_object, write_whole
 from hardware.reports.pictures import picture_bytes
@@ -35,7 +35,6 @@ from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification
 from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
 from spikebert.cli.application import DEFAULT_SEED, data_directory, messages
 from spikebert.cli.demo import DEMO_SENTENCES
-from spikebert.cli.energy import count_sentences
 from spikebert.cli.inputs import Sentences, read_sentences
 from spikebert.errors import SpikeBertError
 from spikebert.provenance import run_record, seed_everything
@@ -160,6 +159,37 @@ def _measure_checkpoint(
     return measured, sources
 
 
+def count_sentences(
+    model: Any, network: Network, sentences: Sentences, on_batch: Callable[[int], None] | None = None
+) -> tuple[OperationCounts, list[int]]:
+    """Run sentences through a torch model in float32 and count what it does.
+
+    Parameters
+    ----------
+    model : nn.Module
+    network : Network
+        Its graph.
+    sentences : Sentences
+    on_batch : callable, optional
+        Told how many sentences were done.
+
+    Returns
+    -------
+    counts : OperationCounts
+    lengths : list of int
+        Real tokens of each sentence.
+    """
+    counter, lengths = OperationCounter(network), []
+    with open_runner(model, "torch", "float32") as runner:
+        for batch in sentences.batches():
+            # a model may attend to padding; it is no real token for that
+            counter.update(runner.run(batch.inputs, batch.mask), batch.mask)
+            lengths += [int(tokens) for tokens in batch.mask.sum(-1)]
+            if on_batch is not None:
+                on_batch(len(batch.texts))
+    return counter.result(), lengths
+
+
 def write(found: EnergyResults, folder: Path) -> list[Path]:
     """Write the five files, each whole or not at all."""
     return [
@@ -207,7 +237,7 @@ def _vary_time_steps(network: Network, sentences: Sentences, progress: Progress)
     for steps in progress.track(TIME_STEPS_TRIED, description="other time steps"):
         counter = OperationCounter(network)
         with open_runner(network, "reference", "float32", time_steps=steps) as runner:
-            counter.update(runner.run(batch.input_ids, batch.mask))
+            counter.update(runner.run(batch.inputs, batch.mask))
         yield Variation("time steps", steps, counter.result(), lengths)
 
 

@@ -107,6 +107,21 @@ def read_nir(path: str | Path, dt: float | None = None) -> nir.NIRGraph:
 
 def read_network(path: str | Path, dt: float | None = None) -> tuple[nir.NIRGraph, Network]:
     """Read a NIR file as `read_nir` does, and return the graph with the network it was understood as."""
+    graph = read_nodes(path)
+    try:
+        return graph, parse_graph(graph, dt)
+    except GraphError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def read_nodes(path: str | Path) -> nir.NIRGraph:
+    """Read a NIR file after checking the file, but not what its graph means.
+
+    Raises
+    ------
+    NirFileError
+        As `read_nir` does.
+    """
     path = Path(path)
     if not path.is_file():
         raise NirFileError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
@@ -119,15 +134,11 @@ def read_network(path: str | Path, dt: float | None = None) -> tuple[nir.NIRGrap
         raise NirFileError(f"{path}: is not a readable HDF5 file: {type(error).__name__}: {error}") from error
     _check_node_types(values, "graph", path)
     try:
-        graph = nir.dict2NIRNode({**values, "type_check": _nir_checks_shapes(values)})
+        return nir.dict2NIRNode({**values, "type_check": _nir_checks_shapes(values)})
     except Exception as error:  # nir raises whatever its constructors trip over: KeyError, AssertionError, ...
         raise NirFileError(
             f"{path}: NIR cannot read it{_where_nir_fails(path)}: {type(error).__name__}: {error}"
         ) from error
-    try:
-        return graph, parse_graph(graph, dt)
-    except GraphError as error:
-        raise type(error)(f"{path}: {error}") from error
 
 
 def _checked_entries(file: h5py.File, path: Path) -> Entries:

@@ -498,8 +498,9 @@ class Profiler:
         TraceMismatchError, TraceError
             As `update` does.
         """
-        self._check(firing)
-        for name, node in firing.nodes.items():
+        nodes = self._neurons(firing)
+        self._check(nodes)
+        for name, node in nodes.items():
             if name not in self._nodes:
                 steps, neurons = node.values.shape[0], node.values.shape[-1]
                 self._nodes[name] = _NodeSums(steps, neurons, self._heads.get(name), self.collect)
@@ -509,6 +510,11 @@ class Profiler:
         self._tokens = _add_along_positions(self._tokens, firing.tokens_by_position)
         self._padding = _add_along_positions(self._padding, firing.padding_by_position)
         self._sentences += firing.real.shape[0]
+
+    def _neurons(self, firing: Firing) -> dict[str, NodeFiring]:
+        """Return all nodes that fired but the graph's input, which is no neurons of the graph."""
+        fed = None if self.network is None else self.network.input_name
+        return {name: node for name, node in firing.nodes.items() if name != fed}
 
     def _add_streams(self, firing: Firing) -> None:
         assert self.network is not None
@@ -534,12 +540,12 @@ class Profiler:
             collected=self.collect,
         )
 
-    def _check(self, firing: Firing) -> None:
+    def _check(self, nodes: dict[str, NodeFiring]) -> None:
         """Refuse what does not fit, before anything is added."""
-        if not firing.nodes:
+        if not nodes:
             raise TraceMismatchError("the trace has no spiking node; there is nothing to profile")
         steps: int | None = None
-        for name, node in firing.nodes.items():
+        for name, node in nodes.items():
             values = node.values
             before = self._nodes.get(name)
             if self._nodes and before is None:
@@ -557,7 +563,7 @@ class Profiler:
                     "leave 'histogram' out of collect"
                 )
         for name in self._nodes:
-            if name not in firing.nodes:
+            if name not in nodes:
                 raise TraceMismatchError(f"{name}: has no spikes in this trace, but had some in those before")
 
 

@@ -6,7 +6,8 @@ are counted twice: by a closed formula, which is quick and names every node, and
 architecture runs without weights (`Baseline.library_macs`). Tests and ``benchmarks/energy.py`` hold one against the
 other.
 
-Layer norms, affine maps, biases, gathers, residual sums and token means are charged exactly as `operation_counts` does.
+Layer norms, affine maps, convolutions, pools, biases, gathers, residual sums and token means are charged exactly as
+`operation_counts` does on numbers that are no spikes. Flattening is wiring.
 For what the spiking side does not have, each token (``D`` features, ``H`` heads, ``N`` tokens) is charged:
 
 =================== ================================================================================================
@@ -20,6 +21,7 @@ softmax             for each of its ``H N`` entries 2 mac (1/sqrt(d), and the re
 GELU                2 mac, 1 addition and 1 special (erf) a feature
 tanh, ReLU          1 special, or 1 comparison, a feature, once a sentence
 quantizer           1 mac (to the scale of its steps) and 1 comparison (rounding, clipping) a feature
+scale, integrator   1 mac a feature
 =================== ================================================================================================
 """
 
@@ -40,8 +42,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from export.errors import UnsupportedOperatorError
 from export.network import Network, Node
-from export.operators import Affine, LayerNorm, SpikeAttention, TokenMean, Total
+from export.operators import (
+    Affine,
+    Convolution,
+    Delay,
+    Flatten,
+    LayerNorm,
+    LeakyIntegrator,
+    Pooling,
+    PreviousStep,
+    Scale,
+    SpikeAttention,
+    TokenMean,
+    Total,
+)
 from hardware.edges import pooled_nodes
+from hardware.energy.foreign_counts import biased_outputs, convolution_fan_out, pooling_fan_out
 from hardware.energy.operation_counts import NodeOperations, OperationCounts, Split, Tally
 from spikebert.errors import ConfigurationError, MissingDependencyError
 
@@ -61,11 +77,14 @@ class Baseline(ABC):
         On the command line, and in tables.
     activation_bits : int or None
         Width of what it multiplies weights with; None for the precision of the energy model.
+    obstacle : str or None
+        Why there is no such network, so that nothing can be counted.
     """
 
     name: str
     title: str
     activation_bits: int | None = None
+    obstacle: str | None = None
 
     @abstractmethod
     def rows(self, tokens: int) -> Iterator[Row]:
@@ -133,7 +152,8 @@ class Baseline(ABC):
     def fvcore_macs(self, tokens: int) -> int:
         """Return the same, counted by fvcore.
 
-        Its five operations an element of each layer norm are left out: they are no matrix product.
+        Its five operations an element of each layer norm are left out: they are no matrix product. It cannot trace
+        convolutions without weights.
 
         Raises
         ------
@@ -223,7 +243,7 @@ class QuantizedTwin(Baseline):
 
     Every population of neurons becomes a quantizer to ceil(log2(T + 1)) bits, since T steps can say T + 1 rates; the T
     steps become one. Maps, norms, attention products (in the paper's order), residual sums and head stay. Every product
-    is dense: no zero is skipped.
+    is dense: no zero is skipped. Where time is more than a way to say rates, as in cycles and delays, there is no twin.
 
     Parameters
     ----------
@@ -251,8 +271,24 @@ class QuantizedTwin(Baseline):
         """What it is called in tables."""
         return f"same shape, dense, {self.activation_bits}-bit activations"
 
+    @property
+    def obstacle(self) -> str | None:  # type: ignore[override]
+        """Why time steps cannot become one: the first node that carries something from step to step."""
+        for node in self.network.nodes:
+            if isinstance(node.operator, PreviousStep | Delay):
+                return f"{node.name} carries what was sent to later steps, so that the T steps cannot become one"
+        return None
+
     def rows(self, tokens: int) -> Iterator[Row]:
-        """Yield every node with what it does for one sentence of so many tokens."""
+        """Yield every node with what it does for one sentence of so many tokens.
+
+        Raises
+        ------
+        UnsupportedOperatorError
+            The network has an `obstacle`.
+        """
+        if self.obstacle is not None:
+            raise UnsupportedOperatorError(f"no quantized twin: {self.obstacle}")
         pooled = pooled_nodes(self.network)
         behind_neurons: set[str] = set()
         for node in self.network.nodes:
@@ -275,14 +311,20 @@ class QuantizedTwin(Baseline):
             heads, head_size = operator.num_heads, operator.head_size
             yield _product(f"{name}_scores", heads, 2 * head_size, heads * rows, width, rows)
             yield _product(f"{name}_values", heads, rows + head_size, width, width, rows)
-            yield _elementwise(f"{name}_scale", "scale", width, {"mac": width}, rows)
+            yield _elementwise(f"{name}_scale", "attention_scale", width, {"mac": width}, rows)
         elif isinstance(operator, Total):
             yield _residual(name, width, rows)
         elif isinstance(operator, TokenMean):
             yield _token_mean(name, width, rows)
         elif operator.spikes:
             yield _elementwise(name, "quantizer", width, {"mac": width, "comparison": width}, rows, stage)
-        else:
+        elif isinstance(operator, Convolution):
+            yield _convolution(name, operator, rows, stage)
+        elif isinstance(operator, Pooling):
+            yield _pooling(name, operator, rows, stage)
+        elif isinstance(operator, Scale | LeakyIntegrator):
+            yield _elementwise(name, operator.name, width, {"mac": width}, rows, stage)
+        elif not isinstance(operator, Flatten):  # which is wiring
             raise UnsupportedOperatorError(f"{name}: nobody has said what a quantized {operator.name} costs")
 
     def dense_model(self, tokens: int) -> tuple[nn.Module, Tensor]:
@@ -383,6 +425,35 @@ def _affine(name: str, fan_in: int, fan_out: int, rows: int, bias: bool = True, 
     return NodeOperations(name, "affine", "analog", stage, fan_in, fan_out, fan_in * fan_out + fan_out * bias), tally
 
 
+def _convolution(name: str, operator: Convolution, rows: int, stage: str) -> Row:
+    width_in, width_out, biased = operator.in_features, operator.out_features, biased_outputs(operator)
+    products = int(convolution_fan_out(operator).sum())
+    tally = _times(
+        rows,
+        mac=products,
+        dense_mac=products,
+        weight_read=products,
+        activation_read=width_in,
+        activation_write=width_out,
+        addition=biased,
+        parameter_read=biased,
+    )
+    parameters = operator.weight.size + operator.bias.size
+    return NodeOperations(name, operator.name, "analog", stage, width_in, width_out, parameters), tally
+
+
+def _pooling(name: str, operator: Pooling, rows: int, stage: str) -> Row:
+    width_in, width_out = operator.in_features, operator.out_features
+    tally = _times(
+        rows,
+        addition=int(pooling_fan_out(operator).sum()),
+        mac=width_out if operator.mean else 0,
+        activation_read=width_in,
+        activation_write=width_out,
+    )
+    return NodeOperations(name, operator.name, "analog", stage, width_in, width_out), tally
+
+
 def _layer_norm(name: str, width: int, rows: int, groups: int = 1, stage: str = "body") -> Row:
     tally = _times(
         rows,
@@ -475,9 +546,28 @@ class _DenseNetwork(nn.Module):
                 heads = x.unflatten(-1, (3, operator.num_heads, operator.head_size))
                 query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, H, N, head_size)
                 x = ((query @ key.transpose(-1, -2)) @ value).transpose(1, 2).flatten(-2)
+            elif isinstance(operator, Convolution):
+                x = _convolved(operator, x)
+            elif isinstance(operator, Pooling):
+                x = x[..., : operator.out_features]  # multiplies no matrices
             elif isinstance(operator, Total):
                 x = x + values[node.sources[1]]
             elif isinstance(operator, TokenMean):
                 x = x.mean(-2, keepdim=True)
             values[node.name] = x
         return values[self.network.output_source]
+
+
+def _convolved(operator: Convolution, x: Tensor) -> Tensor:
+    """Return a convolution of ``(1, N, in)`` with weights that hold no numbers; padded places are multiplied too."""
+    before_and_behind = [pad for axis in reversed(operator.padding) for pad in axis]
+    convolve = functional.conv1d if len(operator.size) == 1 else functional.conv2d
+    picture = x[0].unflatten(-1, operator.in_shape)
+    y = convolve(
+        functional.pad(picture, before_and_behind) if any(before_and_behind) else picture,
+        torch.empty(operator.weight.shape, device="meta"),
+        stride=operator.stride,
+        dilation=operator.dilation,
+        groups=operator.groups,
+    )
+    return y.flatten(1).unsqueeze(0)

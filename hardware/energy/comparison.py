@@ -202,6 +202,8 @@ def compare_energy(
     """
     chosen = energy_model(model)
     network = estimate_energy(counts, model=chosen)
+    if baseline.obstacle is not None:
+        return EnergyComparison(network, baseline.name, baseline.title, None, None, baseline.obstacle)
     pricing, remark = dense_pricing(chosen, baseline, lengths)
     if pricing is None:
         return EnergyComparison(network, baseline.name, baseline.title, None, None, remark)
@@ -317,7 +319,7 @@ def break_even_rate(counts: OperationCounts, baseline_mj: float, model: str | En
 
 COMPONENTS = {
     "embedding": "embedding",
-    "synapses": "affine maps (synapses)",
+    "synapses": "affine maps, convolutions (synapses)",
     "attention": "attention products",
     "norms": "layer norms",
     "nonlinearities": "neurons, or softmax, GELU, quantizers",
@@ -327,11 +329,16 @@ COMPONENTS = {
 
 _COMPONENT_OF_OPERATOR = {
     "affine": "synapses",
+    "convolution": "synapses",
+    "scale": "synapses",
     "spike_attention": "attention",
     "attention_product": "attention",
-    "scale": "attention",
+    "attention_scale": "attention",
     "layer_norm": "norms",
     "leaky_integrate_and_fire": "nonlinearities",
+    "leaky_integrator": "nonlinearities",
+    "resistive_neuron": "nonlinearities",
+    "integer_current_neuron": "nonlinearities",
     "heaviside": "nonlinearities",
     "softmax": "nonlinearities",
     "gelu": "nonlinearities",
@@ -342,10 +349,12 @@ _COMPONENT_OF_OPERATOR = {
 def energy_by_component(estimate: EnergyEstimate, counts: OperationCounts) -> dict[str, float]:
     """Return an estimate's energy by key of `COMPONENTS`, in mJ; static energy is in none of them."""
     parts = dict.fromkeys(COMPONENTS, 0.0)
+    reads_tokens = any(node.edge == "tokens" for node in counts.nodes.values())
     for name, millijoules in estimate.by_node.items():
         node = counts.nodes[name]
         component = _COMPONENT_OF_OPERATOR.get(node.operator, "rest")
-        if node.edge == "tokens" or (node.stage == "input" and node.operator != "heaviside"):
+        in_front = reads_tokens and node.stage == "input" and node.operator != "heaviside"
+        if node.edge == "tokens" or in_front:
             component = "embedding"
         elif node.stage == "head":
             component = "rest"

@@ -83,14 +83,30 @@ def passed_on(node: str, operator: Operator, edge: Edge) -> Edge | None:
     return None
 
 
-def count_convolution(operator: Convolution, task: Task) -> Split:
-    """See the head of this module."""
+def convolution_fan_out(operator: Convolution) -> np.ndarray:
+    """Return how many outputs each input of a convolution reaches, ``(in,)``."""
     places = window_fan_out(
         operator.size, operator.weight.shape[2:], operator.stride, operator.padding, operator.dilation
     )
-    fan_out = np.tile(places.ravel() * (operator.weight.shape[0] // operator.groups), operator.in_shape[0])
-    counted = task.synapses(fan_out, operator.out_features)
-    biased = int(np.count_nonzero(operator.bias)) * math.prod(operator.out_shape[1:])
+    return np.tile(places.ravel() * (operator.weight.shape[0] // operator.groups), operator.in_shape[0])
+
+
+def biased_outputs(operator: Convolution) -> int:
+    """Return how many outputs of a convolution belong to a channel with a bias other than 0."""
+    return int(np.count_nonzero(operator.bias)) * math.prod(operator.out_shape[1:])
+
+
+def pooling_fan_out(operator: Pooling) -> np.ndarray:
+    """Return how many windows of a pool hold each input, ``(in,)``."""
+    around = tuple((pad, pad) for pad in operator.padding)
+    places = window_fan_out(operator.shape[1:], operator.kernel, operator.stride, around, (1, 1))
+    return np.tile(places.ravel(), operator.shape[0])
+
+
+def count_convolution(operator: Convolution, task: Task) -> Split:
+    """See the head of this module."""
+    counted = task.synapses(convolution_fan_out(operator), operator.out_features)
+    biased = biased_outputs(operator)
     counted.add(task.rows.times(addition=biased, parameter_read=biased))
     return counted
 
@@ -102,9 +118,7 @@ def count_scale(operator: Scale, task: Task) -> Split:
 
 def count_pooling(operator: Pooling, task: Task) -> Split:
     """See the head of this module."""
-    around = tuple((pad, pad) for pad in operator.padding)
-    places = window_fan_out(operator.shape[1:], operator.kernel, operator.stride, around, (1, 1))
-    fan_out = np.tile(places.ravel(), operator.shape[0])
+    fan_out = pooling_fan_out(operator)
     if task.edges[0].values is None:
         counted = task.rows.times(
             addition=int(fan_out.sum()),

@@ -168,7 +168,8 @@ class NodeOperations:
     edge : {"binary", "graded", "analog", "tokens"}
         What it reads; for a sum, its first summand.
     stage : {"input", "body", "head"}
-        Up to and including the first neurons; between; behind the last neurons.
+        Up to and including the first neurons; between; behind the last neurons. Where the trace holds the spikes that
+        were fed to the graph, nothing stands in front of the first neurons.
     fan_in, fan_out : int
         Features.
     parameters : int
@@ -452,6 +453,7 @@ class OperationCounter:
         encoding = self.network.token_encoding
         self._hot_inputs = 1 if encoding is None else len(encoding.tables)
         self._kinds: dict[str, EdgeKind] = {}
+        self._spiking_input = False
         self._counts = {node.name: Split() for node in self.network.nodes}
         self._orders = {
             node.name: {order: Split() for order in self.attention_orders}
@@ -478,6 +480,7 @@ class OperationCounter:
             raise TraceMismatchError("the trace has no spikes, so nothing says how many time steps it ran")
         batch = _Batch(next(iter(trace.spikes.values())).shape[0], firing)
         passed: dict[str, Edge] = {}
+        self._spiking_input = self.network.input_name in trace.spikes
         for node, edges in edges_of_checked(trace, self.network):
             edges = tuple(
                 replace(passed[edge.source], reader=node.name) if edge.source in passed else edge for edge in edges
@@ -515,7 +518,7 @@ class OperationCounter:
         """
         if not self._sentences:
             raise TraceMismatchError("no trace was counted yet; call update(trace) first")
-        stages, readers = _stages(self.network), _readers(self.network)
+        stages, readers = _stages(self.network, self._spiking_input), _readers(self.network)
         nodes = {
             node.name: NodeOperations(
                 name=node.name,
@@ -903,9 +906,9 @@ def _constant_nodes(network: Network) -> set[str]:
     return constant
 
 
-def _stages(network: Network) -> dict[str, str]:
-    """Return ``input`` up to the first neurons, ``head`` behind the last, ``body`` between."""
-    behind_neurons: set[str] = set()
+def _stages(network: Network, spiking_input: bool) -> dict[str, str]:
+    """Return ``input`` up to the first neurons, ``head`` behind the last, ``body`` between and behind spikes given."""
+    behind_neurons: set[str] = {network.input_name} if spiking_input else set()
     before_neurons: set[str] = set()
     neurons = {node.name for node in network.spiking_nodes}
     for node in network.nodes:

@@ -105,6 +105,11 @@ class Picture:
     caption: str
 
 
+MILLION = 1_000_000
+FEWEST_IN_MILLIONS = 1_000
+"""Operations a sentence below which a table counts them one by one: three digits of a million would show nothing."""
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Return a figure with so many significant digits, without exponent from 0.0001 up; a dash for None."""
     if value is None:
@@ -121,14 +126,15 @@ def operations_table(counts: OperationCounts) -> ReportTable:
     """Return what each node that accumulates did, and all others together, a sentence."""
     quiet: Tally = {}
     rows = []
+    unit, unit_name = _unit(counts)
     for name, node in counts.nodes.items():
         if node.spike_driven:
-            rows.append(_operation_cells(name, node.edge, node.real, counts.sentences))
+            rows.append(_operation_cells(name, node.edge, node.real, counts.sentences, unit))
         else:
             for kind, count in node.real.items():
                 quiet[kind] = quiet.get(kind, 0) + count
-    rows.append(_operation_cells("all else: norms, head …", DASH, quiet, counts.sentences))
-    rows.append(_operation_cells("all nodes", "", counts.totals, counts.sentences))
+    rows.append(_operation_cells("all else: norms, head …", DASH, quiet, counts.sentences, unit))
+    rows.append(_operation_cells("all nodes", "", counts.totals, counts.sentences, unit))
     notes: tuple[str, ...] = (
         f"Means of {counts.sentences:,} sentences, {counts.real_tokens:,} real tokens, {counts.time_steps:g} time "
         "steps. Graded: inputs above 1, as one multi-bit operation or as repeated additions, never both.",
@@ -140,12 +146,13 @@ def operations_table(counts: OperationCounts) -> ReportTable:
             f"and {_amount(added['ac_binary'] + added['ac_graded'], counts)} accumulates a sentence.",
         )
     columns = ("node", "reads", "binary AC", "graded AC", "as additions", "MAC")
-    return ReportTable("Operations of a sentence, in millions", columns, rows, notes, frozenset({0, 1}))
+    return ReportTable(f"Operations of a sentence{unit_name}", columns, rows, notes, frozenset({0, 1}))
 
 
 def mean_field_table(counts: OperationCounts) -> ReportTable:
     """Return Eq. 18 beside the exact count, for every node that spikes drive, in both readings of γ."""
     rows = []
+    unit, unit_name = _unit(counts)
     for name, node in counts.nodes.items():
         if not node.spike_driven:
             continue
@@ -159,11 +166,11 @@ def mean_field_table(counts: OperationCounts) -> ReportTable:
             additions,
         )
         gammas = (f"{100 * node.nonzero_fraction:.1f}", f"{node.mean_value:.3f}")
-        rows.append((name, *gammas, *(f"{count / counts.sentences / 1e6:,.3f}" for count in figures)))
+        rows.append((name, *gammas, *(_in_units(count / counts.sentences, unit) for count in figures)))
     notes = (
-        "γ: share of inputs that are not zero, and mean input. Accumulates in millions a sentence: by Eq. 18 "
-        "(T x γ x FLOPs) and counted, then the same with integers as repeated additions. Affine maps agree, since "
-        "every input has the same fan-out; attention does not, since an accumulate there needs two spikes that meet.",
+        f"γ: share of inputs that are not zero, and mean input. Accumulates a sentence{unit_name}: by Eq. 18 (T x γ x "
+        "FLOPs) and counted, then the same with integers as repeated additions. Affine maps agree, since every input "
+        "has the same fan-out; attention does not, since an accumulate there needs two spikes that meet.",
     )
     columns = ("node", "γ>0 %", "γ mean", "Eq. 18", "counted", "by mean", "additions")
     return ReportTable("Mean field (Eq. 18) beside the exact count", columns, rows, notes)
@@ -196,10 +203,20 @@ def timing_table(estimates: Sequence[EnergyEstimate]) -> ReportTable | None:
     return ReportTable("Time and what comes with it (estimates)", ("of a sentence", *timed), rows, notes)
 
 
-def _operation_cells(name: str, reads: str, tally: Tally, sentences: int) -> tuple[str, ...]:
+def _unit(counts: OperationCounts) -> tuple[int, str]:
+    """Return what operations are counted in, and how a table's title says so: millions, but not for small graphs."""
+    most = max(headline(counts.totals).values()) / counts.sentences
+    return (MILLION, ", in millions") if most >= FEWEST_IN_MILLIONS else (1, "")
+
+
+def _in_units(count: float, unit: int) -> str:
+    return f"{count / unit:,.3f}" if unit == MILLION else f"{count:,.1f}"
+
+
+def _operation_cells(name: str, reads: str, tally: Tally, sentences: int, unit: int) -> tuple[str, ...]:
     top = headline(tally)
     figures = (top["ac_binary"], top["ac_graded"], tally.get("ac_graded_additions", 0), top["mac"])
-    return (name, reads, *(f"{count / sentences / 1e6:,.3f}" if count else DASH for count in figures))
+    return (name, reads, *(_in_units(count / sentences, unit) if count else DASH for count in figures))
 
 
 def _amount(count: int, counts: OperationCounts) -> str:

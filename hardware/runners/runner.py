@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -190,6 +190,23 @@ def with_token_axis(network: TakesInputs, values: np.ndarray) -> np.ndarray:
     if values.shape[2:] != shape or (values.ndim == 4 and shape[-1] == network.input_features):
         return values
     return values.reshape(*values.shape[:2], 1, network.input_features)
+
+
+def with_input(trace: Trace, network: Network, values: np.ndarray) -> Trace:
+    """Return a trace that holds what was fed to the graph, so that whoever reads it is counted by spike too.
+
+    Parameters
+    ----------
+    trace : Trace
+    network : Network
+        Without token encoding.
+    values : ndarray
+        ``(T, B, N, D)`` or ``(T, B, *shape)``. Only spikes and counts, of an unsigned type, are put in: a trace holds
+        nothing else, and behind other values everything is dense.
+    """
+    if values.dtype.kind not in "bu":
+        return trace
+    return replace(trace, spikes={network.input_name: with_token_axis(network, values), **trace.spikes})
 
 
 def check_time_steps(time_steps: int | None) -> int | None:

@@ -91,7 +91,7 @@ def check(
 
     found = check_hidden_state(
         open_runner,
-        batch.input_ids,
+        batch.inputs,
         batch.mask,
         model.config.time_steps,
         network,

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from spikebert.cli.application import EXIT_ANSWER_IS_NO, common_options, messages, print_json, results
+from spikebert.cli.graph_runs import dt_option
 from spikebert.errors import ConfigurationError
 
 
@@ -17,6 +18,7 @@ from spikebert.errors import ConfigurationError
 @click.option(
     "--graph", "graph_file", type=click.Path(path_type=Path), help="NIR file that both ran: explains differences."
 )
+@dt_option
 @click.option(
     "--nodes", multiple=True, help="Compare only nodes that match, such as 'block00_*'; output is the logits."
 )
@@ -30,6 +32,7 @@ def compare(
     trace_a: Path,
     trace_b: Path,
     graph_file: Path | None,
+    dt: float | None,
     nodes: tuple[str, ...],
     tokenizer_name: str | None,
     audit: bool,
@@ -67,7 +70,7 @@ def compare(
         option = "audit" if audit else "accept-rounding"
         raise ConfigurationError(f"--{option} needs the graph that both ran; give --graph FILE.nir")
     first, second = load_trace(trace_a), load_trace(trace_b)
-    network = None if graph_file is None else read_network(graph_file)[1]
+    network = None if graph_file is None else read_network(graph_file, dt)[1]
     pair = Pair(RecordedRunner(first, trace_a), RecordedRunner(second, trace_b), network, nodes, audit)
     found = pair.compare_traces(first, second)
     found = with_tokens(found, _tokens(first, found, tokenizer_name))

@@ -236,7 +236,7 @@ def _predict(model, sentences):  # type: ignore[no-untyped-def]
     found = []
     with torch.no_grad():
         for batch in sentences.batches():
-            logits = model(torch.from_numpy(batch.input_ids), torch.from_numpy(batch.mask)).logits
+            logits = model(torch.from_numpy(batch.inputs), torch.from_numpy(batch.mask)).logits
             for row, probabilities in zip(logits.numpy(), logits.softmax(-1), strict=True):
                 found.append((_label(model.config, row), float(probabilities.max())))
     return found

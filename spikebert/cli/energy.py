@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from spikebert.cli.application import (
-    common_options,
-    messages,
-    print_json,
-    refuse_overwrite,
-    results,
-)
-from spikebert.cli.inputs import (
-    RecordedRun,
-    Sentences,
-    TraceCommand,
-    read_recorded_run,
-    read_sentences,
-    sentence_lengths,
-    sentence_options,
-    trace_options,
-)
+from spikebert.cli.application import common_options, messages, print_json, refuse_overwrite, results
+from spikebert.cli.sources import Source, SourceCommand, SourceOptions, open_source, source_options
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from export.network import Network
     from hardware.energy import EnergyModel, OperationCounts
     from hardware.energy.baselines import Baseline
@@ -39,7 +21,6 @@ if TYPE_CHECKING:
     from hardware.energy.report import ReportTable
 
 DEFAULT_BASELINE = "bert-base-cased"
-RUN_PRECISION = "float32"
 KINDS = {"ac_binary": "binary accumulates", "ac_graded": "graded accumulates", "mac": "dense MACs"}
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -67,8 +48,8 @@ class CountedRun:
     record: dict[str, Any]
 
 
-@click.command(cls=TraceCommand)
-@click.argument("checkpoint", required=False)
+@click.command(cls=SourceCommand)
+@source_options
 @click.option(
     "--model", "models", multiple=True, help="Energy model; give several behind one --model  [default: all there are]."
 )
@@ -82,44 +63,36 @@ class CountedRun:
 @click.option(
     "--baseline",
     "baseline_name",
-    default=DEFAULT_BASELINE,
-    show_default=True,
-    help="Dense network to compare with; the quantized twin of the network itself is always shown too.",
+    help=f"Dense network to compare with; the quantized twin of the network itself is always shown too  [default: "
+    f"{DEFAULT_BASELINE}, and for a graph that reads no tokens the twin alone].",
 )
-@trace_options
 @click.option("--csv", "csv_file", type=FILE, help="Write energies and ratios as CSV.")
 @click.option("--html", "page_file", type=FILE, help="Write everything as one self-contained page.")
 @click.option("--force", is_flag=True, help="Write over existing files.")
-@sentence_options
 @common_options
 def energy(
-    checkpoint: str | None,
     models: tuple[str, ...],
     model_files: tuple[Path, ...],
-    baseline_name: str,
-    trace_file: Path | None,
-    graph_file: Path | None,
+    baseline_name: str | None,
     csv_file: Path | None,
     page_file: Path | None,
     force: bool,
-    texts: tuple[str, ...],
-    task: str | None,
-    data_dir: Path | None,
-    split: str,
-    limit: int | None,
     seed: int,
     as_json: bool,
+    **of_source: Any,
 ) -> None:
     """Run sentences through CHECKPOINT, count its operations from what fired, and estimate its energy.
 
-    Every energy is an estimate, in mJ a sentence of real length; padding is counted apart. A trace from a chip or
-    another tool goes through the same counters: give --trace and --graph in place of CHECKPOINT and sentences.
+    Every energy is an estimate, in mJ a sentence of real length; padding is counted apart. A NIR graph, of any tool,
+    runs on --runner; one that reads no tokens takes --input. A trace from a chip or another tool goes through the same
+    counters: give --trace and --graph in place of CHECKPOINT and sentences.
 
     \b
     Examples:
       spikebert energy default --text "A warm and funny film ."
       spikebert energy default --task sst2 --data-dir DATA --limit 100 --html energy.html
       spikebert energy default --text "A warm film ." --model paper memory-int8 --baseline minilm-6
+      spikebert energy from_snntorch.nir --dt 1e-4 --input spikes.npy
       spikebert energy --trace trace.npz --graph model.nir
     """
     from hardware.energy import energy_model, energy_models
@@ -134,13 +107,10 @@ def energy(
     names: Sequence[str | Path] = [*models, *model_files] or list(energy_models())
     chosen = [energy_model(name) for name in names]
     seed_everything(seed)
-    recorded = read_recorded_run(checkpoint, trace_file, graph_file, texts, task, seed)
-    if recorded is not None:
-        run = _count_recorded(recorded)
-    else:
-        assert checkpoint is not None
-        run = _count_checkpoint(checkpoint, texts, task, data_dir, split, limit, seed)
+    run = _count(open_source(SourceOptions.of(of_source), seed))
     twin = QuantizedTwin(run.network, round(run.counts.time_steps))
+    if baseline_name is None:
+        baseline_name = DEFAULT_BASELINE if run.network.token_encoding is not None else QuantizedTwin.name
     baseline = find_baseline(baseline_name, run.network, twin.time_steps)
     baselines = [baseline] if isinstance(baseline, QuantizedTwin) else [baseline, twin]
     comparisons = [compare_energy(run.counts, other, run.lengths, model) for model in chosen for other in baselines]
@@ -164,89 +134,14 @@ def energy(
         results.print(line, markup=False)
 
 
-def count_sentences(
-    model: nn.Module,
-    network: Network,
-    sentences: Sentences,
-    on_batch: Callable[[int], None] | None = None,
-    batch_size: int | None = None,
-) -> tuple[OperationCounts, list[int]]:
-    """Run sentences through a torch model in float32 and count what it does.
-
-    Parameters
-    ----------
-    model : nn.Module
-    network : Network
-        Its graph.
-    sentences : Sentences
-    on_batch : callable, optional
-        Told how many sentences were done.
-    batch_size : int, optional
-
-    Returns
-    -------
-    counts : OperationCounts
-    lengths : list of int
-        Real tokens of each sentence.
-    """
+def _count(source: Source) -> CountedRun:
     from hardware.energy import OperationCounter
-    from hardware.runners import open_runner
-    from spikebert.cli.inputs import BATCH_SIZE
 
-    counter, lengths = OperationCounter(network), []
-    with open_runner(model, "torch", RUN_PRECISION) as runner:
-        for batch in sentences.batches(batch_size or BATCH_SIZE):
-            # a model may attend to padding; it is no real token for that
-            counter.update(runner.run(batch.input_ids, batch.mask), batch.mask)
-            lengths += [int(tokens) for tokens in batch.mask.sum(-1)]
-            if on_batch is not None:
-                on_batch(len(batch.texts))
-    return counter.result(), lengths
-
-
-def _count_checkpoint(
-    checkpoint: str,
-    texts: tuple[str, ...],
-    task: str | None,
-    data_dir: Path | None,
-    split: str,
-    limit: int | None,
-    seed: int,
-) -> CountedRun:
-    from export import parse_graph, to_nir
-    from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
-    from spikebert.provenance import run_record
-
-    model = load_model(checkpoint)
-    longest, padded = sentence_lengths(model.config)
-    sentences = read_sentences(load_tokenizer(checkpoint), texts, task, data_dir, split, limit, longest, padded)
-    network = parse_graph(to_nir(model))  # type: ignore[arg-type]
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("sentences"),
-        TimeRemainingColumn(),
-        console=messages,
-    ) as progress:
-        bar = progress.add_task("counting", total=len(sentences))
-        counts, lengths = count_sentences(model, network, sentences, lambda done: progress.advance(bar, done))
-    record = {
-        **run_record(seed, checkpoint_sha256(checkpoint)),
-        "checkpoint": checkpoint,
-        "data": f"{task} {split}" if task else "given text",
-        "runner": "torch",
-        "run_precision": RUN_PRECISION,
-    }
-    return CountedRun(checkpoint, network, counts, lengths, record)
-
-
-def _count_recorded(recorded: RecordedRun) -> CountedRun:
-    from hardware.energy import count_operations
-
-    lengths = [int(tokens) for tokens in recorded.trace.mask.sum(-1)]
-    counts = count_operations(recorded.trace, recorded.network)
-    return CountedRun(recorded.title, recorded.network, counts, lengths, recorded.record)
+    counter, lengths = OperationCounter(source.network), []
+    for firing in source.counted("counting"):
+        counter.add(firing)
+        lengths += [int(tokens) for tokens in firing.real.sum(-1)]
+    return CountedRun(source.name, source.network, counter.result(), lengths, {**source.record, "data": source.data})
 
 
 def _json_object(run: CountedRun, baseline: Baseline, comparisons: Sequence[EnergyComparison]) -> dict[str, Any]:
@@ -260,7 +155,7 @@ def _json_object(run: CountedRun, baseline: Baseline, comparisons: Sequence[Ener
         "energy_mj": {c.network.model: c.network.energy_mj for c in against},
         "baseline": {
             "name": baseline.name,
-            "macs": sum(map(baseline.macs, run.lengths)) / len(run.lengths),
+            "macs": None if baseline.obstacle else sum(map(baseline.macs, run.lengths)) / len(run.lengths),
             "energy_mj": {
                 c.network.model: c.baseline_estimate.energy_mj if c.baseline_estimate else None for c in against
             },

@@ -14,29 +14,39 @@ from rich.markup import escape
 from rich.table import Table
 
 from spikebert.cli.application import common_options, print_json, results
+from spikebert.cli.graph_runs import dt_option
 from spikebert.errors import ConfigurationError
 
 FIRST_FACTS = ("kind", "file", "source", "bytes", "sha256", "precision", "time_steps", "dt", "parameters")
 """What is said first of any file, in this order."""
 LONGEST_FACT = 160
+TIMED = ("LIF", "IF", "CubaLIF", "LI", "CubaLI", "I", "Delay")
+"""Types of NIR nodes that count in seconds."""
 SHOWN_VALUES = 8
 """A setting of a layer with more values is not printed."""
 
 
 @click.command()
 @click.argument("path", metavar="FILE")
+@dt_option
 @common_options
-def info(path: str, seed: int, as_json: bool) -> None:
+def info(path: str, dt: float | None, seed: int, as_json: bool) -> None:
     """Explain a checkpoint (folder, or the word default), a .nir, .onnx, .net or trace file (.npz).
 
-    Nodes, operators and which of them are not standard, parameters, neuron semantics, precision, hash.
+    Nodes, operators and which of them are not standard, parameters, neuron semantics, precision, hash. Of a NIR file
+    that does not say how long a time step is, what its nodes hold; with --dt what they compute.
 
     \b
-    Example:
+    Examples:
       spikebert info model.nir
+      spikebert info from_snntorch.nir --dt 1e-4
     """
     explain = EXPLAINED.get(Path(path).suffix)
-    if explain is not None:
+    if dt is not None and explain is not _explain_nir:
+        raise ConfigurationError("--dt is for NIR files only")
+    if explain is _explain_nir:
+        facts, table = _explain_nir(Path(path), dt)
+    elif explain is not None:
         facts, table = explain(Path(path))
     elif Path(path).is_file():
         raise ConfigurationError(f"{path}: is not a checkpoint folder, a .nir, .onnx or .net file or a trace (.npz)")
@@ -65,7 +75,7 @@ def _in_short(key: str, value: Any) -> str:
     """Return a fact as people read it: large counts in groups of three digits, long text cut off."""
     if key in ("bytes", "parameters"):
         return f"{value:,}"
-    text = str(value)
+    text = "not said" if value is None else str(value)
     return text if len(text) <= LONGEST_FACT else f"{text[:LONGEST_FACT]}… (whole with --json)"
 
 
@@ -96,10 +106,12 @@ def _explain_checkpoint(name: str) -> tuple[dict[str, Any], Table]:
     return facts, table
 
 
-def _explain_nir(path: Path) -> tuple[dict[str, Any], Table]:
-    from export.nir_file import read_network
+def _explain_nir(path: Path, dt: float | None = None) -> tuple[dict[str, Any], Table]:
+    from export.nir_file import read_network, read_nodes
 
-    graph, network = read_network(path)
+    if dt is None and _lacks_dt(read_nodes(path)):
+        return _explain_nodes(path)
+    graph, network = read_network(path, dt)
     rows: list[dict[str, Any]] = []
     for node in network.nodes:
         operator = node.operator
@@ -130,6 +142,48 @@ def _explain_nir(path: Path) -> tuple[dict[str, Any], Table]:
         "nodes": rows,
     }
     return facts, _node_table(rows, "standard")
+
+
+def _lacks_dt(graph: Any) -> bool:
+    """Return whether a graph counts in seconds and does not say how long a time step is."""
+    if "dt" in graph.metadata:
+        return False
+    return any(
+        _lacks_dt(node) if hasattr(node, "nodes") else type(node).__name__ in TIMED and "dt" not in node.metadata
+        for node in graph.nodes.values()
+    )
+
+
+def _explain_nodes(path: Path) -> tuple[dict[str, Any], Table]:
+    """Explain what the nodes of a NIR file hold, where nothing says what they compute in a time step."""
+    from export.nir_file import read_nodes
+
+    graph = read_nodes(path)
+    rows = []
+    for name, node in graph.nodes.items():
+        values = {key: value for key, value in vars(node).items() if isinstance(value, np.ndarray)}
+        numbers = {key: value for key, value in values.items() if value.size and value.dtype.kind in "iuf"}
+        rows.append(
+            {
+                "node": name,
+                "operator": type(node).__name__,
+                "detail": _settings({key: value for key, value in numbers.items() if key not in ("weight", "bias")}),
+                "parameters": sum(value.size for value in values.values()),
+                "reads": " + ".join(source for source, target in graph.edges if target == name),
+            }
+        )
+    facts = {
+        "kind": "NIR graph",
+        **_file_facts(path),
+        "dt": "not said: give --dt SECONDS to see what the nodes compute in a time step; time constants are in seconds",
+        "parameters": sum(row["parameters"] for row in rows),
+        "operators": dict(Counter(row["operator"] for row in rows)),
+        "nodes": rows,
+    }
+    table = Table("node", "type", "parameters", "reads", box=None)
+    for row in rows:
+        table.add_row(*_cells(row, "parameters", "reads"))
+    return facts, table
 
 
 def _parameters(operator: Any) -> int:
@@ -336,7 +390,7 @@ def _explain_trace(path: Path) -> tuple[dict[str, Any], Table]:
     return facts, table
 
 
-EXPLAINED: dict[str, Callable[[Path], tuple[dict[str, Any], Table]]] = {
+EXPLAINED: dict[str, Callable[..., tuple[dict[str, Any], Table]]] = {
     ".nir": _explain_nir,
     ".onnx": _explain_onnx,
     ".net": _explain_net,

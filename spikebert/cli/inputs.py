@@ -1,23 +1,21 @@
-"""What commands run: sentences (``--text``, ``--task``, ``--data-dir``, ``--limit``), or a recorded trace."""
+"""What commands run: sentences (``--text``, ``--task``, ``--data-dir``, ``--limit``), token ids or values of a file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
 
-from spikebert.cli.application import Function, MultiValueCommand, data_directory
+from spikebert.cli.application import Function, data_directory
 from spikebert.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from export.network import Network
-    from hardware.trace import Trace
-
 BATCH_SIZE = 8
+LARGEST_COUNT = (1 << 16) - 1
+"""Larger whole numbers are values: nothing sends so many spikes in a step."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,31 @@ class SentenceBatch:
     Attributes
     ----------
     texts : list of str
-    input_ids, mask : ndarray
-        ``(B, N)``; the mask is True at tokens.
+    inputs, mask : ndarray
+        ``(B, N)``: token ids; the mask is True at tokens.
     """
 
     texts: list[str]
-    input_ids: np.ndarray
+    inputs: np.ndarray
     mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class ValueBatch:
+    """Some samples of a graph that reads no tokens.
+
+    Attributes
+    ----------
+    texts : list of str
+        What to call them.
+    inputs : ndarray
+        ``(T, B, *shape)``.
+    mask : None
+    """
+
+    texts: list[str]
+    inputs: np.ndarray
+    mask: None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,32 @@ class Sentences:
             yield SentenceBatch(self.texts[start : start + batch_size], ids, mask)
 
 
+@dataclass(frozen=True)
+class Values:
+    """Samples to run through a graph that reads no tokens.
+
+    Attributes
+    ----------
+    texts : list of str
+        What to call them.
+    array : ndarray
+        ``(T, B, *shape)``; spikes and counts in unsigned whole numbers as narrow as hold them.
+    """
+
+    texts: list[str]
+    array: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.texts)
+
+    def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[ValueBatch]:
+        """Yield the samples in order."""
+        for start in range(0, len(self), batch_size):
+            rows = slice(start, start + batch_size)
+            yield ValueBatch(self.texts[rows], self.array[:, rows])
+
+
 def sentence_options(function: Function) -> Function:
     """Add ``--text``, ``--task``, ``--data-dir``, ``--split`` and ``--limit``."""
     for option in (
@@ -92,93 +134,6 @@ def sentence_options(function: Function) -> Function:
     ):
         function = option(function)
     return function
-
-
-class TraceCommand(MultiValueCommand):
-    """A command whose CHECKPOINT may be missing where ``--trace`` stands in its place."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Ask for CHECKPOINT or not, then parse as usual."""
-        has_trace = any(word.split("=")[0] in ("--trace", "--graph") for word in args)
-        for parameter in self.params:
-            if isinstance(parameter, click.Argument):
-                parameter.required = not has_trace
-        return super().parse_args(ctx, args)
-
-
-def trace_options(function: Function) -> Function:
-    """Add ``--trace`` and ``--graph``."""
-    file = click.Path(path_type=Path, dir_okay=False)
-    for option in (
-        click.option("--graph", "graph_file", type=file, help="NIR graph the trace was made with."),
-        click.option(
-            "--trace", "trace_file", type=file, help="Count this trace (.npz of any tool) instead of a CHECKPOINT's."
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-@dataclass(frozen=True)
-class RecordedRun:
-    """A trace from a file and the graph it was made with.
-
-    Attributes
-    ----------
-    title : str
-    trace : Trace
-    network : Network
-    record : dict
-        What a result must say about how it was made.
-    """
-
-    title: str
-    trace: Trace
-    network: Network
-    record: dict[str, Any]
-
-
-def read_recorded_run(
-    checkpoint: str | None,
-    trace_file: Path | None,
-    graph_file: Path | None,
-    texts: tuple[str, ...],
-    task: str | None,
-    seed: int,
-) -> RecordedRun | None:
-    """Read what ``--trace`` and ``--graph`` name; None where a CHECKPOINT is to be run.
-
-    Raises
-    ------
-    ConfigurationError
-        One of the two is missing, or stands beside a CHECKPOINT or sentences.
-    TraceError, GraphError
-        A file cannot be read.
-    """
-    if checkpoint is not None:
-        if trace_file is not None or graph_file is not None:
-            raise ConfigurationError("--trace and --graph stand in place of CHECKPOINT; give one or the other")
-        return None
-    from export.nir_file import read_network
-    from hardware.recorded import load_trace
-    from spikebert.provenance import file_sha256, run_record
-
-    if trace_file is None or graph_file is None:
-        raise ConfigurationError("a trace is counted with the graph it was made with: give both --trace and --graph")
-    if texts or task:
-        raise ConfigurationError("--trace holds its own sentences; leave out --text and --task")
-    trace = load_trace(trace_file)
-    _, network = read_network(graph_file)
-    record = {
-        **run_record(seed),
-        "trace": str(trace_file),
-        "trace_sha256": file_sha256(trace_file),
-        "graph": str(graph_file),
-        "graph_sha256": file_sha256(graph_file),
-        "runner": trace.metadata.get("runner"),
-        "run_precision": trace.precision,
-    }
-    return RecordedRun(f"{trace_file} on {graph_file}", trace, network, record)
 
 
 def sentence_lengths(config: Any) -> tuple[int | None, int | None]:
@@ -240,6 +195,23 @@ def read_array(path: Path, expected: str = "an array of two axes or more, none o
         shape = getattr(array, "shape", None)
         raise ConfigurationError(f"{path}: holds shape {shape}; expected {expected}")
     return array
+
+
+def read_values(path: Path) -> Values:
+    """Return samples of input values from an .npy file ``(T, B, *shape)``.
+
+    Raises
+    ------
+    ConfigurationError
+        The file is no .npy array of numbers of two axes or more.
+    """
+    array = read_array(path)
+    if array.dtype.kind not in "fiub":
+        raise ConfigurationError(f"{path}: holds {array.dtype}; expected numbers (time steps, samples, ...)")
+    if array.dtype.kind != "u" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= LARGEST_COUNT:
+        counts = array.astype(np.min_scalar_type(int(array.max())))
+        array = counts if (counts == array).all() else array
+    return Values([f"sample {index} of {path.name}" for index in range(array.shape[1])], array)
 
 
 def read_ids(path: Path) -> Sentences:

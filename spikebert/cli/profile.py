@@ -2,75 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from spikebert.cli.application import (
-    common_options,
-    messages,
-    print_json,
-    refuse_overwrite,
-    results,
-)
-from spikebert.cli.inputs import (
-    RecordedRun,
-    TraceCommand,
-    read_recorded_run,
-    read_sentences,
-    sentence_lengths,
-    sentence_options,
-    trace_options,
-)
+from spikebert.cli.application import common_options, messages, print_json, refuse_overwrite, results
+from spikebert.cli.sources import Source, SourceCommand, SourceOptions, open_source, source_options
 from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from export.network import Network
     from hardware.firing import Firing
 
 COLLECTIONS = ("heads", "histogram", "persistence")
 FIGURES = ("rates", "steps", "positions", "heads", "raster", "histogram")
 CSV_AXES = ("node", "step", "position", "head", "neuron", "value", "operation")
-RUN_PRECISION = "float32"
 PAPERS_ORDER = ("qk_first",)
 BOTH_ORDERS = ("qk_first", "kv_first")
 NEEDED_FOR_CSV = {"head": "heads", "value": "histogram"}
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What is profiled: a checkpoint on sentences, or a trace from a file.
-
-    Attributes
-    ----------
-    title, data : str
-        In words.
-    network : Network
-    sentences : int
-    firings : iterator of Firing
-        What fired, batch by batch.
-    words : callable or None
-        Gives the tokens of ids; None where nobody knows them.
-    record : dict
-    """
-
-    title: str
-    data: str
-    network: Network
-    sentences: int
-    firings: Iterator[Firing]
-    words: Callable[[list[int]], list[str]] | None
-    record: dict[str, Any]
-
-
-@click.command(cls=TraceCommand)
-@click.argument("checkpoint", required=False)
-@trace_options
+@click.command(cls=SourceCommand)
+@source_options
 @click.option("--csv", "csv_file", type=FILE, help="Write a table as CSV.")
 @click.option(
     "--csv-by",
@@ -99,12 +53,8 @@ class _Source:
 @click.option(
     "--sentence", "shown_sentence", type=click.IntRange(min=0), default=0, show_default=True, help="In the raster."
 )
-@sentence_options
 @common_options
 def profile(
-    checkpoint: str | None,
-    trace_file: Path | None,
-    graph_file: Path | None,
     csv_file: Path | None,
     csv_by: str,
     picture_file: Path | None,
@@ -115,18 +65,15 @@ def profile(
     both_orders: bool,
     detailed: bool,
     shown_sentence: int,
-    texts: tuple[str, ...],
-    task: str | None,
-    data_dir: Path | None,
-    split: str,
-    limit: int | None,
     seed: int,
     as_json: bool,
+    **of_source: Any,
 ) -> None:
     """Run sentences through CHECKPOINT in PyTorch and count its spikes: by node, step, position, head and neuron.
 
-    The operations they cause are counted with them. Padding is left out of every rate, and counted apart. A trace from
-    a chip or another tool is profiled alike: give --trace and --graph in place of CHECKPOINT and sentences.
+    The operations they cause are counted with them. Padding is left out of every rate, and counted apart. A NIR graph,
+    of any tool, runs on --runner; one that reads no tokens takes --input. A trace from a chip or another tool is
+    profiled alike: give --trace and --graph in place of CHECKPOINT and sentences.
 
     \b
     Examples:
@@ -134,6 +81,7 @@ def profile(
       spikebert profile default --task sst2 --data-dir DATA --limit 200 --html profile.html --csv profile.csv
       spikebert profile default --task sst2 --data-dir DATA --png rates.pdf --figure rates
       spikebert profile default --text "A warm film ." --csv operations.csv --csv-by operation
+      spikebert profile from_snntorch.nir --dt 1e-4 --input spikes.npy
       spikebert profile --trace trace.npz --graph model.nir
     """
     if figures and picture_file is None:
@@ -159,12 +107,7 @@ def profile(
     if picture_file is not None:
         picture_format(picture_file)
     seed_everything(seed)
-    recorded = read_recorded_run(checkpoint, trace_file, graph_file, texts, task, seed)
-    if recorded is not None:
-        source = _recorded(recorded)
-    else:
-        assert checkpoint is not None
-        source = _checkpoint(checkpoint, texts, task, data_dir, split, limit, seed)
+    source = open_source(SourceOptions.of(of_source), seed)
     if shown_sentence >= source.sentences:
         raise ConfigurationError(f"--sentence {shown_sentence}: there are {source.sentences} sentences, counted from 0")
     wanted = _collections(collect, csv_by if csv_file else None, figures, bool(picture_file or page_file))
@@ -172,25 +115,16 @@ def profile(
     counter = OperationCounter(source.network, BOTH_ORDERS if both_orders or page_file else PAPERS_ORDER)
     raster = None
     done = 0
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("sentences"),
-        TimeRemainingColumn(),
-        console=messages,
-    ) as progress:
-        bar = progress.add_task("profiling", total=source.sentences)
-        for firing in source.firings:
-            profiler.add(firing)
-            counter.add(firing)
-            sentences = len(firing.real)
-            if done <= shown_sentence < done + sentences:
-                raster = Sentence(firing.trace, shown_sentence - done, _words(source, firing, shown_sentence - done))
-            done += sentences
-            progress.advance(bar, sentences)
+    for firing in source.counted("profiling"):
+        profiler.add(firing)
+        counter.add(firing)
+        sentences = len(firing.real)
+        if done <= shown_sentence < done + sentences:
+            raster = Sentence(firing.trace, shown_sentence - done, _words(source, firing, shown_sentence - done))
+        done += sentences
     found, operations = profiler.result(), counter.result()
-    subject = ReportSubject(source.title, f"{source.data}, {found.real_tokens:,} tokens", source.record)
+    record = {**source.record, "precision": source.record["run_precision"]}
+    subject = ReportSubject(source.title, f"{source.data}, {found.real_tokens:,} tokens", record)
     if csv_file is not None:
         write_profile_csv(found, csv_file, csv_by, operations)
     if picture_file is not None:
@@ -214,53 +148,7 @@ def profile(
     )
 
 
-def _checkpoint(
-    checkpoint: str,
-    texts: tuple[str, ...],
-    task: str | None,
-    data_dir: Path | None,
-    split: str,
-    limit: int | None,
-    seed: int,
-) -> _Source:
-    from export import parse_graph, to_nir
-    from hardware.firing import Firing
-    from hardware.runners import open_runner
-    from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
-    from spikebert.provenance import run_record
-
-    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
-    config = model.config
-    sentences = read_sentences(tokenizer, texts, task, data_dir, split, limit, *sentence_lengths(config))
-    network = parse_graph(to_nir(model))  # type: ignore[arg-type]
-
-    def firings() -> Iterator[Firing]:
-        with open_runner(model, "torch", RUN_PRECISION) as runner:
-            for batch in sentences.batches():
-                trace = runner.run(batch.input_ids, batch.mask)
-                yield Firing(trace, network, batch.mask)  # a model may attend to padding; it is no token for that
-
-    return _Source(
-        f"{checkpoint} ({config.num_hidden_layers} blocks, D = {config.hidden_size}, T = {config.time_steps})",
-        f"{f'{task} {split}' if task else 'given text'}, {_in_words(len(sentences))}",
-        network,
-        len(sentences),
-        firings(),
-        lambda ids: [str(token) for token in tokenizer.convert_ids_to_tokens(ids)],
-        {**run_record(seed, checkpoint_sha256(checkpoint)), "runner": "torch", "precision": RUN_PRECISION},
-    )
-
-
-def _recorded(recorded: RecordedRun) -> _Source:
-    from hardware.firing import Firing
-
-    trace, network = recorded.trace, recorded.network
-    sentences = len(trace.mask)
-    firings = iter([Firing(trace, network)])
-    return _Source(recorded.title, _in_words(sentences), network, sentences, firings, None, recorded.record)
-
-
-def _words(source: _Source, firing: Firing, sentence: int) -> list[str] | None:
+def _words(source: Source, firing: Firing, sentence: int) -> list[str] | None:
     """Return the tokens of a sentence, with its padding where the model attends to that."""
     trace = firing.trace
     if source.words is None or trace.input_ids is None:
@@ -277,7 +165,3 @@ def _collections(asked: tuple[str, ...], csv_by: str | None, figures: tuple[str,
         wanted.update(COLLECTIONS)
     wanted.update(set(figures) & set(COLLECTIONS))
     return [name for name in COLLECTIONS if name in wanted]
-
-
-def _in_words(sentences: int) -> str:
-    return f"{sentences:,} sentence{'s' if sentences != 1 else ''}"

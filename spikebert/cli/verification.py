@@ -133,7 +133,7 @@ def batches_of(sentences: Sentences, batch_size: int = BATCH_SIZE, start: int = 
     """Yield the batches from sentence `start` on, each with the number of its first sentence."""
     rest = replace(sentences, texts=sentences.texts[start:], token_ids=sentences.token_ids[start:])
     for batch in rest.batches(batch_size):
-        yield start, batch.input_ids, batch.mask
+        yield start, batch.inputs, batch.mask
         start += len(batch.texts)
 
 

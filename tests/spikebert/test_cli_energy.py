@@ -176,7 +176,7 @@ def test_the_page_escapes_what_it_was_given_and_loads_nothing(checkpoint: Path, 
         (("{checkpoint}", "--trace", "trace.npz", "--graph", "model.nir"), "give one or the other"),
         (("--trace", "trace.npz", "--graph", "model.nir", "--text", "good"), "leave out --text"),
         (("--trace", "missing.npz", "--graph", "model.nir"), "missing.npz: no such file"),
-        (("--text", "good"), "Missing argument 'CHECKPOINT'"),
+        (("--text", "good"), "Missing argument 'CHECKPOINT|MODEL.nir'"),
     ],
 )
 def test_bad_use_is_refused_in_one_message(checkpoint: Path, arguments: tuple[str, ...], said: str) -> None:

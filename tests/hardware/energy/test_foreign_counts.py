@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from export import parse_graph
+from export.errors import UnsupportedOperatorError
 from export.network import Network, NetworkBuilder
 from export.operators import (
     Affine,
@@ -28,6 +29,8 @@ from export.operators import (
 )
 from hardware import count_operations, estimate_energy, profile, run
 from hardware.energy import OperationCounts
+from hardware.energy.baselines import QuantizedTwin
+from hardware.energy.comparison import compare_energy, energy_by_component
 from hardware.trace import Trace
 
 DT = 1e-3
@@ -308,6 +311,76 @@ def test_a_graph_of_another_tool_is_profiled_and_counted() -> None:
     assert counts.nodes["second"].real["membrane_update"] == 2 * 20 * 2 * 2
     assert counts.depth == 2
     assert estimate_energy(counts, model="horowitz-int8").energy_mj > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the dense twin, and what energy models make of such graphs
+
+
+def _picture_network(padding: int) -> Network:
+    around = ((padding, padding),) * 2
+    conv = _convolution((5, 5), (3, 2, 3, 3), padding=around, bias=np.array([1.0, 0.0, 2.0]))
+    pool = Pooling(conv.out_shape, (2, 2), (1, 1), (0, 0), True)
+    flat = Flatten(pool.out_shape)
+    builder = NetworkBuilder("input", conv.in_features)
+    fired = builder.add("fire", _neurons(conv.out_features), builder.add("conv", conv, "input"))
+    last = builder.add("flat", flat, builder.add("pool", pool, fired))
+    integrator = LeakyIntegrator(np.full(4, 2.0), np.ones(4), np.zeros(4))
+    last = builder.add("linear", Affine(np.ones((4, flat.out_features))), last)
+    return builder.network("output", builder.add("read_out", integrator, last))
+
+
+def test_the_twin_of_pictures_is_what_torch_counts() -> None:
+    twin = QuantizedTwin(_picture_network(0), 4)
+    # 3 x 3 outputs of 3 channels read 2 x 3 x 3 numbers; 2 x 2 windows at stride 1 make 3 x 2 x 2 of them
+    assert twin.macs(1) == 9 * 3 * 18 + 12 * 4 == twin.library_macs(1)
+
+
+def test_the_twin_of_pictures_by_hand() -> None:
+    """With a padding of 1: a corner lies in 4 windows, an edge in 6, the 9 within in 9, for 3 channels each of 2."""
+    twin = QuantizedTwin(_picture_network(1), 4).count([1]).nodes
+    products = 2 * 3 * (4 * 4 + 4 * 3 * 6 + 9 * 9)
+    assert twin["conv"].real == {
+        "mac": products,
+        "dense_mac": products,
+        "weight_read": products,
+        "activation_read": 50,
+        "activation_write": 75,
+        "addition": 2 * 25,  # of 3 channels 2 have a bias
+        "parameter_read": 2 * 25,
+    }
+    # 4 x 4 windows of 4 places in 3 channels, each divided once
+    assert twin["pool"].real == {"addition": 192, "mac": 48, "activation_read": 75, "activation_write": 48}
+    assert "flat" not in twin
+    assert (twin["fire"].operator, twin["fire"].real["mac"]) == ("quantizer", 75)
+    assert twin["read_out"].real == {"mac": 4, "activation_read": 4, "activation_write": 4}
+
+
+@pytest.mark.parametrize("model", ["paper", "horowitz-int8", "loihi1"])
+def test_what_needs_its_steps_has_no_twin(model: str) -> None:
+    network = parse_graph(_foreign_graph(), DT)
+    trace = run(network, np.ones((4, 2, 1, 4, 4)))
+    twin = QuantizedTwin(network, 4)
+    with pytest.raises(UnsupportedOperatorError, match=r"second_before.*cannot become one"):
+        twin.macs(1)
+    found = compare_energy(count_operations(trace, network), twin, [1, 1], model)
+    assert (found.baseline_estimate, found.ratio) == (None, None)
+    assert "T steps cannot become one" in found.remark
+
+
+def test_synapses_on_spikes_that_were_fed_are_on_the_chip() -> None:
+    """Without them in the trace the host computes the first layer; with them each meeting costs 23.6 pJ."""
+    network = _picture_network(1)
+    values = (np.random.default_rng(0).random((6, 2, 1, 50)) < 0.3).astype(np.uint8)
+    blind = estimate_energy(_counted(network, values, shown=False), model="loihi1")
+    assert "synaptic operations" not in blind.by_kind
+    counts = _counted(network, values)
+    met = _weights_met(network.nodes[0].operator, values)["weight_read"]  # type: ignore[arg-type]
+    assert estimate_energy(counts, model="loihi1").by_kind["synaptic operations"] == pytest.approx(
+        23.6e-9 * met / counts.sentences
+    )
+    assert estimate_energy(counts, model="paper").energy_mj > 0
+    assert energy_by_component(estimate_energy(counts, model="horowitz-fp32"), counts)["embedding"] == 0
 
 
 @pytest.mark.parametrize(
