@@ -112,6 +112,12 @@ def check_onnx(path: str | Path) -> None:
         raise OnnxFileError(f"{path}: ONNX's checker refuses it: {error}") from error
 
 
+def external_data(model: onnx.ModelProto) -> list[str]:
+    """Return the files, beside a model's own, that its weights lie in."""
+    tensors = model.graph.initializer
+    return sorted({entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"})
+
+
 @dataclass(frozen=True)
 class OnnxFile:
     """What one of our ONNX files says of itself.

@@ -142,8 +142,8 @@ def operations_table(counts: OperationCounts) -> ReportTable:
     if counts.padding_tokens:
         added = headline(counts.padding_totals)
         notes += (
-            f"Left out: {counts.padding_tokens:,} padding tokens, which would add {_amount(added['mac'], counts)} MAC "
-            f"and {_amount(added['ac_binary'] + added['ac_graded'], counts)} accumulates a sentence.",
+            f"Left out: {counts.padding_tokens:,} padding tokens, which would add {amount(added['mac'], counts)} MAC "
+            f"and {amount(added['ac_binary'] + added['ac_graded'], counts)} accumulates a sentence.",
         )
     columns = ("node", "reads", "binary AC", "graded AC", "as additions", "MAC")
     return ReportTable(f"Operations of a sentence{unit_name}", columns, rows, notes, frozenset({0, 1}))
@@ -219,8 +219,10 @@ def _operation_cells(name: str, reads: str, tally: Tally, sentences: int, unit: 
     return (name, reads, *(_in_units(count / sentences, unit) if count else DASH for count in figures))
 
 
-def _amount(count: int, counts: OperationCounts) -> str:
-    return f"{count / counts.sentences / 1e6:,.3f} M"
+def amount(count: int, counts: OperationCounts) -> str:
+    """Return a count a sentence, in what `operations_table` counts in."""
+    unit, _ = _unit(counts)
+    return f"{_in_units(count / counts.sentences, unit)}{' M' * (unit == MILLION)}"
 
 
 def comparison_table(title: str, comparisons: Sequence[EnergyComparison]) -> ReportTable:

@@ -192,6 +192,7 @@ def _write_page(
     from hardware.energy.operation_counts import headline
     from hardware.energy.report import (
         Picture,
+        amount,
         comparison_table,
         explanations,
         number,
@@ -232,7 +233,7 @@ def _write_page(
             (f"{counts.sentences:,}", "sentences"),
             (number(counts.real_tokens / counts.sentences), "real tokens a sentence"),
             (f"{counts.padding_tokens:,}", "padding tokens, left out"),
-            *((f"{count / counts.sentences / 1e6:,.2f} M", f"{KINDS[kind]} a sentence") for kind, count in top.items()),
+            *((amount(count, counts), f"{KINDS[kind]} a sentence") for kind, count in top.items()),
         ],
         tables=[
             comparison_table("Energy of a sentence (estimates)", comparisons),

@@ -135,10 +135,11 @@ def onnx_command(
       spikebert export onnx from_snntorch.nir --dt 1e-4 -o from_snntorch.onnx --spikes
     """
     from export import draft_onnx, write_onnx
-    from export.onnx_format.file import DATA_SUFFIX, check_onnx
+    from export.onnx_format.file import DATA_SUFFIX, check_onnx, external_data, load_onnx
 
     _check_places(source, output, force)
-    refuse_overwrite(output.with_name(output.name + DATA_SUFFIX), force)
+    data = output.with_name(output.name + DATA_SUFFIX)
+    refuse_overwrite(data, force)
     graph, about = _load_graph(source, precision, dt, calibration, data_dir, seed)
     precision = precision or ("integer" if graph.metadata.get("precision") == "integer" else "float32")
     draft = draft_onnx(
@@ -153,8 +154,19 @@ def onnx_command(
     nodes, outputs = len(draft.model.graph.node), [value.name for value in draft.model.graph.output]
     del graph, draft  # as large as the model; the check does not need them
     check_onnx(output)
-    summary = {"nodes": nodes, "outputs": outputs, "precision": precision}
+    beside = [output.with_name(name) for name in external_data(load_onnx(output))]
+    if data not in beside:
+        data.unlink(missing_ok=True)  # of a larger model that stood here
+    summary = {
+        "nodes": nodes,
+        "outputs": outputs,
+        "precision": precision,
+        "external_data": [path.name for path in beside],
+        "external_bytes": sum(path.stat().st_size for path in beside),
+    }
     said = f"{nodes} nodes, {len(outputs)} outputs, {precision}"
+    if beside:
+        said += f", weights of {summary['external_bytes'] / 1e6:.1f} MB in {data.name} beside it"
     _report(output, summary, about, said, seed, as_json)
 
 

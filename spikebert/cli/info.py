@@ -73,7 +73,7 @@ def info(path: str, dt: float | None, seed: int, as_json: bool) -> None:
 
 def _in_short(key: str, value: Any) -> str:
     """Return a fact as people read it: large counts in groups of three digits, long text cut off."""
-    if key in ("bytes", "parameters"):
+    if key in ("bytes", "external_bytes", "parameters"):
         return f"{value:,}"
     text = "not said" if value is None else str(value)
     return text if len(text) <= LONGEST_FACT else f"{text[:LONGEST_FACT]}… (whole with --json)"
@@ -244,9 +244,10 @@ def _cells(row: dict[str, Any], *columns: str) -> list[str]:
 
 def _explain_onnx(path: Path) -> tuple[dict[str, Any], Table]:
     """Explain any ONNX file; one of ours by its own nodes, another's by ONNX's."""
-    from export.onnx_format.file import is_ours, load_onnx, read_onnx
+    from export.onnx_format.file import external_data, is_ours, load_onnx, read_onnx
 
     model = load_onnx(path)
+    beside = external_data(model)
     values = {"inputs": model.graph.input, "outputs": model.graph.output}
     stored: Counter[str] = Counter()  # a node's weights are called NODE/weight, NODE/bias, …
     for tensor in model.graph.initializer:
@@ -262,9 +263,8 @@ def _explain_onnx(path: Path) -> tuple[dict[str, Any], Table]:
         **{key: [value.name for value in group] for key, group in values.items()},
         "parameters": sum(stored.values()),
         "onnx_operators": dict(Counter(node.op_type for node in model.graph.node)),
-        "external_data": sorted(
-            {entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location"}
-        ),
+        "external_data": beside,
+        "external_bytes": sum(file.stat().st_size for file in map(path.with_name, beside) if file.is_file()),
     }
     if not is_ours(model):
         table = Table("ONNX operator", "nodes", box=None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -503,6 +504,55 @@ write_onnx(sys.argv[1], draft_onnx(model), external_above=int(sys.argv[2]))
 json.dump({"seconds": time.perf_counter() - started, "growth": memory("VmHWM") - without,
            "weights": sum(p.numel() * p.element_size() for p in model.parameters())}, sys.stdout)
 """
+
+
+_LARGE = """
+import json, resource, sys
+from pathlib import Path
+import numpy as np
+from export import draft_onnx, write_onnx
+from export.network import NetworkBuilder
+from export.onnx_format.file import check_onnx
+from export.operators import Affine, LeakyIntegrateAndFire
+from hardware import compare, open_runner
+
+path, width = Path(sys.argv[1]), 12_000
+random, builder, last = np.random.default_rng(0), NetworkBuilder("input", width), "input"
+for layer in range(4):
+    weight = random.standard_normal((width, width), dtype=np.float32)
+    weight *= np.float32(2 / np.sqrt(width))
+    last = builder.add(f"affine{layer}", Affine(weight, np.full(width, 0.1, np.float32)), last)
+    neuron = LeakyIntegrateAndFire(np.full(width, 0.9), np.full(width, 2.0), np.ones(width), "subtract")
+    last = builder.add(f"neuron{layer}", neuron, last)
+network = builder.network("output", last)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+write_onnx(path, draft_onnx(network, "float32", spikes=True, membrane_potentials=True))
+growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+check_onnx(path)
+spikes = (random.random((3, 2, 1, width)) < 0.3).astype(np.float32)
+traces = []
+for model, runner in ((network, "reference"), (path, "onnx")):
+    with open_runner(model, runner, "float32", record_membrane_potentials=True) as opened:
+        traces.append(opened.run(spikes))
+found = compare(*traces)
+json.dump({"growth": growth, "compared": found.spikes_compared, "different": found.spikes_different,
+           "rates": [traces[0].firing_rate(name) for name in traces[0].spikes]}, sys.stdout)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SPIKEBERT_LARGE_FILES" not in os.environ, reason="writes 2.3 GB: set SPIKEBERT_LARGE_FILES=1")
+def test_weights_beyond_two_gigabytes(tmp_path: Path) -> None:
+    """What no ONNX message can hold: written without a copy, passed by the checker, run with the reference's spikes."""
+    path = tmp_path / "large.onnx"
+    found = subprocess.run([sys.executable, "-c", _LARGE, str(path)], capture_output=True)
+    assert found.returncode == 0, found.stderr.decode()
+    said = json.loads(found.stdout)
+    assert path.with_name("large.onnx.data").stat().st_size > 1 << 31
+    assert path.stat().st_size < 1 << 16
+    assert said["growth"] < 200e6
+    assert (said["compared"], said["different"]) == (4 * 3 * 2 * 12_000, 0)
+    assert all(0.05 < rate < 0.5 for rate in said["rates"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

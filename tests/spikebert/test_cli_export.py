@@ -132,6 +132,31 @@ def test_conversions_write_over_nothing(kind: str, files: dict[str, Path], tmp_p
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_weights_beside_an_onnx_file_belong_to_it(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export.onnx_format import file
+
+    out, data = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    ids = ("--ids", files["nir"].parent / "ids.npy")
+    export = ("export", "onnx", files["nir"], "-o", out, "--precision", "float64")
+    whole = _json(*export)
+    assert (whole["external_data"], whole["external_bytes"], data.exists()) == ([], 0, False)
+    monkeypatch.setattr(file.write_onnx, "__defaults__", (1000,))
+    data.write_bytes(b"precious")
+    _refused(*export, said="exists already; add --force")
+    assert data.read_bytes() == b"precious"
+    apart = _json(*export, "--force", "--spikes")
+    assert (apart["external_data"], apart["external_bytes"]) == ([data.name], data.stat().st_size)
+    assert apart["external_bytes"] > 1024
+    said = _json("info", out)
+    assert (said["external_data"], said["external_bytes"]) == ([data.name], data.stat().st_size)
+    assert _json("simulate", out, *ids)["firing_rates"] == _json("simulate", files["nir"], *ids)["firing_rates"]
+    monkeypatch.undo()
+    _json(*export, "--force")
+    assert [entry.name for entry in tmp_path.iterdir()] == [out.name], "what belonged to the other model stayed"
+
+
 @pytest.mark.parametrize("kind", ["nir", "onnx"])
 def test_bad_sources_end_with_a_reason(kind: str, files: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
