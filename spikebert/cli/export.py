@@ -157,16 +157,17 @@ def onnx_command(
     beside = [output.with_name(name) for name in external_data(load_onnx(output))]
     if data not in beside:
         data.unlink(missing_ok=True)  # of a larger model that stood here
+    external_bytes = sum(path.stat().st_size for path in beside)
     summary = {
         "nodes": nodes,
         "outputs": outputs,
         "precision": precision,
         "external_data": [path.name for path in beside],
-        "external_bytes": sum(path.stat().st_size for path in beside),
+        "external_bytes": external_bytes,
     }
     said = f"{nodes} nodes, {len(outputs)} outputs, {precision}"
     if beside:
-        said += f", weights of {summary['external_bytes'] / 1e6:.1f} MB in {data.name} beside it"
+        said += f", weights of {external_bytes / 1e6:.1f} MB in {data.name} beside it"
     _report(output, summary, about, said, seed, as_json)
 
 

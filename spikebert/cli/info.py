@@ -248,6 +248,7 @@ def _explain_onnx(path: Path) -> tuple[dict[str, Any], Table]:
 
     model = load_onnx(path)
     beside = external_data(model)
+    files = [path.with_name(name) for name in beside if Path(name).name == name]  # ONNX reads no others either
     values = {"inputs": model.graph.input, "outputs": model.graph.output}
     stored: Counter[str] = Counter()  # a node's weights are called NODE/weight, NODE/bias, …
     for tensor in model.graph.initializer:
@@ -264,7 +265,7 @@ def _explain_onnx(path: Path) -> tuple[dict[str, Any], Table]:
         "parameters": sum(stored.values()),
         "onnx_operators": dict(Counter(node.op_type for node in model.graph.node)),
         "external_data": beside,
-        "external_bytes": sum(file.stat().st_size for file in map(path.with_name, beside) if file.is_file()),
+        "external_bytes": sum(file.stat().st_size for file in files if file.is_file()),
     }
     if not is_ours(model):
         table = Table("ONNX operator", "nodes", box=None)
