@@ -56,6 +56,8 @@ FORMAT_VERSION = 1
 MULTI_HOT = "multi_hot"
 COUNTS = ("time_steps", "max_tokens", "input_limit")
 """Attributes of a network that its metadata hold where they are known."""
+MAX_TIME_STEPS = 1 << 16
+"""Steps a sentence is shown for; what asks for more is not to be believed."""
 INTEGER = "integer"
 """Precision of a graph in whole numbers."""
 WORD, PREVIOUS_WORD, POSITION = "word", "previous_word", "position"
@@ -223,6 +225,11 @@ class Network:
     readout: Readout | None = None
     input_shape: tuple[int, ...] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the number of time steps."""
+        if self.time_steps is not None and self.time_steps > MAX_TIME_STEPS:
+            raise GraphError(f"graph: time_steps is {self.time_steps}; at most {MAX_TIME_STEPS} are run")
 
     @property
     def is_integer(self) -> bool:

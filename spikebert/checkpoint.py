@@ -44,6 +44,8 @@ STORED = ("F16", "BF16", "F32", "F64")
 """Types of numbers, in safetensors' words, that a weight may have on disk."""
 TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".model")
 MAX_TEXT_BYTES = 256 << 20
+LONGEST_REASON = 400
+"""Letters of another library's error that are passed on."""
 LOCAL_CODE_ONLY: dict[str, Any] = {"trust_remote_code": False}
 """Without it transformers asks at the terminal whether to run code that a checkpoint names."""
 
@@ -279,21 +281,29 @@ def _check_text_files(source: str) -> None:
             raise CheckpointError(f"{path} has {path.stat().st_size} bytes; at most {MAX_TEXT_BYTES} are read")
 
 
+def _in_short(error: Exception) -> str:
+    """Return the first paragraph of what is said, on one line: transformers appends advice, and whole files."""
+    text = " ".join(str(error).split("\n\n")[0].split())
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
+
+
 @contextmanager
 def _reading(source: str) -> Iterator[None]:
     """Turn what goes wrong while transformers reads `source` into a `CheckpointError`."""
-    bars = logging.is_progress_bar_enabled()
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # a bar for a second's work would break into our own
+    logging.set_verbosity(logging.CRITICAL)  # it prints whole configurations, and what it raises is reported below
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise whatever they trip over
-        raise CheckpointError(f"{source} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise CheckpointError(f"{source} cannot be loaded: {type(error).__name__}: {_in_short(error)}") from error
     except BaseException as error:  # a panic of the tokenizers library is no Exception
         if type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(f"{source} cannot be loaded: its tokenizer cannot be used: {error}") from error
     finally:
+        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -239,19 +239,19 @@ def read_onnx(path: str | Path) -> OnnxFile:
         path=path,
         precision=precision,
         input_name=text.get("input", ""),
-        input_features=said.take("input_features", int),
+        input_features=said.take_count("input_features"),
         input_shape=_input_shape(said) if "input_shape" in text else None,
         token_encoding=(
             TokenEncoding(
-                said.take("vocabulary", int),
-                said.take("positions", int),
-                said.take("before_first", int) if "before_first" in text else None,
+                said.take_count("vocabulary"),
+                said.take_count("positions", 0),
+                said.take_count("before_first", 0) if "before_first" in text else None,
             )
             if "vocabulary" in text
             else None
         ),
         attend_to_padding=said.take("attend_to_padding", bool),
-        **{key: said.take(key, int) if key in text else None for key in COUNTS},
+        **{key: said.take_count(key) if key in text else None for key in COUNTS},
         spiking_nodes=tuple(spiking),
         operators=operators,
         neurons=neurons,
@@ -263,7 +263,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
 
 def _input_shape(said: _Metadata) -> tuple[int, ...]:
     shape = said.take("input_shape", list)
-    if not all(type(length) is int for length in shape) or math.prod(shape) != said.take("input_features", int):
+    if not all(type(length) is int for length in shape) or math.prod(shape) != said.take_count("input_features"):
         raise OnnxFileError(f"{said.path}: metadata input_shape is {shape}; expected the shape of its input_features")
     return tuple(shape)
 
@@ -286,6 +286,12 @@ class _Metadata:
 
     path: Path
     text: dict[str, str]
+
+    def take_count(self, key: str, least: int = 1) -> int:
+        count = self.take(key, int)
+        if count < least:
+            raise OnnxFileError(f"{self.path}: metadata {key!r} is {count}; expected {least} or more")
+        return count
 
     def take(self, key: str, kind: type) -> Any:
         try:

@@ -126,6 +126,12 @@ class OnnxRunner(Runner):
             found = dict(zip(names, self._session.run(names, feeds), strict=True))
         except Exception as error:  # see above
             raise RunnerError(f"{file.path}: ONNX Runtime fails: {error}") from error
+        for name in () if self.logits_only else file.spiking_nodes:
+            if found[name].shape[0] != batch.time_steps:
+                raise RunnerError(
+                    f"{file.path}: {name} shows {found[name].shape[0]} time steps; the file's metadata say "
+                    f"{batch.time_steps}"
+                )
         potentials = file.spiking_nodes if self.record_membrane_potentials else ()
         spiking = () if self.logits_only else file.spiking_nodes
         return Trace(

@@ -7,9 +7,11 @@ to standard error.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,8 @@ EXIT_ANSWER_IS_NO = 1
 EXIT_BAD_INPUT = 2
 DEFAULT_SEED = 0
 DATA_VARIABLE = "SPIKEBERT_DATA"
+TORCH_HAS_NO_MEMORY = "DefaultCPUAllocator"
+"""Stands in the RuntimeError that torch raises in place of a MemoryError."""
 
 messages = Console(stderr=True, highlight=False)
 results = Console(highlight=False)
@@ -58,11 +62,15 @@ class LazyGroup(click.Group):
         return getattr(importlib.import_module(module), attribute)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; print a typed error as one message."""
+        """Run the command; print a typed error, or that memory does not suffice, as one message."""
         try:
             return super().invoke(ctx)
         except SpikeBertError as error:
             raise BadInput(str(error)) from error
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and TORCH_HAS_NO_MEMORY not in str(error):
+                raise
+            raise BadInput(f"this machine has too little memory for it: {error or 'no more could be had'}") from error
 
 
 class MultiValueCommand(click.Command):
@@ -134,16 +142,51 @@ def _jsonable(value: Any) -> Any:
     return str(value)
 
 
+class Positive(click.FloatRange):
+    """A finite number above 0; click's own range lets NaN and infinity pass."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
 def refuse_overwrite(path: Path, force: bool) -> None:
-    """Refuse to write over an existing file unless forced.
+    """Refuse to write over an existing file unless forced, and over what is no file at all.
 
     Raises
     ------
     ConfigurationError
-        The file exists and `force` is False.
+        The file exists and `force` is False; or `path` is a folder, a device, a pipe.
     """
     if path.exists() and not force:
         raise ConfigurationError(f"{path} exists already; add --force to write over it")
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path} is not a regular file; give the name of another")
+
+
+def check_outputs(paths: Iterable[Path | None], force: bool) -> None:
+    """Check that reports can be written, each to a place of its own, before the work.
+
+    Raises
+    ------
+    ConfigurationError, ReportError
+        A file exists and `force` is False, two are the same, or there is no such folder.
+    """
+    from hardware.reports.files import check_place
+
+    given = [path for path in paths if path is not None]
+    for path in given:
+        check_place(path)
+        refuse_overwrite(path, force)
+    for first, second in itertools.combinations(given, 2):
+        if first.absolute() == second.absolute():
+            raise ConfigurationError(f"{first} is named twice; what is written first would be lost")
 
 
 def data_directory(given: Path | None) -> Path | None:

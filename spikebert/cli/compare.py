@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from spikebert.cli.application import EXIT_ANSWER_IS_NO, common_options, messages, print_json, results
+from spikebert.cli.application import EXIT_ANSWER_IS_NO, check_outputs, common_options, messages, print_json, results
 from spikebert.cli.graph_runs import dt_option
 from spikebert.errors import ConfigurationError
 
@@ -59,13 +59,12 @@ def compare(
         comparison_table,
         finding_to_dict,
         print_finding,
-        report_place,
         verdict,
         with_tokens,
     )
     from spikebert.provenance import file_sha256, run_record
 
-    report_place(report_file, force)
+    check_outputs((report_file,), force)
     if (audit or accept_rounding) and graph_file is None:
         option = "audit" if audit else "accept-rounding"
         raise ConfigurationError(f"--{option} needs the graph that both ran; give --graph FILE.nir")

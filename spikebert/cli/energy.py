@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spikebert.cli.application import common_options, messages, print_json, refuse_overwrite, results
+from spikebert.cli.application import check_outputs, common_options, messages, print_json, results
 from spikebert.cli.sources import Source, SourceCommand, SourceOptions, open_source, source_options
 
 if TYPE_CHECKING:
@@ -101,9 +101,7 @@ def energy(
     from hardware.energy.report import comparison_table, explanations
     from spikebert.provenance import seed_everything
 
-    for path in (csv_file, page_file):
-        if path is not None:
-            refuse_overwrite(path, force)
+    check_outputs((csv_file, page_file), force)
     names: Sequence[str | Path] = [*models, *model_files] or list(energy_models())
     chosen = [energy_model(name) for name in names]
     seed_everything(seed)

@@ -16,6 +16,7 @@ from spikebert.cli.application import (
     print_json,
     refuse_overwrite,
 )
+from spikebert.cli.graph_runs import dt_option
 from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -45,11 +46,7 @@ def conversion_options(what: str) -> Callable[[Function], Function]:
                 "--calibration",
                 help="To quantize a checkpoint: sentences to choose scales on, a task (its training split) or a file.",
             ),
-            click.option(
-                "--dt",
-                type=click.FloatRange(min=0, min_open=True),
-                help="Seconds of a time step, where MODEL.nir does not say.",
-            ),
+            dt_option,
             click.option(
                 "--precision",
                 type=click.Choice([*FLOAT_PRECISIONS, "integer"]),

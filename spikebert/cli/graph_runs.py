@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spikebert.cli.application import Function
+from spikebert.cli.application import Function, Positive
 from spikebert.cli.inputs import (
     Sentences,
     Values,
@@ -26,9 +26,7 @@ DEFAULT_TOKENIZER = "default"
 MAX_PADDED_LENGTH = 1 << 16
 """Tokens of a sentence; a graph that asks for more is not to be believed."""
 
-dt_option = click.option(
-    "--dt", type=click.FloatRange(min=0, min_open=True), help="Seconds of a time step, where the NIR file does not say."
-)
+dt_option = click.option("--dt", type=Positive(), help="Seconds of a time step, where the NIR file does not say.")
 input_option = click.option(
     "--input",
     "input_file",

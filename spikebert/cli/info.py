@@ -311,6 +311,8 @@ def _explain_net(path: Path) -> tuple[dict[str, Any], Table]:
     """Explain a file of SLAYER or netx (lava-dl): HDF5 with a group for each layer."""
     import h5py
 
+    if not path.is_file():
+        raise ConfigurationError(f"{path}: no such file" if not path.exists() else f"{path}: not a regular file")
     try:
         with h5py.File(path, "r") as file:
             layers = _plain(file, "layer", h5py.Group)

@@ -187,9 +187,12 @@ def read_array(path: Path, expected: str = "an array of two axes or more, none o
     ConfigurationError
         The file is no .npy array of two axes or more.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path}: is not a regular file")
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # mapped first, so that no memory is taken for what the file does not hold
+        array = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError, TypeError, OverflowError) as error:
         raise ConfigurationError(f"{path}: is not an .npy array: {error}") from error
     if not isinstance(array, np.ndarray) or array.ndim < 2 or 0 in array.shape:
         shape = getattr(array, "shape", None)
@@ -226,6 +229,8 @@ def read_ids(path: Path) -> Sentences:
     ids = read_array(path, expected)
     if ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise ConfigurationError(f"{path}: holds shape {ids.shape}; expected {expected}")
+    if ids.min() < 0 or ids.max() > np.iinfo(np.int64).max:
+        raise ConfigurationError(f"{path}: token ids span {ids.min()} to {ids.max()}; they are 0 or positive")
     rows = [[int(token) for token in np.trim_zeros(row, "b")] for row in ids]
     for index, row in enumerate(rows):
         if not row:

@@ -8,12 +8,13 @@ import click
 
 from spikebert.cli.application import (
     EXIT_ANSWER_IS_NO,
+    check_outputs,
     common_options,
     messages,
     print_json,
-    refuse_overwrite,
     results,
 )
+from spikebert.cli.graph_runs import dt_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -27,7 +28,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Tokens of the longest sentence  [default: 128, or as many as the graph allows; 1 without tokens].",
 )
 @click.option("--trace", "trace_file", type=FILE, help="A run of the graph (.npz): counts spikes from chip to chip.")
-@click.option("--dt", type=float, help="Seconds of a time step, for files that do not say.")
+@dt_option
 @click.option("--png", "picture_file", type=FILE, help="Write how full every core is (.png, .pdf or .svg).")
 @click.option("--html", "page_file", type=FILE, help="Write everything as one self-contained page.")
 @click.option("--force", is_flag=True, help="Write over existing files.")
@@ -57,7 +58,7 @@ def place(
     """
     from export.nir_file import read_network
     from hardware.loihi import place as place_graph
-    from hardware.reports.files import check_place
+    from hardware.recorded import load_trace
     from hardware.reports.pictures import picture_format
     from hardware.reports.placement_report import (
         placement_tables,
@@ -65,17 +66,13 @@ def place(
         write_placement_page,
         write_placement_picture,
     )
-    from hardware.trace import Trace
     from spikebert.provenance import file_sha256, run_record
 
-    for path in (picture_file, page_file):
-        if path is not None:
-            check_place(path)
-            refuse_overwrite(path, force)
+    check_outputs((picture_file, page_file), force)
     if picture_file is not None:
         picture_format(picture_file)
     _, network = read_network(graph_file, dt)
-    trace = None if trace_file is None else Trace.load(trace_file)
+    trace = None if trace_file is None else load_trace(trace_file)
     found = place_graph(network, chip, tokens, trace)
     record = {**run_record(seed), "file_sha256": file_sha256(graph_file)}
     if picture_file is not None:

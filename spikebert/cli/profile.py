@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spikebert.cli.application import common_options, messages, print_json, refuse_overwrite, results
+from spikebert.cli.application import check_outputs, common_options, messages, print_json, results
 from spikebert.cli.sources import Source, SourceCommand, SourceOptions, open_source, source_options
 from spikebert.errors import ConfigurationError
 
@@ -88,7 +88,6 @@ def profile(
         raise ConfigurationError("--figure chooses what --png draws; give --png FILE too")
     from hardware.energy import OperationCounter
     from hardware.profiler import Profiler
-    from hardware.reports.files import check_place
     from hardware.reports.pictures import picture_format
     from hardware.reports.profile_figures import ReportSubject, Sentence
     from hardware.reports.profile_report import (
@@ -100,10 +99,7 @@ def profile(
     )
     from spikebert.provenance import seed_everything
 
-    for path in (csv_file, picture_file, page_file):
-        if path is not None:
-            check_place(path)
-            refuse_overwrite(path, force)
+    check_outputs((csv_file, picture_file, page_file), force)
     if picture_file is not None:
         picture_format(picture_file)
     seed_everything(seed)

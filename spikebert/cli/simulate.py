@@ -10,6 +10,7 @@ import numpy as np
 
 from spikebert.cli.application import (
     MultiValueCommand,
+    Positive,
     common_options,
     messages,
     print_json,
@@ -38,7 +39,7 @@ from spikebert.errors import ConfigurationError
     type=click.Choice(["zero-latency", "hardware"]),
     help="Lava only: every process at once, or each synaptic hop one step later [default: zero-latency].",
 )
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Lava only: seconds without progress.")
+@click.option("--timeout", type=Positive(), help="Lava only: seconds without progress.")
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import nir
@@ -32,7 +31,7 @@ from hardware.equivalence.explanation import Explanation
 from hardware.equivalence.streaming import Batch, Finding, Pair, ProgressFile, stream_findings
 from hardware.stock_share import StockShare
 from hardware.trace import Trace
-from spikebert.cli.application import messages, refuse_overwrite, results
+from spikebert.cli.application import messages, results
 from spikebert.cli.inputs import BATCH_SIZE, Sentences
 from spikebert.cli.pairs import INTEGER, LAVA, TORCH, PairPlan, Side
 
@@ -382,21 +381,6 @@ def explanation_in_words(explanation: Explanation, name_a: str, name_b: str) -> 
     return (
         text if explanation.first_unexplained is None else f"{text}, first {escape(str(explanation.first_unexplained))}"
     )
-
-
-def report_place(path: Path | None, force: bool) -> None:
-    """Check that a report can be written, before the work.
-
-    Raises
-    ------
-    ReportError, ConfigurationError
-        There is no such folder, or the file exists and may not be replaced.
-    """
-    from hardware.reports.files import check_place
-
-    if path is not None:
-        check_place(path)
-        refuse_overwrite(path, force)
 
 
 def print_finding(found: Finding, name_a: str, name_b: str) -> None:

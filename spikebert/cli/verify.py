@@ -15,6 +15,8 @@ from rich.markup import escape
 from spikebert.cli.application import (
     EXIT_ANSWER_IS_NO,
     MultiValueCommand,
+    Positive,
+    check_outputs,
     common_options,
     messages,
     print_json,
@@ -66,7 +68,7 @@ DIFFERENCES_SHOWN = 8
     help="Lava only: how much runs in one process [default: block].",
 )
 @click.option("--timing", type=click.Choice(["zero-latency", "hardware"]), help="Lava only [default: zero-latency].")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Lava only: seconds without progress.")
+@click.option("--timeout", type=Positive(), help="Lava only: seconds without progress.")
 @click.option(
     "--nodes", multiple=True, help="Compare only nodes that match, such as 'block00_*'; output is the logits."
 )
@@ -139,10 +141,10 @@ def verify(
     from spikebert.cli.pairs import INTEGER, LAVA, ONNX, ONNX_SUFFIX, TORCH, CheckpointPair, PairPlan, Side
     from spikebert.cli.quantization import CALIBRATION_SENTENCES, quantize_checkpoint, read_calibration
     from spikebert.cli.simulate import precision_of_onnx
-    from spikebert.cli.verification import Stream, finding_to_dict, job_of, progress_bar, report_place, with_words
+    from spikebert.cli.verification import Stream, finding_to_dict, job_of, progress_bar, with_words
     from spikebert.provenance import file_sha256, run_record, seed_everything
 
-    report_place(report_file, force)
+    check_outputs((report_file,), force)
     is_onnx = graph_file is not None and graph_file.suffix == ONNX_SUFFIX
     nir_file, onnx_file = (None, graph_file) if is_onnx else (graph_file, None)
     against = against or (LAVA if onnx_file is None else ONNX)
