@@ -228,8 +228,7 @@ class Network:
 
     def __post_init__(self) -> None:
         """Check the number of time steps."""
-        if self.time_steps is not None and self.time_steps > MAX_TIME_STEPS:
-            raise GraphError(f"graph: time_steps is {self.time_steps}; at most {MAX_TIME_STEPS} are run")
+        check_time_steps(self.time_steps)
 
     @property
     def is_integer(self) -> bool:
@@ -250,6 +249,18 @@ class Network:
     def output_features(self) -> int:
         """Width of the output."""
         return next(node.operator.out_features for node in self.nodes if node.name == self.output_source)
+
+
+def check_time_steps(time_steps: int | None) -> None:
+    """Refuse more time steps than `MAX_TIME_STEPS`.
+
+    Raises
+    ------
+    GraphError
+        There are more.
+    """
+    if time_steps is not None and time_steps > MAX_TIME_STEPS:
+        raise GraphError(f"graph: time_steps is {time_steps}; at most {MAX_TIME_STEPS} are run")
 
 
 class NetworkBuilder:

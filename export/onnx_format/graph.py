@@ -19,7 +19,18 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.errors import GraphError, UnsupportedOperatorError
-from export.network import COUNTS, INTEGER, POSITION, WORD, Network, Node, TokenEncoding, decoding, parse_graph
+from export.network import (
+    COUNTS,
+    INTEGER,
+    POSITION,
+    WORD,
+    Network,
+    Node,
+    TokenEncoding,
+    check_time_steps,
+    decoding,
+    parse_graph,
+)
 from export.onnx_format.builder import OPSET, TOKEN_MASK, OnnxBuilder, Weight
 from export.onnx_format.operators import WRITERS
 from export.onnx_format.steps import POTENTIAL, STEP_WRITERS, State, write_scan
@@ -127,6 +138,7 @@ def draft_onnx(
     precision = _precision(network, precision)
     _check_nodes(network)
     encoding = network.token_encoding
+    check_time_steps(time_steps)
     time_steps = network.time_steps if time_steps is None else time_steps
     if encoding is not None and time_steps is None:
         raise GraphError("graph: does not say how many time steps a sentence is shown for; give time_steps")

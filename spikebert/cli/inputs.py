@@ -229,8 +229,8 @@ def read_ids(path: Path) -> Sentences:
     ids = read_array(path, expected)
     if ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise ConfigurationError(f"{path}: holds shape {ids.shape}; expected {expected}")
-    if ids.min() < 0 or ids.max() > np.iinfo(np.int64).max:
-        raise ConfigurationError(f"{path}: token ids span {ids.min()} to {ids.max()}; they are 0 or positive")
+    if ids.max() > np.iinfo(np.int64).max:
+        raise ConfigurationError(f"{path}: holds {ids.max()}, which is no token id; expected {expected}")
     rows = [[int(token) for token in np.trim_zeros(row, "b")] for row in ids]
     for index, row in enumerate(rows):
         if not row:

@@ -53,8 +53,8 @@ ARRAYS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a negative length": (lambda path: path.write_bytes(_header("(-1, 4)", "<i8") + bytes(64)), "no .npy array"),
     "a type nobody knows": (lambda path: path.write_bytes(_header("(1, 4)", "evil") + bytes(64)), "no .npy array"),
     "objects": (lambda path: np.save(path, np.array([[{}]], object)), "no .npy array"),
-    "beyond int64": (lambda path: np.save(path, np.array([[2, 2**64 - 1]], np.uint64)), "they are 0 or positive"),
-    "negative": (lambda path: np.save(path, np.array([[2, -1]])), "they are 0 or positive"),
+    "beyond int64": (lambda path: np.save(path, np.array([[2, 2**64 - 1]], np.uint64)), "which is no token id"),
+    "negative": (lambda path: np.save(path, np.array([[2, -1]])), "token ids span -1 to 2"),
     "fractions": (lambda path: np.save(path, np.array([[2.0, 1.0]])), "expected whole numbers"),
     "nothing": (lambda path: path.write_bytes(b""), "no .npy array"),
 }
@@ -189,11 +189,14 @@ def test_a_graph_of_a_billion_steps(graph_file: Path, tmp_path: Path) -> None:
         file["node/metadata/time_steps"] = 10**9
     np.save(tmp_path / "ids.npy", np.array([[2, 3]]))
     _refused("simulate", path, "--ids", tmp_path / "ids.npy", said="time_steps is 1000000000; at most 65536 are run")
+    asked = ("-o", tmp_path / "out.onnx", "--time-steps", 10**20)
+    _refused("export", "onnx", graph_file, *asked, said=f"time_steps is {10**20}; at most 65536 are run")
+    assert not (tmp_path / "out.onnx").exists()
 
 
 def test_too_little_memory_is_one_message(graph_file: Path, tmp_path: Path, little_memory: Any) -> None:
-    """A file of zeros that takes no place on the disk, and 8 GB in memory."""
-    np.lib.format.open_memmap(tmp_path / "ids.npy", "w+", np.int64, (1000, 1_000_000))
+    """A file of zeros that takes no place on the disk, and 300 MB in memory where 400 are to be had for all."""
+    np.lib.format.open_memmap(tmp_path / "ids.npy", "w+", np.int64, (300, 125_000))
     with little_memory():
         _refused("simulate", graph_file, "--ids", tmp_path / "ids.npy", said="this machine has too little memory")
 
