@@ -3,7 +3,8 @@
 netx knows chains of dense layers whose neurons reset to zero, and nothing else of ours: no residual stream, no norm, no
 attention. What of a graph is such a chain is written, the rest refused with every node and reason at once. The whole
 numbers in a file are those of the graph; ``lava.lib.dl.netx`` fires the same spikes, each layer one step later than the
-one before it, as stock Lava's synapses take a step.
+one before it, as stock Lava's synapses take a step. In those steps biases charge neurons that wait for their first
+input; ``hdf5.Network(..., reset_interval=T, reset_offset=1)`` sets each layer back to zero when it arrives.
 """
 
 from __future__ import annotations

@@ -157,16 +157,16 @@ class Positive(click.FloatRange):
 
 
 def refuse_overwrite(path: Path, force: bool) -> None:
-    """Refuse to write over an existing file unless forced, and over what is no file at all.
+    """Refuse to write over what exists unless forced, and over a device or a pipe always.
 
     Raises
     ------
     ConfigurationError
-        The file exists and `force` is False; or `path` is a folder, a device, a pipe.
+        The file, or the folder of a checkpoint, exists and `force` is False; or `path` is neither.
     """
     if path.exists() and not force:
         raise ConfigurationError(f"{path} exists already; add --force to write over it")
-    if path.exists() and not path.is_file():
+    if path.exists() and not (path.is_file() or path.is_dir()):
         raise ConfigurationError(f"{path} is not a regular file; give the name of another")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from spikebert.cli.application import (
     Function,
@@ -199,9 +200,15 @@ def netx_command(
 
     _check_places(source, output, force)
     graph, about = _load_graph(source, precision, dt, calibration, data_dir, seed)
-    write_netx(output, graph, first, last, round_biases)
+    chain = write_netx(output, graph, first, last, round_biases)
     nodes = [node.name for node in parse_graph(read_netx(output)).nodes]
     _report(output, {"nodes": nodes, "precision": "integer"}, about, f"{len(nodes) // 2} layers", seed, as_json)
+    if any(np.any(getattr(node.operator, "bias_mantissa", 0)) for node in chain.nodes):
+        messages.print(
+            "its neurons have biases, which charge them before the first input arrives: load it with "
+            "hdf5.Network(..., reset_interval=T, reset_offset=1), T the steps of a sample",
+            soft_wrap=True,
+        )
 
 
 def _is_graph(source: str) -> bool:

@@ -52,8 +52,11 @@ def quantized() -> Network:
     return parse_graph(quantize(_chain((6, 10, 4)), _spikes(6)))
 
 
-def _in_netx(path: Path, spikes: np.ndarray, message_bits: int = 0) -> np.ndarray:
-    """Run spikes (T, D) through the file in lava-dl and return the last layer's, its latency taken off."""
+def _in_netx(path: Path, spikes: np.ndarray, message_bits: int = 0, reset: bool = False) -> np.ndarray:
+    """Run spikes (T, D) through the file in lava-dl and return the last layer's, its latency taken off.
+
+    With `reset` each layer is set back to zero when its first input arrives.
+    """
     import_lava()
     from lava.lib.dl.netx import hdf5
     from lava.magma.core.run_conditions import RunSteps
@@ -61,7 +64,8 @@ def _in_netx(path: Path, spikes: np.ndarray, message_bits: int = 0) -> np.ndarra
     from lava.proc.io.sink import RingBuffer as Sink
     from lava.proc.io.source import RingBuffer as Source
 
-    net = hdf5.Network(net_config=str(path), input_message_bits=message_bits)
+    resets = {"reset_interval": len(spikes), "reset_offset": 1} if reset else {}
+    net = hdf5.Network(net_config=str(path), input_message_bits=message_bits, **resets)
     latency = len(net)  # each layer's synapses take a step
     source = Source(data=np.pad(spikes.T, ((0, 0), (0, latency))))
     sink = Sink(shape=net.out.shape, buffer=STEPS + latency)
@@ -72,7 +76,7 @@ def _in_netx(path: Path, spikes: np.ndarray, message_bits: int = 0) -> np.ndarra
         found = np.array(sink.data.get())
     finally:
         net.stop()
-    assert not found[:, :latency].any() or latency < 2, "spikes before any could arrive"
+    assert reset or not found[:, :latency].any() or latency < 2, "spikes before any could arrive"
     return found[:, latency:].T
 
 
@@ -111,6 +115,27 @@ def test_a_chain_behind_a_residual_sum_takes_what_netx_is_told_to_take(tmp_path:
     x = _spikes(6, seed=5) + _spikes(6, seed=6)
     assert x.max() == 2
     _assert_same_in_netx(path, written, x, message_bits=8)
+
+
+@pytest.mark.lava
+def test_biases_charge_neurons_that_wait_unless_netx_is_told_to_reset_them(tmp_path: Path) -> None:
+    """As in an MLP whose norms are folded, where every neuron has a bias."""
+    network = _chain((6, 40, 8), seed=3)
+    rng = np.random.default_rng(8)
+    builder = NetworkBuilder("input", 6)
+    for node in network.nodes:
+        operator = node.operator
+        if isinstance(operator, Affine):
+            operator = Affine(operator.weight, rng.normal(0.1, 0.3, operator.out_features))
+        builder.add(node.name, operator, node.sources)
+    biased = parse_graph(quantize(builder.network("output", "neuron1"), _spikes(6)))
+    path = tmp_path / "biased.net"
+    written = write_netx(path, biased, round_biases=True)
+    expected = run(written, _spikes(6), precision="integer").spikes["neuron1"][:, 0, 0]
+    assert 0.02 < expected.mean() < 0.98
+    spikes = _spikes(6)[:, 0, 0]
+    np.testing.assert_array_equal(_in_netx(path, spikes, reset=True), expected)
+    assert (_in_netx(path, spikes) != expected).any(), "then docs/others.md asks for a reset without need"
 
 
 def test_what_is_written_is_read_again(quantized: Network, tmp_path: Path) -> None:
