@@ -109,6 +109,11 @@ def shaped(node: nir.NIRNode, shape: Shape) -> nir.NIRNode:
     """Return an elementwise node, or a neuron's nested graph, with its parameters in a shape in place of a row."""
     if len(shape) == 1:
         return node
+    if isinstance(node, nir.NIRGraph) and not is_subtractive_neuron(node):  # a marked operator, and poison stays poison
+        poison = nir.Scale(np.full(shape, np.nan, np.float32))
+        ports = {"input": nir.Input({"input": np.array(shape)}), "output": nir.Output({"output": np.array(shape)})}
+        edges = [("input", "poison"), ("poison", "output")]
+        return nir.NIRGraph({**ports, "poison": poison}, edges, node.metadata)
     if isinstance(node, nir.NIRGraph):
         return nir.NIRGraph({key: shaped(part, shape) for key, part in node.nodes.items()}, node.edges, node.metadata)
     if isinstance(node, nir.Input):

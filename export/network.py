@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, Protocol
 
 import nir
 import numpy as np
@@ -24,6 +24,7 @@ from export.operators import (
     MARKED_OPERATORS,
     Affine,
     Convolution,
+    Delay,
     Heaviside,
     IntegerCurrentNeuron,
     IntegerLeakyIntegrateAndFire,
@@ -31,6 +32,7 @@ from export.operators import (
     Operator,
     Pooling,
     PreviousStep,
+    Scale,
     TokenMean,
     Total,
 )
@@ -426,6 +428,29 @@ def build_graph(network: Network, dtype: DTypeLike = np.float32) -> nir.NIRGraph
     return nir.NIRGraph(nodes, edges, metadata=metadata, type_check=not has_kernels)
 
 
+class TakesValues(Protocol):
+    """What says in which shape input values come: a `Network`, or a file that says the same of itself."""
+
+    @property
+    def input_features(self) -> int:
+        """Width of the input."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of the input's features, where it is more than a row of them."""
+
+
+def with_token_axis(network: TakesValues, values: np.ndarray) -> np.ndarray:
+    """Return input values ``(T, B, *shape)``, in the shape the graph's file gives its input, as ``(T, B, 1, D)``.
+
+    Graphs of other tools know no tokens. Values of any other shape are returned as they are.
+    """
+    shape = network.input_shape or (network.input_features,)
+    if values.shape[2:] != shape or (values.ndim == 4 and shape[-1] == network.input_features):
+        return values
+    return values.reshape(*values.shape[:2], 1, network.input_features)
+
+
 def feature_shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """Return the shape that the features of each node's output, and of the input, have in a file."""
     shapes = {network.input_name: network.input_shape or (network.input_features,)}
@@ -547,6 +572,12 @@ def _is_integer(builder: NetworkBuilder, metadata: dict[str, Any]) -> bool:
             raise GraphError(f"{node.name}: {operator.name} is a {found} operator in {expected} graph")
         if said and isinstance(operator, Heaviside) and np.any(operator.threshold != np.rint(operator.threshold)):
             raise GraphError(f"{node.name}: a threshold of an integer graph is no whole number")
+        if said and isinstance(operator, Pooling) and operator.mean:
+            raise GraphError(f"{node.name}: a mean divides; an integer graph sums, and its unit is divided")
+        if said and isinstance(operator, Scale) and not np.isin(operator.scale, (-1, 0, 1)).all():
+            raise GraphError(f"{node.name}: a factor of an integer graph is 1, 0 or -1; the unit holds what is left")
+        if said and isinstance(operator, Delay):
+            operator.check_chip_holds(node.name)
     return said
 
 

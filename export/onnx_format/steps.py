@@ -21,6 +21,7 @@ from export.operators import (
     Delay,
     Heaviside,
     IntegerCurrentNeuron,
+    IntegerIntegrator,
     IntegerLeakyIntegrateAndFire,
     LeakyIntegrateAndFire,
     LeakyIntegrator,
@@ -177,14 +178,26 @@ def step_neuron(build: OnnxBuilder, name: str, operator: LeakyIntegrateAndFire, 
 def step_integer_neuron(build: OnnxBuilder, name: str, operator: IntegerLeakyIntegrateAndFire, x: str) -> list[State]:
     """Write a step of Loihi's neuron with the equations of its docstring in their order."""
     before = f"{name}/U_before"
+    charged = _charge_loihi(build, name, operator, before, _wrapped_current(build, name, x))
+    threshold = build.weight(f"{name}/threshold", operator.tested_threshold)
+    return _fire_and_reset(build, name, operator, threshold, before, charged, saturates=True)
+
+
+def step_integer_integrator(build: OnnxBuilder, name: str, operator: IntegerIntegrator, x: str) -> list[State]:
+    """Write a step of the same neuron where it never fires."""
+    before = f"{name}/U_before"
+    charged = _charge_loihi(build, name, operator, before, _wrapped_current(build, name, x))
+    held = build.add("Clip", [charged, *_range(build)], f"{name}/held")
+    build.add("Identity", [held], name)
+    return [State(before, held, operator.in_features)]
+
+
+def _wrapped_current(build: OnnxBuilder, name: str, x: str) -> str:
     wide = build.add("Mul", [x, build.scalar(1 << ACTIVATION_SHIFT)], f"{name}/wide")
     # modulo 2^32 into -2^31 to 2^31 - 1, in numbers that a Cast to int32 leaves undefined
     lifted = build.add("Add", [wide, build.scalar(1 << 31)], f"{name}/lifted")
     arrived = build.add("Mod", [lifted, build.scalar(1 << 32)], f"{name}/modulo")
-    arrived = build.add("Sub", [arrived, build.scalar(1 << 31)], f"{name}/in_32_bits")
-    charged = _charge_loihi(build, name, operator, before, _brought_back(build, name, arrived))
-    threshold = build.weight(f"{name}/threshold", operator.tested_threshold)
-    return _fire_and_reset(build, name, operator, threshold, before, charged, saturates=True)
+    return _brought_back(build, name, build.add("Sub", [arrived, build.scalar(1 << 31)], f"{name}/in_32_bits"))
 
 
 def step_integer_current_neuron(build: OnnxBuilder, name: str, operator: IntegerCurrentNeuron, x: str) -> list[State]:
@@ -206,7 +219,7 @@ def step_integer_current_neuron(build: OnnxBuilder, name: str, operator: Integer
 def _charge_loihi(
     build: OnnxBuilder,
     name: str,
-    operator: IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron,
+    operator: IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron | IntegerIntegrator,
     before: str,
     current: str,
 ) -> str:
@@ -326,6 +339,7 @@ STEP_WRITERS: dict[type[Operator], StepWriter] = {
     LeakyIntegrateAndFire: step_neuron,
     IntegerLeakyIntegrateAndFire: step_integer_neuron,
     IntegerCurrentNeuron: step_integer_current_neuron,
+    IntegerIntegrator: step_integer_integrator,
     ResistiveNeuron: step_resistive_neuron,
     LeakyIntegrator: step_leaky_integrator,
     PreviousStep: step_previous,

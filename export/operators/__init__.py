@@ -18,7 +18,7 @@ from export.operators import (
     token_mean,
 )
 from export.operators.affine import Affine, IntegerAffine
-from export.operators.convolution import Convolution
+from export.operators.convolution import Convolution, IntegerConvolution
 from export.operators.delay import Delay
 from export.operators.flatten import Flatten
 from export.operators.integer_current_neuron import IntegerCurrentNeuron
@@ -30,7 +30,7 @@ from export.operators.leaky_integrate_and_fire import (
     LeakyIntegrateAndFire,
     NeuronState,
 )
-from export.operators.leaky_integrator import LeakyIntegrator
+from export.operators.leaky_integrator import IntegerIntegrator, LeakyIntegrator
 from export.operators.operator import DEFAULT_DT, Case, Operator
 from export.operators.pooling import Pooling
 from export.operators.previous_step import PreviousStep
@@ -55,13 +55,16 @@ MARKED_OPERATORS = {
         IntegerCurrentNeuron.version,
         integer_current_neuron.read_integer_current_neuron,
     ),
+    IntegerIntegrator.name: (IntegerIntegrator.version, leaky_integrator.read_integer_integrator),
 }
 """Operators NIR lacks: name -> (version, reader of a marked composite's metadata)."""
 
 
 _MODULES = (affine, integer_current_neuron, layer_norm, leaky_integrate_and_fire, spike_attention, token_mean)
 _OF_OTHERS = (convolution, delay, flatten, leaky_integrator, pooling, resistive_neuron, scale)
-"""Of graphs that other tools write; they have no meaning in whole numbers yet."""
+"""Of graphs that other tools write."""
+_WITHOUT_INTEGERS = (resistive_neuron,)
+"""Whose whole numbers are another operator's: `IntegerLeakyIntegrateAndFire` or `IntegerCurrentNeuron`."""
 
 
 def all_cases() -> list[Case]:
@@ -71,7 +74,8 @@ def all_cases() -> list[Case]:
 
 def all_integer_cases() -> list[Case]:
     """Return the cases of every operator in whole numbers."""
-    return [case for module in _MODULES for case in module.integer_cases()]
+    modules = [module for module in (*_MODULES, *_OF_OTHERS) if module not in _WITHOUT_INTEGERS]
+    return [case for module in modules for case in module.integer_cases()]
 
 
 __all__ = [
@@ -84,7 +88,9 @@ __all__ = [
     "Flatten",
     "Heaviside",
     "IntegerAffine",
+    "IntegerConvolution",
     "IntegerCurrentNeuron",
+    "IntegerIntegrator",
     "IntegerLayerNorm",
     "IntegerLeakyIntegrateAndFire",
     "IntegerNeuronState",

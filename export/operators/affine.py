@@ -9,6 +9,7 @@ import nir
 import numpy as np
 from numpy.typing import DTypeLike
 
+from export.errors import GraphError
 from export.loihi_numbers import WEIGHT_LIMITS
 from export.operators.operator import (
     FLOAT64_EXACT,
@@ -172,10 +173,8 @@ def narrow_weight(weight: Array) -> Array:
 def read_affine(node: nir.Affine, where: str) -> Affine:
     """Check and read ``nir.Affine``."""
     if is_marked_integer(node):
-        weight, unit = _read_integer_weight(node, where)
-        remedy = "a sum must fit 64 bits"
-        bias = integer_parameter(node.bias, (len(weight),), where, "bias", -INT64_MAX >> 8, INT64_MAX >> 8, remedy)
-        return IntegerAffine(weight=weight, bias=bias, unit=unit)
+        weight, unit = read_integer_weight(node, where, IntegerAffine)
+        return IntegerAffine(weight=weight, bias=read_integer_bias(node, where), unit=unit)
     weight = parameter(node.weight, (None, None), where, "weight")
     return Affine(weight, parameter(node.bias, (weight.shape[0],), where, "bias"))
 
@@ -183,24 +182,34 @@ def read_affine(node: nir.Affine, where: str) -> Affine:
 def read_linear(node: nir.Linear, where: str) -> Affine:
     """Check and read ``nir.Linear``."""
     if is_marked_integer(node):
-        weight, unit = _read_integer_weight(node, where)
+        weight, unit = read_integer_weight(node, where, IntegerAffine)
         return IntegerAffine(weight=weight, unit=unit)
     return Affine(parameter(node.weight, (None, None), where, "weight"))
 
 
-def is_marked_integer(node: nir.NIRNode) -> bool:
-    """Return whether a standard node's metadata say that it means an `IntegerAffine`."""
+def is_marked_integer(node: nir.NIRNode, operator: type[Operator] = IntegerAffine) -> bool:
+    """Return whether a standard node's metadata say that it means `operator`, an integer one."""
     metadata = node.metadata if isinstance(node.metadata, dict) else {}
-    return metadata.get("op") in (IntegerAffine.name, IntegerAffine.name.encode())
+    return metadata.get("op") in (operator.name, operator.name.encode())
 
 
-def _read_integer_weight(node: nir.Affine | nir.Linear, where: str) -> tuple[Array, Array]:
-    check_standard_marks(node.metadata, IntegerAffine, where)
+def read_integer_weight(node: nir.NIRNode, where: str, operator: type[Operator]) -> tuple[Array, Array]:
+    """Check and read a marked node's whole weights, of any number of axes, and the unit of each row."""
+    check_standard_marks(node.metadata, operator, where)
     signs = sign_mode(np.asarray(node.weight))
     low, high = WEIGHT_LIMITS[signs]
     remedy = f"a synapse holds no other weight where the signs of its matrix are {signs}; quantize with a larger scale"
-    weight = integer_parameter(node.weight, (None, None), where, "weight", low, high, remedy)
+    weight = integer_parameter(node.weight, (None,) * np.ndim(node.weight), where, "weight", low, high, remedy)
+    if weight.ndim < 2:
+        raise GraphError(f"{where}: weight has shape {weight.shape}; expected two axes or more")
     return narrow_weight(weight), unit_parameter(node.metadata, weight.shape[0], where)
+
+
+def read_integer_bias(node: nir.NIRNode, where: str) -> Array:
+    """Check and read a marked node's whole biases, one for each row of its weight."""
+    limit = INT64_MAX >> 8
+    rows = np.shape(node.weight)[:1]
+    return integer_parameter(node.bias, rows, where, "bias", -limit, limit, "a sum must fit 64 bits")
 
 
 def cases() -> list[Case]:

@@ -1,9 +1,10 @@
-"""Convolution over one or two axes. Standard NIR nodes ``Conv1d`` and ``Conv2d``."""
+"""Convolution over one or two axes. Standard NIR nodes ``Conv1d`` and ``Conv2d``, in integers with int8 arrays."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import nir
@@ -11,7 +12,22 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from export.errors import GraphError
-from export.operators.operator import Array, Case, Operator, feature_shape, parameter, whole_numbers
+from export.operators.affine import (
+    is_marked_integer,
+    narrow_weight,
+    read_integer_bias,
+    read_integer_weight,
+    sign_mode,
+)
+from export.operators.operator import (
+    FLOAT64_EXACT,
+    Array,
+    Case,
+    Operator,
+    feature_shape,
+    parameter,
+    whole_numbers,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +129,57 @@ def convolution(operator: Convolution, x: Array) -> Array:
     return (y + operator.bias[:, None]).reshape(*leading, -1)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class IntegerConvolution(Convolution):
+    """The same in whole numbers, which never wrap here: only a neuron's current does.
+
+    Parameters
+    ----------
+    weight : ndarray
+        As narrow as its sign mode allows (int8 with mixed signs).
+    bias : ndarray
+        ``(out_channels,)`` int64, in units of `y`.
+    unit : ndarray
+        ``(out_channels,)`` float64: what a 1 of a channel stands for in the float graph.
+
+    References
+    ----------
+    ``lava.proc.conv.models.PyConvModelBitAcc``, whose weights keep to the limits of ``export.loihi_numbers``.
+    """
+
+    name: ClassVar[str] = "integer_convolution"
+    integer: ClassVar[bool | None] = True
+
+    unit: Array
+
+    def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
+        """Return int64; computed in float64 where no sum can leave the whole numbers that float64 holds."""
+        taps = math.prod(self.weight.shape[1:])
+        largest = int(np.abs(x).max(initial=0)) * int(np.abs(self.weight, dtype=np.float64).max(initial=0)) * taps
+        if largest + int(np.abs(self.bias).max(initial=0)) < FLOAT64_EXACT:
+            return convolution(self, x.astype(np.float64)).astype(np.int64)
+        return convolution(replace(self, weight=self.weight.astype(np.int64)), x.astype(np.int64))
+
+    def cast(self, dtype: DTypeLike) -> IntegerConvolution:
+        """Return the operator with its weights in float64, in which `step` multiplies exactly and fast."""
+        return replace(self, weight=np.ascontiguousarray(self.weight, np.float64))
+
+    def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
+        """Return ``nir.Conv1d`` or ``nir.Conv2d`` with integer arrays; `dtype` is not used."""
+        node = Convolution.to_nir(self, np.int64, dt)
+        node.weight = narrow_weight(self.weight)
+        node.metadata.update(
+            op=self.name,
+            op_version=self.version,
+            standard=True,
+            unit=np.asarray(self.unit, np.float64),
+            sign_mode=sign_mode(self.weight),
+            formula="y[o, p] = b[o] + sum_c,k w[o, c, k] x[c, stride p + dilation k - padding] in whole numbers "
+            "without wrap-around; y * unit[o] is the float value",
+        )
+        return node
+
+
 def window_counts(
     size: tuple[int, ...],
     kernel: tuple[int, ...],
@@ -146,17 +213,22 @@ def windows_of(
 def read_convolution(node: nir.Conv1d | nir.Conv2d, where: str) -> Convolution:
     """Check and read ``nir.Conv1d`` or ``nir.Conv2d`` whose input shape is known."""
     axes = 1 if isinstance(node, nir.Conv1d) else 2
-    weight = parameter(node.weight, (None,) * (axes + 2), where, "weight")
-    bias = parameter(node.bias, weight.shape[:1], where, "bias")
+    whole = is_marked_integer(node, IntegerConvolution)
+    weight, unit = read_integer_weight(node, where, IntegerConvolution) if whole else (np.asarray(node.weight), None)
+    weight = weight if whole else parameter(weight, (None,) * (axes + 2), where, "weight")
+    bias = read_integer_bias(node, where) if whole else parameter(node.bias, weight.shape[:1], where, "bias")
     stride = whole_numbers(node.stride, axes, 1, where, "stride")
     dilation = whole_numbers(node.dilation, axes, 1, where, "dilation")
     (groups,) = whole_numbers(node.groups, 1, 1, where, "groups")
     size = feature_shape({"input": node.input_shape}, where, "input")
     kernel = weight.shape[2:]
-    if len(size) != axes or 0 in weight.shape or len(weight) % groups:
+    if len(size) != axes or weight.ndim != axes + 2 or 0 in weight.shape or len(weight) % groups:
         raise GraphError(f"{where}: a weight {weight.shape} in {groups} groups does not fit an input of size {size}")
     padding = _padding(node.padding, kernel, stride, dilation, where)
-    found = Convolution(size, weight, bias, stride, padding, dilation, groups)
+    kind: Any = Convolution if unit is None else partial(IntegerConvolution, unit=unit)
+    found: Convolution = kind(
+        size=size, weight=weight, bias=bias, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
     if min(found.out_shape) < 1:
         raise GraphError(f"{where}: a kernel of {kernel} with dilation {dilation} is larger than its input {size}")
     return found
@@ -201,4 +273,31 @@ def cases() -> list[Case]:
             groups=2,
         ),
         case("convolution padded to its own size", (4, 5), (2, 1, 2, 3), padding=((0, 1), (1, 1))),
+    ]
+
+
+def integer_cases() -> list[Case]:
+    """Return one and two axes, with everything a convolution can have, and weights and inputs at their limits."""
+    rng = np.random.default_rng(29)
+
+    def case(
+        title: str, size: tuple[int, ...], weight: tuple[int, ...], bits: int, shift: int = 0, **changes: Any
+    ) -> Case:
+        ones, zeros = (1,) * len(size), ((0, 0),) * len(size)
+        rest = {"stride": ones, "padding": zeros, "dilation": ones, "groups": 1, **changes}
+        operator = IntegerConvolution(
+            size=size,
+            weight=rng.integers(-128, 128, weight).astype(np.int8),
+            bias=rng.integers(-(1 << 20), 1 << 20, weight[0]) << shift,
+            unit=np.full(weight[0], 0.25),
+            **rest,
+        )
+        x = rng.integers(-(1 << bits), 1 << bits, (2, 2, 1, operator.in_features))
+        return Case(title, operator, x << shift)
+
+    everything: dict[str, Any] = {"stride": (2, 1), "padding": ((1, 1), (2, 2)), "dilation": (2, 3), "groups": 2}
+    return [
+        case("integer convolution over time", (9,), (4, 2, 3), 1, stride=(2,), padding=((1, 1),)),
+        case("integer convolution with everything", (7, 6), (4, 2, 3, 2), 10, **everything),
+        case("integer convolution beyond float64", (4, 4), (2, 1, 2, 2), 23, 28),
     ]

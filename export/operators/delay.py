@@ -34,6 +34,7 @@ class Delay(Operator):
     """
 
     name: ClassVar[str] = "delay"
+    integer: ClassVar[bool | None] = None
     keeps_shape: ClassVar[bool] = True
 
     steps: Array
@@ -117,3 +118,9 @@ def cases() -> list[Case]:
     """Return delays that differ between features, none among them, and one longer than the run."""
     rng = np.random.default_rng(22)
     return [Case("delay", Delay(np.array([0, 1, 3, 9, 1])), rng.normal(size=(6, 2, 3, 5)))]
+
+
+def integer_cases() -> list[Case]:
+    """Return delays up to the longest of the chip."""
+    rng = np.random.default_rng(33)
+    return [Case("integer delay", Delay(np.array([0, 1, 3, DELAY_MAX, 1])), rng.integers(-9, 10, (6, 2, 3, 5)))]

@@ -31,6 +31,7 @@ class Flatten(Operator):
     """
 
     name: ClassVar[str] = "flatten"
+    integer: ClassVar[bool | None] = None
 
     shape: tuple[int, ...]
     start_dim: int = 0
@@ -81,3 +82,9 @@ def cases() -> list[Case]:
     """Return all axes and some of them."""
     x = np.random.default_rng(23).normal(size=(2, 2, 3, 12))
     return [Case("flatten", Flatten((3, 2, 2)), x), Case("flatten of two axes", Flatten((3, 2, 2), 1, 2), x)]
+
+
+def integer_cases() -> list[Case]:
+    """Return whole numbers, which pass as they are."""
+    x = np.random.default_rng(31).integers(-9, 10, (2, 2, 3, 12))
+    return [Case("integer flatten", Flatten((3, 2, 2), 1, 2), x)]

@@ -34,6 +34,7 @@ class Pooling(Operator):
     """
 
     name: ClassVar[str] = "pooling"
+    integer: ClassVar[bool | None] = None
 
     shape: tuple[int, ...]
     kernel: tuple[int, ...]
@@ -108,3 +109,10 @@ def cases() -> list[Case]:
             x = rng.normal(size=(2, 2, 1, 3 * 5 * 6))
             found.append(Case(f"{title}{rest}", Pooling((3, 5, 6), kernel, stride, padding, mean), x))
     return found
+
+
+def integer_cases() -> list[Case]:
+    """Return sums of whole numbers; a mean has none, it is a sum whose unit is divided."""
+    rng = np.random.default_rng(30)
+    x = rng.integers(-(1 << 20), 1 << 20, (2, 2, 1, 3 * 5 * 6))
+    return [Case("integer sum pooling", Pooling((3, 5, 6), (2, 3), (1, 2), (1, 1), False), x)]

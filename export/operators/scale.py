@@ -14,7 +14,7 @@ from export.operators.operator import Array, Case, Operator, parameter
 
 @dataclass(frozen=True, eq=False)
 class Scale(Operator):
-    """``y = scale x``, feature by feature.
+    """``y = scale x``, feature by feature. In an integer graph only signs and 0: a unit holds what is left.
 
     Parameters
     ----------
@@ -27,6 +27,7 @@ class Scale(Operator):
     """
 
     name: ClassVar[str] = "scale"
+    integer: ClassVar[bool | None] = None
     keeps_shape: ClassVar[bool] = True
 
     scale: Array
@@ -43,7 +44,7 @@ class Scale(Operator):
 
     def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
         """Return ``scale x``."""
-        return x * self.scale
+        return x * self.scale.astype(x.dtype)
 
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return ``nir.Scale``."""
@@ -59,3 +60,9 @@ def cases() -> list[Case]:
     """Return factors of both signs and zero."""
     rng = np.random.default_rng(21)
     return [Case("scale", Scale(np.array([2.0, -0.5, 0.0, 1.0])), rng.normal(size=(3, 2, 3, 4)))]
+
+
+def integer_cases() -> list[Case]:
+    """Return the factors there are in whole numbers: signs, and 0."""
+    x = np.random.default_rng(32).integers(-9, 10, (2, 2, 3, 3))
+    return [Case("integer scale", Scale(np.array([1.0, -1.0, 0.0])), x)]

@@ -6,22 +6,31 @@ float32 is exact. Where nothing is known about an input, nothing is claimed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from math import isqrt
 
 import numpy as np
 
 from export.errors import ChipLimitError
-from export.loihi_numbers import ACTIVATION_MAX
+from export.loihi_numbers import ACTIVATION_MAX, POTENTIAL_MAX
 from export.network import Network, Node, TokenEncoding
 from export.operators import (
+    Convolution,
+    Delay,
+    Flatten,
     IntegerAffine,
+    IntegerConvolution,
+    IntegerIntegrator,
     IntegerLayerNorm,
     IntegerLeakyIntegrateAndFire,
     IntegerSpikeAttention,
+    Pooling,
+    Scale,
     TokenSum,
     Total,
 )
+from export.operators.convolution import convolution
 from export.operators.layer_norm import INPUT_BITS, NORMED_BITS, RADICAND_BITS
 from export.operators.operator import FLOAT64_EXACT
 
@@ -74,6 +83,8 @@ def node_interval(network: Network, node: Node, intervals: dict[str, Interval]) 
         return embedding_interval(operator.weight, operator.bias, network.token_encoding)
     if isinstance(operator, IntegerLayerNorm):
         return layer_norm_interval(operator)
+    if isinstance(operator, IntegerIntegrator):
+        return symmetric(np.full(operator.out_features, POTENTIAL_MAX))
     if any(source not in intervals for source in node.sources):
         return None
     read = [intervals[source] for source in node.sources]
@@ -81,6 +92,18 @@ def node_interval(network: Network, node: Node, intervals: dict[str, Interval]) 
         return Interval(read[0].low + read[1].low, read[0].high + read[1].high)
     if isinstance(operator, IntegerAffine):
         return affine_interval(operator.weight, operator.bias, read[0])
+    if isinstance(operator, IntegerConvolution):
+        return convolution_interval(operator, read[0])
+    if isinstance(operator, Flatten):
+        return read[0]
+    if isinstance(operator, Delay):  # sends 0 until something came
+        return Interval(np.minimum(read[0].low, 0), np.maximum(read[0].high, 0))
+    if isinstance(operator, Pooling):
+        low, high = (operator.step(side, None, None) for side in (read[0].low, read[0].high))
+        return Interval(low, high)
+    if isinstance(operator, Scale):
+        sides = (read[0].low * operator.scale, read[0].high * operator.scale)
+        return Interval(np.minimum(*sides), np.maximum(*sides))
     if isinstance(operator, IntegerSpikeAttention):
         if network.max_tokens is None:
             return None
@@ -121,6 +144,20 @@ def largest_sum(weight: np.ndarray, bias: np.ndarray | None, read: Interval) -> 
     sums = [np.abs(weight[row : row + BOUNDED_ROWS].astype(np.float64)) @ read.magnitude for row in rows]
     offset = 0 if bias is None else int(np.abs(bias).max(initial=0))
     return int(np.concatenate(sums).max(initial=0)) + offset
+
+
+def convolution_interval(operator: Convolution, read: Interval) -> Interval:
+    """Return the interval of a convolution; padding is 0."""
+
+    def sides(*images: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        parts = (convolution(replace(operator, weight=weight, bias=silent), image) for weight, image in images)
+        return sum(parts) + np.repeat(operator.bias.astype(np.float64), math.prod(operator.out_shape[1:]))
+
+    weight, silent = operator.weight.astype(np.float64), np.zeros(len(operator.bias))
+    positive, negative = np.maximum(weight, 0), np.minimum(weight, 0)
+    return Interval(
+        sides((positive, read.low), (negative, read.high)), sides((positive, read.high), (negative, read.low))
+    )
 
 
 def embedding_interval(weight: np.ndarray, bias: np.ndarray | None, encoding: TokenEncoding) -> Interval:

@@ -10,6 +10,7 @@ fires as often as the float layer, before the next layer is looked at.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,18 +30,27 @@ from export.loihi_numbers import (
     THRESHOLD_MAX,
     WEIGHT_LIMITS,
 )
-from export.network import Network, Node, Readout, build_graph, parse_graph
+from export.network import Network, Node, Readout, build_graph, parse_graph, with_token_axis
 from export.operators import (
     Affine,
+    Convolution,
     Delay,
+    Flatten,
     Heaviside,
     IntegerAffine,
+    IntegerConvolution,
+    IntegerCurrentNeuron,
+    IntegerIntegrator,
     IntegerLayerNorm,
     IntegerLeakyIntegrateAndFire,
     IntegerSpikeAttention,
     LayerNorm,
     LeakyIntegrateAndFire,
+    LeakyIntegrator,
     Operator,
+    Pooling,
+    ResistiveNeuron,
+    Scale,
     SpikeAttention,
     TokenMean,
     TokenSum,
@@ -266,6 +276,8 @@ def quantize_with_report(
 ) -> tuple[nir.NIRGraph, QuantizationReport]:
     """Return what `quantize` does, and what was done to each layer."""
     network = graph if isinstance(graph, Network) else parse_graph(graph)
+    if isinstance(calibration, np.ndarray) and network.token_encoding is None:
+        calibration = with_token_axis(network, calibration)
     quantizer = _Quantizer(network, Calibration.of(calibration), QuantizationOptions(**options))
     integer_network, report = quantizer.run()
     integer_graph = build_graph(integer_network)
@@ -365,6 +377,21 @@ class _Quantizer:
             unit = found.unit
         elif isinstance(operator, TokenMean):
             found, unit = TokenSum(operator.features), self.units[source]
+        elif isinstance(operator, Convolution):
+            found = self._convolution(node, operator)
+            unit = np.repeat(found.unit, operator.out_features // len(found.unit))
+        elif isinstance(operator, Flatten | Delay):
+            found, unit = operator, self.units[source]
+        elif isinstance(operator, Pooling):
+            found, unit = replace(operator, mean=False), self._pooled_unit(node, operator)
+        elif isinstance(operator, Scale):
+            found = Scale(np.sign(operator.scale).astype(np.float64))
+            unit = self.units[source] * np.where(operator.scale == 0, 1, np.abs(operator.scale).astype(np.float64))
+        elif isinstance(operator, LeakyIntegrator):
+            found = self._integrator(node, operator)
+            unit = found.unit
+        elif isinstance(operator, ResistiveNeuron):
+            found, unit = self._resistive_neuron(node, operator), np.ones(operator.out_features)
         elif isinstance(operator, LeakyIntegrateAndFire):
             found, unit = self._neuron(node, operator), np.ones(operator.out_features)
         elif isinstance(operator, Heaviside):
@@ -425,7 +452,7 @@ class _Quantizer:
                     f"{node.name}: has a bias behind a sum over tokens, where it would count once for each token; only "
                     "the last affine map may have one"
                 )
-            elif direct and all(isinstance(reader, LeakyIntegrateAndFire) for reader in direct):
+            elif direct and all(_takes_bias(reader) for reader in direct):
                 self.neuron_biases[node.name] = bias
             else:
                 kept = np.rint(bias / unit).astype(np.int64)
@@ -503,7 +530,7 @@ class _Quantizer:
         """Return the smallest units ``(features,)`` in which thresholds and biases of the neurons behind fit."""
         least = np.zeros(len(bias))
         for reader in readers:
-            if isinstance(reader.operator, LeakyIntegrateAndFire):
+            if isinstance(reader.operator, LeakyIntegrateAndFire | ResistiveNeuron):
                 largest_bias = BIAS_MANTISSA_MAX << BIAS_EXPONENT_MAX
                 least = np.maximum(least, _charged_threshold(reader.operator) / THRESHOLD_MAX)
                 least = np.maximum(least, np.abs(bias) * (1 << ACTIVATION_SHIFT) / largest_bias)
@@ -571,8 +598,8 @@ class _Quantizer:
         read = Interval(low, high)
         too_large = np.zeros(len(unit), bool)
         for reader in readers:
-            if isinstance(reader.operator, LeakyIntegrateAndFire):
-                too_large |= read.magnitude > ACTIVATION_MAX
+            if isinstance(reader.operator, LeakyIntegrateAndFire | ResistiveNeuron | LeakyIntegrator):
+                too_large |= read.magnitude > self._largest_activation(reader.operator)
             elif isinstance(reader.operator, LayerNorm):
                 groups, size = reader.operator.groups, len(unit) // reader.operator.groups
                 squares = (read.magnitude**2).reshape(groups, size).sum(-1) * size
@@ -582,6 +609,65 @@ class _Quantizer:
                 )
                 too_large |= np.repeat(over, size)
         return too_large
+
+    def _convolution(self, node: Node, operator: Convolution) -> IntegerConvolution:
+        """Quantize the kernels of a convolution: on one scale, or one for each channel where neurons follow."""
+        readers = self.readers[node.name]
+        added = [reader.name for reader in readers if isinstance(reader.operator, Total)]
+        if added:
+            raise UnsupportedOperatorError(
+                f"{node.name}: a convolution is added to another node in {added[0]}; in an integer graph only spikes "
+                "and affine maps can be added"
+            )
+        channels, input_unit = len(operator.bias), self._input_unit(node)
+        rows = operator.weight.reshape(channels, -1).astype(np.float64) * input_unit
+        bias = operator.bias.astype(np.float64)
+        places = operator.out_features // channels
+        least = self._least_unit(readers, np.repeat(bias, places)).reshape(channels, places).max(1)
+        per_channel = self.options.scale == "per-channel" and readers and all(r.operator.spikes for r in readers)
+        groups = [slice(row, row + 1) for row in range(channels)] if per_channel else [slice(0, channels)]
+        importance = np.ones(rows.shape[1])
+        unit = np.empty(channels)
+        for group in groups:
+            unit[group] = self._best_scale([rows[group]], [importance], float(least[group].max()))
+        for _ in range(64):  # each turn coarsens what is still too large
+            whole = self._whole_weights(rows, unit)
+            found = IntegerConvolution(
+                **{**vars(operator), "weight": narrow_weight(whole.reshape(operator.weight.shape))},
+                unit=unit.copy(),
+            )
+            found = replace(found, bias=np.rint(bias / unit).astype(np.int64))
+            interval = node_interval(self.draft, Node(node.name, found, node.sources), self.intervals)
+            assert interval is not None
+            too_large = np.zeros(operator.out_features, bool)
+            for reader in readers:
+                if isinstance(reader.operator, LeakyIntegrateAndFire | ResistiveNeuron | LeakyIntegrator):
+                    too_large |= interval.magnitude > self._largest_activation(reader.operator)
+            if not too_large.any():
+                break
+            for group in groups:
+                if too_large.reshape(channels, places)[group].any():
+                    unit[group] *= 2 if self.options.power_of_two else 2**0.25
+        if np.any(rows) and not np.any(whole):
+            raise ChipLimitError(
+                f"{node.name}: every weight would become 0: the largest is {float(np.abs(rows).max()):.3g}, and "
+                "thresholds or sums behind it allow no smaller scale; lower the thresholds or split the layer"
+            )
+        wrong, exact = ((whole * unit[:, None] - rows) ** 2).sum(), (rows**2).sum()
+        error = float(np.sqrt(wrong / max(exact, np.finfo(float).tiny)))
+        self.report.weights.append(WeightReport(node.name, float(unit.max()), int(np.abs(whole).max()), error))
+        if bias.any() and readers and all(_takes_bias(reader.operator) for reader in readers):
+            self.neuron_biases[node.name] = np.repeat(bias, places)
+            found = replace(found, bias=np.zeros(channels, np.int64))
+        return found
+
+    def _pooled_unit(self, node: Node, pooling: Pooling) -> np.ndarray:
+        """Return the unit of each window: a mean is a sum whose unit is divided by the size of the window."""
+        channels = self.units[node.sources[0]].reshape(pooling.shape[0], -1)
+        if np.any(channels != channels[:, :1]):
+            raise UnsupportedOperatorError(f"{node.name}: adds up features of different scales")
+        unit = channels[:, 0] / (math.prod(pooling.kernel) if pooling.mean else 1)
+        return np.repeat(unit, pooling.out_features // pooling.shape[0])
 
     def _layer_norm(self, node: Node, norm: LayerNorm) -> IntegerLayerNorm:
         if node.name in self.pooled:
@@ -654,32 +740,107 @@ class _Quantizer:
     def _neuron(self, node: Node, neuron: LeakyIntegrateAndFire) -> IntegerLeakyIntegrateAndFire:
         source = node.sources[0]
         unit = self.units[source]
-        features = neuron.out_features
-        beta = np.broadcast_to(1 - 1 / neuron.tau if neuron.decay_input else neuron.beta, features).astype(np.float64)
-        decay = DECAY_UNITY - np.rint(beta * DECAY_UNITY).astype(np.int64)
-        if decay.max() > DECAY_MAX:
-            raise ChipLimitError(
-                f"{node.name}: keeps {float(beta.min()):.3g} of its potential from step to step; the chip's 12-bit "
-                f"decay holds nothing between 0 and 1/{DECAY_UNITY}: choose a beta of at least 1/{DECAY_UNITY}"
-            )
-        threshold = np.rint(_charged_threshold(neuron) / unit)
-        if threshold.max() > THRESHOLD_MAX:
-            raise ChipLimitError(
-                f"{node.name}: its threshold would be {int(threshold.max())} of what {source} sends; the chip holds "
-                f"{THRESHOLD_MAX}: lower the threshold, or scale up the weights before it"
-            )
-        bias = self.neuron_biases.get(source)
-        whole_bias = np.zeros(features) if bias is None else bias / unit * (1 << ACTIVATION_SHIFT)
-        mantissa, exponent = _mantissa_and_exponent(whole_bias)
+        beta = 1 - 1 / neuron.tau if neuron.decay_input else neuron.beta
+        mantissa, exponent = self._whole_bias(source, np.zeros(neuron.out_features))
         return IntegerLeakyIntegrateAndFire(
-            threshold=threshold.astype(np.int64),
-            decay=decay,
+            threshold=self._whole_threshold(node, neuron),
+            decay=_whole_decay(node, np.broadcast_to(beta, neuron.out_features)),
             bias_mantissa=mantissa,
             bias_exponent=exponent,
             reset=neuron.reset,
             fire_on_equal=neuron.fire_on_equal,
             unit=unit / neuron.tau if neuron.decay_input else unit,
         )
+
+    def _resistive_neuron(
+        self, node: Node, neuron: ResistiveNeuron
+    ) -> IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron:
+        """Quantize NIR's full neuron: what it multiplies its input with goes to the threshold and the unit.
+
+        Divided by that gain, ``U`` is ``U[t] = (1 - 1 / tau) U[t-1] + J[t] + v_leak / (gain tau)`` and the current
+        ``J[t] = (1 - 1 / tau_syn) J[t-1] + x[t]``, which is what the chip computes.
+        """
+        (source,), gain = node.sources, _positive_gain(node, neuron)
+        if np.any(neuron.v_reset):
+            worst = int(np.argmax(np.abs(neuron.v_reset)))
+            raise ChipLimitError(
+                f"{node.name}: neuron {worst} resets to {neuron.v_reset[worst]:.3g}; the chip's neurons reset to 0: "
+                "measure potentials from v_reset, by taking it from v_leak and v_threshold"
+            )
+        keeps = np.ones_like(gain) if neuron.tau is None else 1 - 1 / neuron.tau
+        resting = np.zeros_like(gain) if neuron.tau is None else neuron.v_leak / neuron.tau
+        mantissa, exponent = self._whole_bias(source, resting / gain)
+        shared: dict[str, Any] = {
+            "threshold": self._whole_threshold(node, neuron),
+            "decay": _whole_decay(node, keeps),
+            "bias_mantissa": mantissa,
+            "bias_exponent": exponent,
+            "unit": self.units[source] * gain,
+        }
+        if neuron.tau_syn is None:
+            return IntegerLeakyIntegrateAndFire(**shared, reset="zero", fire_on_equal=False)
+        return IntegerCurrentNeuron(**shared, current_decay=_whole_current_decay(node, neuron.tau_syn))
+
+    def _integrator(self, node: Node, integrator: LeakyIntegrator) -> IntegerIntegrator:
+        (source,), gain = node.sources, _positive_gain(node, integrator)
+        self._check_activation(node)
+        keeps = np.ones_like(gain) if integrator.tau is None else 1 - 1 / integrator.tau
+        resting = np.zeros_like(gain) if integrator.tau is None else integrator.v_leak / integrator.tau
+        mantissa, exponent = self._whole_bias(source, resting / gain)
+        return IntegerIntegrator(
+            decay=_whole_decay(node, keeps),
+            bias_mantissa=mantissa,
+            bias_exponent=exponent,
+            unit=self.units[source] * gain / (1 << ACTIVATION_SHIFT),
+        )
+
+    def _whole_threshold(self, node: Node, neuron: LeakyIntegrateAndFire | ResistiveNeuron) -> np.ndarray:
+        self._check_activation(node)
+        (source,) = node.sources
+        threshold = np.rint(_charged_threshold(neuron) / self.units[source])
+        if threshold.max() > THRESHOLD_MAX:
+            raise ChipLimitError(
+                f"{node.name}: its threshold would be {int(threshold.max())} of what {source} sends; the chip holds "
+                f"{THRESHOLD_MAX}: lower the threshold, or scale up the weights before it"
+            )
+        if threshold.min() < 0:
+            raise ChipLimitError(
+                f"{node.name}: a threshold is {float(np.min(neuron.threshold)):.3g}; the chip holds none below 0: "
+                "raise it, and the resting potential with it"
+            )
+        return threshold.astype(np.int64)
+
+    def _whole_bias(self, source: str, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mantissas and exponents of a bias in units of the input, and of what `source` left to its neurons."""
+        bias = own + self.neuron_biases.get(source, 0.0)
+        return _mantissa_and_exponent(bias / self.units[source] * (1 << ACTIVATION_SHIFT))
+
+    def _check_activation(self, node: Node) -> None:
+        """Check that nothing that can arrive at a node wraps its current around.
+
+        Raises
+        ------
+        ChipLimitError
+            Something can.
+        """
+        (source,) = node.sources
+        largest, limit = self.intervals[source].largest, self._largest_activation(node.operator)
+        if largest > limit:
+            raise ChipLimitError(
+                f"{node.name}: {source} sends up to {largest}; beyond {limit} its current wraps around: split the sum "
+                "before it, or shorten the synapses' time constant"
+            )
+
+    def _largest_activation(self, operator: Operator) -> int:
+        """Return the largest activation that does not overflow what reads it: the current, and an integrator's sum."""
+        if isinstance(operator, ResistiveNeuron) and operator.tau_syn is not None:
+            # a current that loses one part in n a step sums up no more than n activations
+            lost = max(1, int(np.rint(DECAY_UNITY / operator.tau_syn).min()))
+            return ACTIVATION_MAX * lost // DECAY_UNITY
+        if isinstance(operator, LeakyIntegrator):
+            steps = float(self.time_steps) if operator.tau is None else min(self.time_steps, float(operator.tau.max()))
+            return int(ACTIVATION_MAX / steps)
+        return ACTIVATION_MAX
 
     def _readout(self) -> Readout:
         source = self.network.output_source
@@ -719,7 +880,9 @@ class _Quantizer:
         if operator.spikes:
             agreement = float((forced == floats)[:, self.mask].mean())
             found, factor = self._verdict(floats, integers), 1.0
-            if found is not None and self.options.repair and isinstance(integer, IntegerLeakyIntegrateAndFire):
+            repairable = isinstance(integer, IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron)
+            if found is not None and self.options.repair and repairable:
+                assert isinstance(integer, IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron)
                 integer, factor = self._rescaled(integer, read[0].integers, floats)
                 self.operators[node.name] = integer
                 integers = self._steps(integer, read[0].integers)
@@ -761,13 +924,13 @@ class _Quantizer:
         return None
 
     def _rescaled(
-        self, neuron: IntegerLeakyIntegrateAndFire, x: np.ndarray, floats: np.ndarray
-    ) -> tuple[IntegerLeakyIntegrateAndFire, float]:
+        self, neuron: IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron, x: np.ndarray, floats: np.ndarray
+    ) -> tuple[IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron, float]:
         """Return the neuron with thresholds scaled such that it fires as often as in float, and the factor."""
         wanted = float(floats[:, self.mask].mean())
         low, high = 1 / RESCALING_RANGE, RESCALING_RANGE
 
-        def scaled(factor: float) -> IntegerLeakyIntegrateAndFire:
+        def scaled(factor: float) -> IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron:
             return replace(
                 neuron, threshold=np.clip(np.rint(neuron.threshold * factor), 0, THRESHOLD_MAX).astype(np.int64)
             )
@@ -781,9 +944,57 @@ class _Quantizer:
         return scaled(best[1]), best[1]
 
 
-def _charged_threshold(neuron: LeakyIntegrateAndFire) -> np.ndarray:
+def _takes_bias(operator: Operator) -> bool:
+    """Return whether a bias of what it reads may be the neuron's own: its current keeps nothing, so both are alike."""
+    return isinstance(operator, LeakyIntegrateAndFire) or (
+        isinstance(operator, ResistiveNeuron) and operator.tau_syn is None
+    )
+
+
+def _gain(operator: ResistiveNeuron | LeakyIntegrator) -> np.ndarray:
+    """Return what an input is multiplied with on its way to the potential, ``(features,)``."""
+    gain = np.asarray(operator.r if operator.tau is None else operator.r / operator.tau, np.float64)
+    if isinstance(operator, ResistiveNeuron) and operator.tau_syn is not None and operator.w_in is not None:
+        gain = gain * operator.w_in / operator.tau_syn
+    return gain
+
+
+def _positive_gain(node: Node, operator: ResistiveNeuron | LeakyIntegrator) -> np.ndarray:
+    gain = _gain(operator)
+    if gain.min() <= 0:
+        raise ChipLimitError(
+            f"{node.name}: neuron {int(np.argmin(gain))} multiplies its input with {gain.min():.3g}; in whole numbers "
+            "that is left to threshold and scale, which are positive: put the sign into the weights before it"
+        )
+    return gain
+
+
+def _whole_decay(node: Node, keeps: np.ndarray) -> np.ndarray:
+    """Return the 12-bit decays of potentials that keep a share of themselves from step to step."""
+    decay = DECAY_UNITY - np.rint(np.asarray(keeps, np.float64) * DECAY_UNITY).astype(np.int64)
+    if decay.max() > DECAY_MAX:
+        raise ChipLimitError(
+            f"{node.name}: keeps {float(keeps.min()):.3g} of its potential from step to step; the chip's 12-bit "
+            f"decay holds nothing between 0 and 1/{DECAY_UNITY}: choose a beta of at least 1/{DECAY_UNITY}"
+        )
+    return decay
+
+
+def _whole_current_decay(node: Node, tau_syn: np.ndarray) -> np.ndarray:
+    decay = np.rint(DECAY_UNITY / np.asarray(tau_syn, np.float64)).astype(np.int64)
+    if decay.min() < 1:
+        raise ChipLimitError(
+            f"{node.name}: tau_syn is {float(tau_syn.max()):.6g} steps; the chip's 12-bit decay of the current holds "
+            f"up to {DECAY_UNITY}: choose a shorter time constant or a longer step"
+        )
+    return decay
+
+
+def _charged_threshold(neuron: LeakyIntegrateAndFire | ResistiveNeuron) -> np.ndarray:
     """Return the threshold as what enters has to reach it: tau times higher where the leak takes from the input."""
     threshold = np.asarray(neuron.threshold, np.float64)
+    if isinstance(neuron, ResistiveNeuron):
+        return threshold / np.abs(_gain(neuron))
     return threshold * neuron.tau if neuron.decay_input else threshold
 
 

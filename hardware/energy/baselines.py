@@ -47,6 +47,7 @@ from export.operators import (
     Convolution,
     Delay,
     Flatten,
+    IntegerIntegrator,
     LayerNorm,
     LeakyIntegrator,
     Pooling,
@@ -322,7 +323,7 @@ class QuantizedTwin(Baseline):
             yield _convolution(name, operator, rows, stage)
         elif isinstance(operator, Pooling):
             yield _pooling(name, operator, rows, stage)
-        elif isinstance(operator, Scale | LeakyIntegrator):
+        elif isinstance(operator, Scale | LeakyIntegrator | IntegerIntegrator):
             yield _elementwise(name, operator.name, width, {"mac": width}, rows, stage)
         elif not isinstance(operator, Flatten):  # which is wiring
             raise UnsupportedOperatorError(f"{name}: nobody has said what a quantized {operator.name} costs")

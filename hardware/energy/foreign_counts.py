@@ -18,6 +18,7 @@ leaky integrator      ``F`` membrane_update, state_read and state_write; membran
                       input gain other than 1; an addition and parameter_read for each resting potential other than 0
 resistive neuron      as a leaky integrator, and ``F`` comparison; a spike and reset for each spike. A synaptic current
                       that is kept is a second state: update, leak, read, write, and a mac for each gain other than 1
+integer integrator    as an integer neuron that never fires, without comparison: its gains are in its unit
 integer current       as an integer neuron, with a second state for each current that is kept
 ===================== ============================================================================================
 
@@ -37,6 +38,7 @@ from export.operators import (
     Delay,
     Flatten,
     IntegerCurrentNeuron,
+    IntegerIntegrator,
     LeakyIntegrator,
     Operator,
     Pooling,
@@ -169,18 +171,23 @@ def count_resistive_neuron(operator: ResistiveNeuron, task: Task) -> Split:
     return counted
 
 
-def count_integer_current_neuron(operator: IntegerCurrentNeuron, task: Task) -> Split:
+def count_integer_integrator(operator: IntegerIntegrator | IntegerCurrentNeuron, task: Task) -> Split:
     """See the head of this module."""
     features, biased = operator.in_features, int(np.count_nonzero(operator.bias_mantissa))
-    counted = task.step_rows.times(
+    return task.step_rows.times(
         membrane_update=features,
         membrane_leak=int(np.count_nonzero(operator.decay)),
-        comparison=features,
         addition=biased,
         parameter_read=biased,
         state_read=features,
         state_write=features,
     )
+
+
+def count_integer_current_neuron(operator: IntegerCurrentNeuron, task: Task) -> Split:
+    """See the head of this module."""
+    counted = count_integer_integrator(operator, task)
+    counted.add(task.step_rows.times(comparison=operator.in_features))
     counted.add(_current(int(np.count_nonzero(operator.current_decay != DECAY_UNITY)), task))
     counted.add(task.sent("spike", "reset"))
     return counted

@@ -59,6 +59,7 @@ from export.operators import (
     Flatten,
     Heaviside,
     IntegerCurrentNeuron,
+    IntegerIntegrator,
     IntegerLeakyIntegrateAndFire,
     IntegerSpikeAttention,
     LayerNorm,
@@ -80,6 +81,7 @@ from hardware.energy.foreign_counts import (
     count_convolution,
     count_delay,
     count_integer_current_neuron,
+    count_integer_integrator,
     count_integrator,
     count_pooling,
     count_resistive_neuron,
@@ -865,6 +867,7 @@ _COUNTERS: dict[type[Operator], Callable[[Any, Task], Split]] = {
     PreviousStep: count_wiring,
     Delay: count_delay,
     LeakyIntegrator: count_integrator,
+    IntegerIntegrator: count_integer_integrator,
     ResistiveNeuron: count_resistive_neuron,
     IntegerCurrentNeuron: count_integer_current_neuron,
 }
@@ -900,7 +903,7 @@ def _constant_nodes(network: Network) -> set[str]:
     """Return the sources that send the same at every step: token ids, and what stands between them and neurons."""
     constant = {network.input_name} if network.token_encoding is not None else set()
     for node in network.nodes:
-        remembers = node.operator.spikes or isinstance(node.operator, Delay | LeakyIntegrator)
+        remembers = node.operator.spikes or isinstance(node.operator, Delay | LeakyIntegrator | IntegerIntegrator)
         if not remembers and all(source in constant for source in node.sources):
             constant.add(node.name)
     return constant

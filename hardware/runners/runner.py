@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from export.network import INTEGER, Network, TokenEncoding
+from export.network import INTEGER, Network, TokenEncoding, with_token_axis
 from hardware.errors import RunnerError
 from hardware.trace import Trace
 
@@ -179,17 +179,6 @@ def check_batch(network: TakesInputs, inputs: Any, token_mask: Any, time_steps: 
         if not mask.any(-1).all():
             raise RunnerError(f"sentence {int(np.argmin(mask.any(-1)))} has no token: its mask is all zeros")
     return Batch(ids, values, mask, steps)
-
-
-def with_token_axis(network: TakesInputs, values: np.ndarray) -> np.ndarray:
-    """Return input values ``(T, B, *shape)``, in the shape the graph's file gives its input, as ``(T, B, 1, D)``.
-
-    Graphs of other tools know no tokens. Values of any other shape are returned as they are.
-    """
-    shape = network.input_shape or (network.input_features,)
-    if values.shape[2:] != shape or (values.ndim == 4 and shape[-1] == network.input_features):
-        return values
-    return values.reshape(*values.shape[:2], 1, network.input_features)
 
 
 def with_input(trace: Trace, network: Network, values: np.ndarray) -> Trace:

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from spikebert.cli.application import common_options, messages, print_json, refuse_overwrite, results
+from spikebert.cli.inputs import read_array
 from spikebert.cli.quantization import quantization_options, quantization_table, read_calibration, split_options
+from spikebert.errors import ConfigurationError
 
 
 @click.command()
@@ -17,7 +19,11 @@ from spikebert.cli.quantization import quantization_options, quantization_table,
 @click.option(
     "--calibration",
     required=True,
-    help="Sentences to choose scales on: a task (its training split), a text file, or token ids as .npy.",
+    help="Sentences to choose scales on: a task (its training split), a text file, or token ids as .npy; for a graph "
+    "that reads no tokens, whole numbers as .npy: (time steps, samples, ...) in the graph's shape.",
+)
+@click.option(
+    "--dt", type=click.FloatRange(min=0, min_open=True), help="Seconds of a time step, where MODEL.nir does not say."
 )
 @click.option(
     "--tokenizer", "tokenizer_name", default="default", show_default=True, help="Checkpoint whose tokenizer reads text."
@@ -34,6 +40,7 @@ def quantize(
     graph_file: Path,
     output: Path,
     calibration: str,
+    dt: float | None,
     tokenizer_name: str,
     data_dir: Path | None,
     force: bool,
@@ -49,22 +56,31 @@ def quantize(
     \b
     Example:
       spikebert quantize model.nir -o integer.nir --calibration sst2 --data-dir DATA
+      spikebert quantize from_snntorch.nir -o integer.nir --dt 1e-4 --calibration spikes.npy
     """
     from export import parse_graph, quantize_with_report, read_nir, write_nir
+    from export.nir_file import read_network
     from spikebert.provenance import file_sha256, run_record, seed_everything
 
     refuse_overwrite(output, force)
     seed_everything(seed)
-    network = parse_graph(read_nir(graph_file))
+    _, network = read_network(graph_file, dt)
     keywords, limit = split_options(options)
     tokenizer = None
-    if not calibration.endswith(".npy"):
+    given: Any
+    if network.token_encoding is None:
+        if not calibration.endswith(".npy"):
+            raise ConfigurationError(f"{graph_file}: reads values; give --calibration FILE.npy, not {calibration!r}")
+        given = read_array(Path(calibration))[:, :limit]
+        samples, kind = given.shape[1], "samples"
+    elif not calibration.endswith(".npy"):
         from spikebert.checkpoint import load_tokenizer
 
         tokenizer = load_tokenizer(tokenizer_name)
-    positions = network.token_encoding.positions if network.token_encoding else 0
-    ids = read_calibration(calibration, tokenizer, data_dir, limit, positions or None)
-    graph, report = quantize_with_report(network, ids, **keywords)
+    if network.token_encoding is not None:
+        given = read_calibration(calibration, tokenizer, data_dir, limit, network.token_encoding.positions or None)
+        samples, kind = len(given), "sentences"
+    graph, report = quantize_with_report(network, given, **keywords)
     write_nir(output, graph)
     parse_graph(read_nir(output))
     if as_json:
@@ -74,7 +90,7 @@ def quantize(
                 "bytes": output.stat().st_size,
                 "sha256": file_sha256(output),
                 "precision": "integer",
-                "calibration_sentences": len(ids),
+                "calibration_sentences": samples,
                 **report.to_dict(),
                 **run_record(seed),
             }
@@ -82,6 +98,5 @@ def quantize(
         return
     results.print(quantization_table(report))
     messages.print(
-        f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB, calibrated on {len(ids)} sentences, read back and "
-        "checked"
+        f"wrote {output}: {output.stat().st_size / 1e6:.1f} MB, calibrated on {samples} {kind}, read back and checked"
     )

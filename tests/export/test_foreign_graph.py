@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from export import GraphError, UnsupportedOperatorError, build_graph, parse_graph, quantize
-from export.network import NetworkBuilder
-from export.operators import LeakyIntegrateAndFire, PreviousStep, ResistiveNeuron, all_cases
+from export.operators import LeakyIntegrateAndFire, PreviousStep, ResistiveNeuron
 from hardware import open_runner, run
 from hardware.edges import edges_by_node
 from hardware.errors import RunnerError
@@ -240,19 +239,6 @@ def test_the_command_runs_a_file_of_another_tool(tmp_path: Path) -> None:
         result = _invoke("simulate", path, *arguments)
         assert result.exit_code == 2
         assert said in " ".join(result.stderr.split())
-
-
-@pytest.mark.parametrize("name", ["convolution", "delay", "flatten", "leaky_integrator", "pooling", "scale"])
-def test_what_has_no_whole_numbers_is_refused_by_name(name: str) -> None:
-    operator = next(case.operator for case in all_cases() if case.operator.name == name)
-    builder = NetworkBuilder("input", operator.in_features)
-    builder.add("node", operator, "input")
-    ones = np.ones(operator.out_features)
-    builder.add("fire", LeakyIntegrateAndFire(0.9 * ones, 2 * ones, ones, "zero"), "node")
-    network = builder.network("output", "fire")
-    x = np.ones((3, 1, 1, operator.in_features))
-    with pytest.raises(UnsupportedOperatorError, match=f"node: {name} has no meaning in whole numbers"):
-        quantize(network, x)
 
 
 def test_what_fits_is_quantized() -> None:

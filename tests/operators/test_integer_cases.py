@@ -18,11 +18,17 @@ from export import build_graph, read_nir, write_nir
 from export.network import NetworkBuilder, Readout
 from export.operators import (
     Case,
+    Delay,
+    Flatten,
     IntegerAffine,
+    IntegerConvolution,
     IntegerCurrentNeuron,
+    IntegerIntegrator,
     IntegerLayerNorm,
     IntegerLeakyIntegrateAndFire,
     IntegerSpikeAttention,
+    Pooling,
+    Scale,
     TokenSum,
     all_integer_cases,
 )
@@ -38,7 +44,8 @@ def _graph(case: Case, tmp_path: Path, proven: bool = False):
     builder = NetworkBuilder("input", case.operator.in_features)
     builder.add("node", case.operator, "input")
     readout = Readout(1.0, np.zeros(case.operator.out_features, np.int64))
-    network = builder.network("output", "node", readout=readout)
+    shape = case.operator.in_shape if len(case.operator.in_shape) > 1 else None
+    network = builder.network("output", "node", readout=readout, input_shape=shape)
     if proven:
         limits = {"input_limit": max(1, int(np.abs(case.inputs).max())), "max_tokens": case.inputs.shape[2]}
         network = replace(network, **limits)
@@ -64,6 +71,25 @@ def _expected(case: Case) -> tuple[np.ndarray, np.ndarray | None]:
         return np.stack([[_attention(operator, s, m) for s, m in zip(step, mask, strict=True)] for step in x]), None
     if isinstance(operator, TokenSum):
         return np.stack([[s[m].sum(0, keepdims=True) for s, m in zip(step, mask, strict=True)] for step in x]), None
+    if isinstance(operator, IntegerConvolution):
+        return _each_token(x, lambda token: _convolution(operator, token)), None
+    if isinstance(operator, Pooling):
+        return _each_token(x, lambda token: _sums_of_windows(operator, token)), None
+    if isinstance(operator, Flatten):
+        return x, None
+    if isinstance(operator, Scale):
+        return _each_token(x, lambda token: [int(s) * v for s, v in zip(operator.scale, token, strict=True)]), None
+    if isinstance(operator, Delay):
+        late = np.zeros_like(x)
+        for (step, *_, feature), _value in np.ndenumerate(x[:, :1, :1]):
+            if step >= operator.steps[feature]:
+                late[step, ..., feature] = x[step - operator.steps[feature], ..., feature]
+        return late, None
+    if isinstance(operator, IntegerIntegrator):
+        potentials = np.zeros(x.shape, np.int64)
+        for index in np.ndindex(x.shape[1:]):
+            potentials[(slice(None), *index)] = _one_integrator(operator, index[-1], x[(slice(None), *index)].tolist())
+        return potentials, None
     assert isinstance(operator, IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron), (
         f"{operator.name}: write its meaning"
     )
@@ -77,6 +103,58 @@ def _expected(case: Case) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _each_token(x: np.ndarray, meaning) -> np.ndarray:
     return np.array([meaning(token.tolist()) for token in x.reshape(-1, x.shape[-1])]).reshape(*x.shape[:-1], -1)
+
+
+def _convolution(convolution: IntegerConvolution, token: list[int]) -> list[int]:
+    """Look every weight's input up by itself; what lies outside the input is 0."""
+    channels, *size = convolution.in_shape
+    x = np.array(token, dtype=object).reshape(channels, *size)
+    filters, inputs, *kernel = convolution.weight.shape
+    found = []
+    for o in range(filters):
+        first = o // (filters // convolution.groups) * inputs
+        for place in np.ndindex(*convolution.out_shape[1:]):
+            total = int(convolution.bias[o])
+            for c, *taps in np.ndindex(inputs, *kernel):
+                where = [
+                    hop * p + gap * k - pad[0]
+                    for hop, p, gap, k, pad in zip(
+                        convolution.stride, place, convolution.dilation, taps, convolution.padding, strict=True
+                    )
+                ]
+                if all(0 <= w < length for w, length in zip(where, size, strict=True)):
+                    total += int(convolution.weight[(o, c, *taps)]) * int(x[(first + c, *where)])
+            found.append(total)
+    return found
+
+
+def _sums_of_windows(pooling: Pooling, token: list[int]) -> list[int]:
+    x = np.array(token).reshape(pooling.shape)
+    _, rows, columns = pooling.shape
+    found = []
+    for c, p, q in np.ndindex(*pooling.out_shape):
+        top, left = (hop * at - pad for hop, at, pad in zip(pooling.stride, (p, q), pooling.padding, strict=True))
+        held = [(top + i, left + j) for i in range(pooling.kernel[0]) for j in range(pooling.kernel[1])]
+        found.append(sum(int(x[c, i, j]) for i, j in held if 0 <= i < rows and 0 <= j < columns))
+    return found
+
+
+def _one_integrator(integrator: IntegerIntegrator, feature: int, activations: list[int]) -> list[int]:
+    decay, mantissa, exponent = (
+        int(values[feature]) for values in (integrator.decay, integrator.bias_mantissa, integrator.bias_exponent)
+    )
+    potential, found = 0, []
+    for activation in activations:
+        current = activation * 64
+        if current > 2**23:
+            current -= 2**24
+        elif current <= -(2**23):
+            current += 2**24
+        product = potential * (4096 - decay)
+        potential = (product // 4096 if product >= 0 else -(-product // 4096)) + current + mantissa * 2**exponent
+        potential = max(-(2**23) + 1, min(2**23 - 1, potential))
+        found.append(potential)
+    return found
 
 
 def _rounded(value: int, bits: int) -> int:
