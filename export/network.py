@@ -507,7 +507,7 @@ def parse_graph(graph: nir.NIRGraph, dt: float | None = None) -> Network:
     delayed = delayed_edges(sources, [name for name, node in graph.nodes.items() if _spikes(node)])
     in_step = {name: [source for source in read if (source, name) not in delayed] for name, read in sources.items()}
     order = _topological_order(graph, sources, in_step)
-    if not is_ours or any(isinstance(node, SHAPED) for node in graph.nodes.values()):
+    if not is_ours or any(isinstance(node, SHAPED) or _has_axes(node) for node in graph.nodes.values()):
         graph = complete_graph(graph, order, in_step)
     encoding = _token_encoding(graph.nodes[input_name], input_name)
     builder = NetworkBuilder(input_name, _width(graph.nodes[input_name], input_name))
@@ -604,6 +604,11 @@ def _width(node: nir.NIRNode, name: str) -> int:
     if width is None:
         raise GraphError(f"{name}: has no shape of positive whole numbers, its features")
     return width
+
+
+def _has_axes(node: nir.NIRNode) -> bool:
+    """Return whether a node is an input of more than a row of features."""
+    return isinstance(node, nir.Input) and np.size(node.input_type.get("input", ())) > 1
 
 
 def _input_shape(node: nir.NIRNode) -> tuple[int, ...] | None:

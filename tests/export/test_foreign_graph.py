@@ -133,6 +133,15 @@ def test_what_is_left_out_is_filled_in() -> None:
     assert run(network, np.ones((1, 1, 1, 8, 5))).outputs.shape == (1, 1, 1, 16)
 
 
+@pytest.mark.parametrize("node", [_lif((2, 3)), nir.Delay(np.full((2, 3), DT)), nir.Scale(np.full((2, 3), 0.5))])
+def test_a_shape_without_any_picture_is_written_and_read_again(node: nir.NIRNode) -> None:
+    network = parse_graph(_chain(node, shape=(2, 3)), DT)
+    again = parse_graph(build_graph(network, np.float64))
+    assert again.input_shape == (2, 3)
+    x = np.random.default_rng(0).random((5, 2, 2, 3))
+    np.testing.assert_array_equal(run(again, x).outputs, run(network, x).outputs)
+
+
 def test_a_subgraph_is_opened() -> None:
     inner = _graph({"fire": _lif((2,)), "again": nir.Linear(WEIGHT)}, [], (2,))
     inner.edges = [("input", "fire"), ("fire", "again"), ("again", "fire"), ("fire", "output")]

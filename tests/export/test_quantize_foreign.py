@@ -18,11 +18,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from export import parse_graph, quantize, read_nir, write_nir
+from export import GraphError, build_graph, parse_graph, quantize, read_nir, write_nir
 from export.errors import ChipLimitError, UnsupportedOperatorError
 from export.network import Network
 from hardware import count_operations, open_runner, profile, run
 from spikebert.cli import main
+from spikebert.errors import ConfigurationError
 
 DT = 1e-3
 STEPS = 20
@@ -203,8 +204,6 @@ def simulate(graph: nir.NIRGraph, inputs: np.ndarray) -> dict[str, Tensor]:
 @pytest.mark.parametrize("scale", ["per-tensor", "per-channel"])
 def test_a_quantized_graph_runs_as_the_equations_say(name: str, scale: str, runner: str, tmp_path: Path) -> None:
     network, shape = NETWORKS[name]()
-    if (name, scale) == ("currents", "per-channel"):
-        pytest.skip("the units of its readout would differ, which is refused")
     graph = read_nir(write_nir(tmp_path / "integer.nir", quantize(network, _inputs(shape), scale=scale)))
     x = _inputs(shape, seed=4)
     expected = simulate(graph, x)
@@ -264,6 +263,134 @@ def test_what_the_chip_does_not_hold_is_refused_by_name(nodes: list[nir.NIRNode]
     network = _chain((2,), nir.Linear(np.eye(2)), *nodes, out=2)
     with pytest.raises(ChipLimitError, match=said):
         quantize(network, _inputs((2,)))
+
+
+def _graph(shape: tuple[int, ...], nodes: dict[str, nir.NIRNode], *edges: str) -> Network:
+    """Return a network with edges as `"a b c"`, a path; it leads from input to output."""
+    ends = {"input": nir.Input({"input": np.array(shape)}), "output": nir.Output({"output": np.array([1])})}
+    paths = [itertools.pairwise(path.split()) for path in edges]
+    return parse_graph(nir.NIRGraph({**ends, **nodes}, list(itertools.chain(*paths)), type_check=False), DT)
+
+
+def _conv(weight: np.ndarray) -> nir.Conv2d:
+    return nir.Conv2d(None, weight, 1, 0, 1, groups=1, bias=np.zeros(len(weight)))
+
+
+def _refused() -> dict[str, tuple[Network, tuple[int, ...], type[Exception], str]]:
+    """Return networks by what is wrong with them, with the shape they read, and what they are refused with."""
+    row, picture = (2,), (2, 4, 4)
+    eye, ones = nir.Linear(np.eye(2)), np.ones((2, 2, 1, 1))
+    no_sum = "in an integer graph only spikes"
+    return {
+        "spikes beside an affine map": (
+            _graph(row, {"up": _lif(row), "map": eye, "fire": _lif(row)}, "input up map fire output", "up fire"),
+            row,
+            UnsupportedOperatorError,
+            f"map: is added to up; {no_sum}",
+        ),
+        "spikes beside scaled spikes": (
+            _graph(
+                row,
+                {"up": _lif(row), "half": nir.Scale(np.full(2, 0.5)), "fire": _lif(row)},
+                "input up half fire output",
+                "up fire",
+            ),
+            row,
+            UnsupportedOperatorError,
+            "adds half to up, whose whole numbers stand for different values",
+        ),
+        "a convolution beside another": (
+            _graph(
+                picture,
+                {"one": _conv(ones), "two": _conv(ones), "fire": _lif(picture)},
+                "input one fire output",
+                "input two fire",
+            ),
+            picture,
+            UnsupportedOperatorError,
+            "(one|two): a convolution is added to another node",
+        ),
+        "scales that differ into an affine map": (
+            _chain(row, nir.Scale(np.array([0.5, 0.25])), eye, _lif(row), out=2),
+            row,
+            UnsupportedOperatorError,
+            "node1: what it reads has a scale for each feature",
+        ),
+        "scales that differ into a pool": (
+            _chain(
+                picture,
+                nir.Scale(np.arange(1, 33).reshape(picture) / 32),
+                nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
+                _lif((2, 2, 2)),
+                out=8,
+            ),
+            picture,
+            UnsupportedOperatorError,
+            "node1: adds up features of different scales",
+        ),
+        "scales that differ in the output": (
+            _chain(row, _lif(row), nir.Scale(np.array([0.5, 0.25])), out=2),
+            row,
+            UnsupportedOperatorError,
+            "node1: is the output, and must have one scale",
+        ),
+        "an integrator into neurons of so low a threshold": (
+            _chain(row, nir.I(np.full(2, 1 / DT)), eye, _lif(row), out=2),
+            row,
+            ChipLimitError,
+            "node1: every weight would become 0.*split the layer",
+        ),
+        "an integrator straight into neurons": (
+            _chain(row, nir.I(np.full(2, 1 / DT)), _lif(row), out=2),
+            row,
+            ChipLimitError,
+            "node1: node0 sends up to 8388607; beyond 131071 its current wraps around",
+        ),
+        "kernels far below the threshold": (
+            _chain(picture, _conv(1e-9 * ones), _lif(picture, v_threshold=1e3), out=32),
+            picture,
+            ChipLimitError,
+            "node0: every weight would become 0: the largest is 1e-09",
+        ),
+        "a threshold far above what comes": (
+            _chain(row, _lif(row, v_threshold=1e6), out=2),
+            row,
+            ChipLimitError,
+            "node0: its threshold would be .* of what input sends; the chip holds 131071",
+        ),
+    }
+
+
+REFUSED = _refused()
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_has_no_whole_numbers_is_refused_by_name(what: str) -> None:
+    network, shape, kind, said = REFUSED[what]
+    with pytest.raises(kind, match=said):
+        quantize(network, _inputs(shape))
+
+
+def test_inputs_that_are_no_whole_numbers_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="quantized for whole numbers only, such as spikes"):
+        quantize(_chain((2,), _lif((2,)), out=2), 0.5 * _inputs((2,)))
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        (nir.AvgPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])), "node0: a mean divides"),
+        (nir.Scale(np.full((2, 4, 4), 0.5)), "node0: a factor of an integer graph is 1, 0 or -1"),
+        (nir.Delay(np.full((2, 4, 4), 63 * DT)), r"node0: delay\[0\] is 63 steps"),
+        (_conv(np.ones((2, 2, 1, 1))), "node0: convolution is a float operator in an integer graph"),
+        (_lif((2, 4, 4)), "node0: .* is a float operator in an integer graph"),
+    ],
+)
+def test_a_file_that_calls_itself_integer_is_checked_node_by_node(node: nir.NIRNode, said: str) -> None:
+    graph = build_graph(_chain((2, 4, 4), node, out=32))
+    graph.metadata["precision"] = "integer"
+    with pytest.raises(GraphError, match=said):
+        parse_graph(graph)
 
 
 def test_cycles_have_no_whole_numbers_yet() -> None:
