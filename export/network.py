@@ -51,7 +51,7 @@ from export.operators.operator import integer_parameter, metadata_value
 from export.operators.pooling import read_pooling
 from export.operators.resistive_neuron import read_resistive_neuron
 from export.operators.scale import read_scale
-from export.recurrence import delayed_edges
+from export.recurrence import cycle_through, delayed_edges
 
 FORMAT = "spikebert-nir"
 FORMAT_VERSION = 1
@@ -246,6 +246,29 @@ class Network:
     def spiking_nodes(self) -> tuple[Node, ...]:
         """Nodes whose output is spikes, in topological order."""
         return tuple(node for node in self.nodes if node.operator.spikes)
+
+    @property
+    def stages(self) -> tuple[tuple[Node, ...], ...]:
+        """Nodes in an order in which each can be computed over all steps at once, those of a cycle together.
+
+        A cycle ends with its neuron: all else in it reads, in the same step, nothing that the neuron sends.
+        """
+        if not any(isinstance(node.operator, PreviousStep) for node in self.nodes):
+            return tuple((node,) for node in self.nodes)
+        sources: dict[str, tuple[str, ...]] = {self.input_name: ()}
+        sources |= {node.name: node.sources for node in self.nodes}
+        first = {name: name for name in sources}  # what stands for all nodes of a cycle
+        for node in self.nodes:
+            if isinstance(node.operator, PreviousStep):
+                first |= dict.fromkeys(cycle_through(sources, node.name), node.name)
+        stages: dict[str, list[Node]] = {self.input_name: []}
+        for node in self.nodes:
+            stages.setdefault(first[node.name], []).append(node)
+        reads = {
+            name: {first[source] for node in stage for source in node.sources} - {name}
+            for name, stage in stages.items()
+        }
+        return tuple(tuple(stages[name]) for name in TopologicalSorter(reads).static_order() if stages[name])
 
     @property
     def output_features(self) -> int:

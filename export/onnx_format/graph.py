@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
 import nir
@@ -34,9 +33,8 @@ from export.network import (
 from export.onnx_format.builder import OPSET, TOKEN_MASK, OnnxBuilder, Weight
 from export.onnx_format.operators import WRITERS
 from export.onnx_format.steps import POTENTIAL, STEP_WRITERS, State, write_scan
-from export.operators import Affine, IntegerAffine, PreviousStep, TokenMean
+from export.operators import Affine, IntegerAffine, TokenMean
 from export.operators.affine import narrow_weight
-from export.recurrence import cycle_through
 
 if TYPE_CHECKING:
     from torch import nn
@@ -144,8 +142,8 @@ def draft_onnx(
         raise GraphError("graph: does not say how many time steps a sentence is shown for; give time_steps")
     build = OnnxBuilder(PRECISIONS[precision], membrane_potentials)
     _write_mask(build, network.attend_to_padding)
-    for unit in _units(network):
-        _write_unit(build, network, unit, time_steps)
+    for stage in network.stages:
+        _write_stage(build, network, stage, time_steps)
     pooled = _pooled(network)
     _write_logits(build, network, pooled)
     steps: int | str = "time_steps" if encoding is None or time_steps is None else time_steps
@@ -214,32 +212,15 @@ def _write_mask(build: OnnxBuilder, attend_to_padding: bool) -> None:
     build.add("Unsqueeze", [build.cast(real, "/counts"), build.axes(-1)], TOKEN_MASK)
 
 
-def _units(network: Network) -> list[tuple[Node, ...]]:
-    """Return the nodes in an order in which they can be written, those of a cycle together."""
-    if not any(isinstance(node.operator, PreviousStep) for node in network.nodes):
-        return [(node,) for node in network.nodes]
-    sources: dict[str, tuple[str, ...]] = {network.input_name: ()}
-    sources |= {node.name: node.sources for node in network.nodes}
-    first = {name: name for name in sources}  # what stands for all nodes of a cycle
-    for node in network.nodes:
-        if isinstance(node.operator, PreviousStep):
-            first |= dict.fromkeys(cycle_through(sources, node.name), node.name)
-    units: dict[str, list[Node]] = {network.input_name: []}
-    for node in network.nodes:
-        units.setdefault(first[node.name], []).append(node)
-    reads = {name: {first[source] for node in unit for source in node.sources} - {name} for name, unit in units.items()}
-    return [tuple(units[name]) for name in TopologicalSorter(reads).static_order() if units[name]]
-
-
-def _write_unit(build: OnnxBuilder, network: Network, unit: tuple[Node, ...], time_steps: int | None) -> None:
+def _write_stage(build: OnnxBuilder, network: Network, stage: tuple[Node, ...], time_steps: int | None) -> None:
     """Write a node, or the nodes of a cycle: all steps at once where nothing is remembered."""
-    node, *more = unit
+    node, *more = stage
     if network.token_encoding is not None and node.sources == (network.input_name,):
         assert isinstance(node.operator, Affine)
         assert time_steps is not None
         _write_embedding(build, node.name, node.operator, network.token_encoding, time_steps)
     elif more or type(node.operator) not in WRITERS:
-        write_scan(build, unit, _clock(network), _write_step)
+        write_scan(build, stage, _clock(network), _write_step)
     else:
         WRITERS[type(node.operator)](build, node.name, node.operator, *node.sources)
 

@@ -13,7 +13,7 @@ from math import isqrt
 import numpy as np
 
 from export.errors import ChipLimitError
-from export.loihi_numbers import ACTIVATION_MAX, POTENTIAL_MAX
+from export.loihi_numbers import ACTIVATION_MAX, DECAY_UNITY, POTENTIAL_MAX
 from export.network import Network, Node, TokenEncoding
 from export.operators import (
     Convolution,
@@ -21,11 +21,13 @@ from export.operators import (
     Flatten,
     IntegerAffine,
     IntegerConvolution,
+    IntegerCurrentNeuron,
     IntegerIntegrator,
     IntegerLayerNorm,
     IntegerLeakyIntegrateAndFire,
     IntegerSpikeAttention,
     Pooling,
+    PreviousStep,
     Scale,
     TokenSum,
     Total,
@@ -77,7 +79,7 @@ def value_intervals(network: Network) -> dict[str, Interval]:
 def node_interval(network: Network, node: Node, intervals: dict[str, Interval]) -> Interval | None:
     """Return the interval of one node from those of what it reads; None where that is not known."""
     operator = node.operator
-    if operator.spikes:
+    if operator.spikes or isinstance(operator, PreviousStep):
         return Interval(np.zeros(operator.out_features), np.ones(operator.out_features))
     if isinstance(operator, IntegerAffine) and node.sources[0] == network.input_name and network.token_encoding:
         return embedding_interval(operator.weight, operator.bias, network.token_encoding)
@@ -199,11 +201,14 @@ def check_layer_norm(norm: IntegerLayerNorm, read: Interval, where: str) -> None
 
 
 def reachable_wraps(network: Network, intervals: dict[str, Interval]) -> list[str]:
-    """Return the neurons whose current some sentence might wrap around, or for which that is not known."""
+    """Return the nodes whose current some sentence might wrap around, or for which that is not known."""
     found = []
     for node in network.nodes:
-        if isinstance(node.operator, IntegerLeakyIntegrateAndFire):
+        lost = np.ones(1)  # of a current from step to step; what adds up is no more than what comes, divided by it
+        if isinstance(node.operator, IntegerCurrentNeuron):
+            lost = node.operator.current_decay / DECAY_UNITY
+        if isinstance(node.operator, IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron | IntegerIntegrator):
             read = intervals.get(node.sources[0])
-            if read is None or read.largest > ACTIVATION_MAX:
+            if read is None or (read.magnitude / lost).max() > ACTIVATION_MAX:
                 found.append(node.name)
     return found

@@ -5,6 +5,9 @@ readers need and from intervals that prove no reachable sum to wrap around. Then
 it three times: in float, in integers behind integers, and in integers behind the float graph's spikes, which judges the
 node by itself. A layer of neurons that fell silent or saturated is named, and its thresholds are rescaled until it
 fires as often as the float layer, before the next layer is looked at.
+
+What a recurrent connection brings is spikes, 0 or 1, so that its sums are bounded as any others are. What it brought in
+float is found out first, by running the float graph; the integers of a cycle run step by step.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import nir
 import numpy as np
 
 from export.errors import ChipLimitError, GraphError, UnsupportedOperatorError
+from export.execution import NodeExecution
 from export.loihi_numbers import (
     ACTIVATION_MAX,
     ACTIVATION_SHIFT,
@@ -49,6 +53,7 @@ from export.operators import (
     LeakyIntegrator,
     Operator,
     Pooling,
+    PreviousStep,
     ResistiveNeuron,
     Scale,
     SpikeAttention,
@@ -287,11 +292,15 @@ def quantize_with_report(
 
 @dataclass
 class _Streams:
-    """What one node sends on the calibration: in float, in integers, and in integers behind the float spikes."""
+    """What one node sends on the calibration: in float, in integers behind the float spikes, and in integers.
+
+    The last are known once the whole cycle is that a node may stand on; they are the second, the same array, where no
+    neuron stands before the node.
+    """
 
     floats: np.ndarray
-    integers: np.ndarray
     forced: np.ndarray
+    integers: np.ndarray | None = None
 
 
 class _Quantizer:
@@ -304,7 +313,7 @@ class _Quantizer:
         self.hot = encoding.hot_inputs(calibration.inputs) if encoding is not None else None
         if (calibration.inputs.ndim == 2) != (encoding is not None):
             raise ConfigurationError("the calibration holds token ids and the graph takes values, or the reverse")
-        self.time_steps = network.time_steps or (calibration.inputs.shape[0] if encoding is None else 1)
+        self.time_steps = calibration.inputs.shape[0] if encoding is None else network.time_steps or 1
         self.max_tokens = options.max_tokens or (encoding.positions if encoding is not None else 0)
         self.max_tokens = self.max_tokens or max(DEFAULT_MAX_TOKENS, self.mask.shape[1])
         self.input_limit = None if encoding is not None else max(1, int(np.ceil(np.abs(calibration.inputs).max())))
@@ -321,6 +330,7 @@ class _Quantizer:
         self.units: dict[str, np.ndarray] = {}
         self.intervals: dict[str, Interval] = {}
         self.streams: dict[str, _Streams] = {}
+        self.taken: set[str] = set()
         self.neuron_biases: dict[str, np.ndarray] = {}
         self.readout_bias: np.ndarray | None = None
         self.report = QuantizationReport({**asdict(options), "max_tokens": self.max_tokens})
@@ -335,25 +345,56 @@ class _Quantizer:
             self.intervals[network.input_name] = symmetric(np.full(network.input_features, self.input_limit))
             whole = values.astype(np.int64)
             self.streams[network.input_name] = _Streams(values, whole, whole)
+        for name, spikes in self._recurrent_spikes(calibration).items():
+            self.taken.add(name)
+            self.operators[name] = self.by_name[name].operator
+            self.units[name] = np.ones(spikes.shape[-1])
+            self.intervals[name] = Interval(np.zeros(spikes.shape[-1]), np.ones(spikes.shape[-1]))
+            self.streams[name] = _Streams(spikes, spikes.astype(np.int64))
 
     def run(self) -> tuple[Network, QuantizationReport]:
         unread = Counter(source for node in self.network.nodes for source in node.sources)
-        nodes = []
-        for node in self.network.nodes:
-            operator = self._quantize(node)
-            self.operators[node.name] = operator
-            self._calibrate(node)
-            nodes.append(Node(node.name, self.operators[node.name], node.sources))
-            for source in node.sources:
+        for stage in self.network.stages:
+            for node in stage:
+                self._take(node)
+            self._calibrate(stage)
+            for source in (source for node in stage for source in node.sources):
                 unread[source] -= 1
                 if not unread[source]:
                     self.streams.pop(source, None)
+        nodes = [Node(node.name, self.operators[node.name], node.sources) for node in self.network.nodes]
         metadata = {
             **self.network.metadata,
             "quantized_from": str(self.network.metadata.get("precision", "float64")),
             "quantization": json.dumps(self.report.to_dict()),
         }
         return replace(self.draft, nodes=tuple(nodes), readout=self._readout(), metadata=metadata), self.report
+
+    def _recurrent_spikes(self, calibration: Calibration) -> dict[str, np.ndarray]:
+        """Return what each recurrent connection brings in float, ``(T, B, N, D)``: the spikes of the step before."""
+        network = self.network
+        connections = {node.name: node.sources[0] for node in network.nodes if isinstance(node.operator, PreviousStep)}
+        if not connections:
+            return {}
+        found: dict[str, list[np.ndarray]] = {node.name: [] for node in network.spiking_nodes}
+        execution = NodeExecution(network.nodes, np.float32, lambda name, spikes, _: found[name].append(spikes), ())
+        for step in range(self.time_steps):
+            values = {}
+            if self.hot is None:
+                values[network.input_name] = calibration.inputs[step].astype(np.float32)
+            execution.step(values, None if self.mask.all() else self.token_mask, self.hot)
+        sent = {name: np.stack(found[neuron]) for name, neuron in connections.items()}
+        return {name: np.concatenate([np.zeros_like(spikes[:1]), spikes[:-1]]) for name, spikes in sent.items()}
+
+    def _take(self, node: Node) -> None:
+        """Give a node, and what it reads, its parameters, and run the calibration through it; once."""
+        if node.name not in self.taken:
+            self.taken.add(node.name)
+            for source in node.sources:
+                if source in self.by_name:
+                    self._take(self.by_name[source])
+            self.operators[node.name] = self._quantize(node)
+            self._run(node)
 
     # --- parameters of each operator ---
 
@@ -478,15 +519,29 @@ class _Quantizer:
                                 pending.append(member)
         members = [member for member in family.values() if not isinstance(member.operator, Total)]
         odd = [member.name for member in members if not isinstance(member.operator, Affine)]
-        unknown = [
-            m.name for m in members if any(s not in self.units and s != self.network.input_name for s in m.sources)
-        ]
-        if odd or unknown:
+        names = {member.name for member in members}
+        odd += [member.name for member in members if names & self._read_by(member)]
+        if odd:
             raise UnsupportedOperatorError(
-                f"{node.name}: is added to {(odd or unknown)[0]}; in an integer graph only spikes can be added, and "
-                "affine maps that read nothing from each other"
+                f"{node.name}: is added to {odd[0]}; in an integer graph only spikes can be added, and affine maps "
+                "that read nothing from each other"
             )
+        for member in members:
+            for source in member.sources:
+                if source in self.by_name:
+                    self._take(self.by_name[source])
         return members
+
+    def _read_by(self, node: Node) -> set[str]:
+        """Return all that a node reads in the same step, directly or not."""
+        found: set[str] = set()
+        pending = [node]
+        while pending:
+            read = pending.pop()
+            if not isinstance(read.operator, PreviousStep):
+                pending += [self.by_name[s] for s in read.sources if s in self.by_name and s not in found]
+                found.update(read.sources)
+        return found
 
     def _final_readers(self, node: Node) -> list[Node]:
         """Return what reads a node, directly or through sums."""
@@ -852,8 +907,8 @@ class _Quantizer:
 
     # --- calibration ---
 
-    def _calibrate(self, node: Node) -> None:
-        """Run the calibration through a node, and repair it where its layer fell silent or saturated."""
+    def _run(self, node: Node) -> None:
+        """Run the calibration through a node in float, and in integers behind the float graph's spikes."""
         operator, integer = node.operator, self.operators[node.name]
         if node.sources[0] == self.network.input_name and self.hot is not None:
             assert isinstance(operator, Affine)
@@ -863,45 +918,81 @@ class _Quantizer:
                 operator.cast(np.float32).gather(self.hot), (shown, *self.mask.shape, operator.out_features)
             )
             whole = integer.cast(np.int64).gather(self.hot)
-            whole = np.broadcast_to(whole, (shown, *whole.shape))
-            self.streams[node.name] = _Streams(floats, whole, whole)
+            self.streams[node.name] = _Streams(floats, np.broadcast_to(whole, (shown, *whole.shape)))
             return
         read = [self.streams[source] for source in node.sources]
         if isinstance(operator, Total):
             left, right = read
-            self.streams[node.name] = _Streams(
-                left.floats + right.floats, left.integers + right.integers, left.forced + right.forced
-            )
+            self.streams[node.name] = _Streams(left.floats + right.floats, left.forced + right.forced)
             return
-        floats = self._steps(operator, read[0].floats)
-        forced = self._steps(integer, read[0].forced)
-        same = read[0].integers is read[0].forced
-        integers = forced if same else self._steps(integer, read[0].integers)
-        if operator.spikes:
-            agreement = float((forced == floats)[:, self.mask].mean())
-            found, factor = self._verdict(floats, integers), 1.0
-            repairable = isinstance(integer, IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron)
-            if found is not None and self.options.repair and repairable:
-                assert isinstance(integer, IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron)
-                integer, factor = self._rescaled(integer, read[0].integers, floats)
-                self.operators[node.name] = integer
-                integers = self._steps(integer, read[0].integers)
-                agreement = float((self._steps(integer, read[0].forced) == floats)[:, self.mask].mean())
-            rates = [stream[:, self.mask].mean((0, 1)) for stream in (floats, integers)]
-            self.report.layers.append(
-                LayerReport(
-                    node=node.name,
-                    float_rate=float(rates[0].mean()),
-                    integer_rate=float(rates[1].mean()),
-                    agreement=agreement,
-                    silent_features=int(np.count_nonzero((rates[0] > 0) & (rates[1] == 0))),
-                    saturated_features=int(np.count_nonzero((rates[0] < 1) & (rates[1] == 1))),
-                    found=found,
-                    threshold_factor=factor,
-                )
+        self.streams[node.name] = _Streams(self._steps(operator, read[0].floats), self._steps(integer, read[0].forced))
+
+    def _calibrate(self, stage: tuple[Node, ...]) -> None:
+        """Run the calibration in integers through a node, or a cycle, whose last node is its neurons.
+
+        Where they fell silent or saturated, they are repaired.
+        """
+        self._run_integers(stage)
+        node = stage[-1]
+        if not node.operator.spikes:
+            return
+        integer, streams = self.operators[node.name], self.streams[node.name]
+        floats = streams.floats
+        agreement = float((streams.forced == floats)[:, self.mask].mean())
+        found, factor = self._verdict(floats, self._integers(node.name)), 1.0
+        repairable = isinstance(integer, IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron)
+        if found is not None and self.options.repair and repairable:
+            assert isinstance(integer, IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron)
+            factor = self._rescale(stage, integer)
+            agreement = float((streams.forced == floats)[:, self.mask].mean())
+        rates = [stream[:, self.mask].mean((0, 1)) for stream in (floats, self._integers(node.name))]
+        self.report.layers.append(
+            LayerReport(
+                node=node.name,
+                float_rate=float(rates[0].mean()),
+                integer_rate=float(rates[1].mean()),
+                agreement=agreement,
+                silent_features=int(np.count_nonzero((rates[0] > 0) & (rates[1] == 0))),
+                saturated_features=int(np.count_nonzero((rates[0] < 1) & (rates[1] == 1))),
+                found=found,
+                threshold_factor=factor,
             )
-            forced = floats.astype(np.int64)
-        self.streams[node.name] = _Streams(floats, integers, forced)
+        )
+        streams.forced = floats.astype(np.int64)
+
+    def _run_integers(self, stage: tuple[Node, ...]) -> None:
+        """Run the calibration through a node, or step by step through a cycle, in integers behind integers."""
+        if len(stage) > 1:
+            self._run_cycle(stage)
+            return
+        (node,) = stage
+        streams = self.streams[node.name]
+        read = [self.streams[source] for source in node.sources if source in self.streams]
+        if all(stream.integers is stream.forced for stream in read):
+            streams.integers = streams.forced
+        elif isinstance(node.operator, Total):
+            left, right = (self._integers(source) for source in node.sources)
+            streams.integers = left + right
+        else:
+            streams.integers = self._steps(self.operators[node.name], self._integers(node.sources[0]))
+
+    def _run_cycle(self, stage: tuple[Node, ...]) -> None:
+        nodes = [Node(node.name, self.operators[node.name], node.sources) for node in stage]
+        inside = [node.name for node in nodes]
+        read = {s: self._integers(s) for node in nodes for s in node.sources if s not in inside}
+        execution, found = NodeExecution(nodes, np.int64), []
+        for step in range(self.time_steps):
+            values = {source: stream[step] for source, stream in read.items()}
+            # where a cycle reads nothing from outside, the mask says how many sentences and tokens there are
+            execution.step(values, None if self.mask.all() else self.token_mask, self.mask[None])
+            found.append([values[name] for name in inside])
+        for name, steps in zip(inside, zip(*found, strict=True), strict=True):
+            self.streams[name].integers = np.stack(steps)
+
+    def _integers(self, name: str) -> np.ndarray:
+        integers = self.streams[name].integers
+        assert integers is not None
+        return integers
 
     def _steps(self, operator: Operator, x: np.ndarray) -> np.ndarray:
         """Run an operator over ``(T, B, N, D)``; spikes of padding are zeroed."""
@@ -923,25 +1014,27 @@ class _Quantizer:
             return "saturated"
         return None
 
-    def _rescaled(
-        self, neuron: IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron, x: np.ndarray, floats: np.ndarray
-    ) -> tuple[IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron, float]:
-        """Return the neuron with thresholds scaled such that it fires as often as in float, and the factor."""
-        wanted = float(floats[:, self.mask].mean())
-        low, high = 1 / RESCALING_RANGE, RESCALING_RANGE
+    def _rescale(self, stage: tuple[Node, ...], neuron: IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron) -> float:
+        """Scale the neuron's thresholds such that it fires as often as in float; return the factor."""
+        node, (source,) = stage[-1], stage[-1].sources
+        streams = self.streams[node.name]
+        wanted = float(streams.floats[:, self.mask].mean())
 
-        def scaled(factor: float) -> IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron:
-            return replace(
-                neuron, threshold=np.clip(np.rint(neuron.threshold * factor), 0, THRESHOLD_MAX).astype(np.int64)
-            )
+        def scale(factor: float) -> None:
+            threshold = np.clip(np.rint(neuron.threshold * factor), 0, THRESHOLD_MAX).astype(np.int64)
+            self.operators[node.name] = scaled = replace(neuron, threshold=threshold)
+            streams.forced = self._steps(scaled, self.streams[source].forced)
+            self._run_integers(stage)
 
-        best = (np.inf, 1.0)
+        low, high, best = 1 / RESCALING_RANGE, RESCALING_RANGE, (np.inf, 1.0)
         for _ in range(RESCALING_STEPS):
             factor = float(np.sqrt(low * high))
-            rate = float(self._steps(scaled(factor), x)[:, self.mask].mean())
+            scale(factor)
+            rate = float(self._integers(node.name)[:, self.mask].mean())
             best = min(best, (abs(rate - wanted), factor))
             low, high = (factor, high) if rate > wanted else (low, factor)
-        return scaled(best[1]), best[1]
+        scale(best[1])
+        return best[1]
 
 
 def _takes_bias(operator: Operator) -> bool:

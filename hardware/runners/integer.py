@@ -19,7 +19,8 @@ Where nothing else reads them, an affine map, the layer norm behind it and its n
 tokens at a time, so that sums of 32 bits never leave the cache. Layer norm, neurons and attention run in C where
 there is a compiler (``integer_kernel.c``), in the same arithmetic.
 
-Anything not proven so runs on the operator's own int64 step. Wrapped currents and saturated potentials are counted.
+The nodes of a cycle run together, step by step. They, and anything not proven so, run on the operators' own int64 step.
+Wrapped currents and saturated potentials are counted.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from export.execution import NodeExecution
 from export.loihi_numbers import ACTIVATION_MAX, ACTIVATION_SHIFT, DECAY_UNITY, POTENTIAL_MAX
 from export.network import INTEGER, Network, Node
 from export.operators import (
@@ -56,7 +58,6 @@ from export.operators.layer_norm import (
 from export.operators.operator import FLOAT64_EXACT
 from export.passes.intervals import Interval, check_layer_norm, largest_sum, value_intervals
 from hardware.errors import RunnerError
-from hardware.runners.execution import NodeExecution
 from hardware.runners.integer_kernel import Kernel, KernelNeurons, KernelNorm, load_kernel
 from hardware.runners.reference import overflows, read_outputs, thresholds
 from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, number_type
@@ -131,14 +132,19 @@ class IntegerRunner(Runner):
                     self._readers_of[source].append(node)
         widest = max(node.operator.out_features for node in network.nodes)
         self._bytes_per_token = 4 * widest
-        self._together = {node.name: self._chain(node, intervals) for node in network.nodes}
+        self._together = {
+            stage[0].name: self._chain(stage[0], intervals) for stage in network.stages if len(stage) == 1
+        }
         self._ahead = {before.name for chain in self._together.values() for before in chain}
-        self._layers = [self._layer(node, intervals) for node in network.nodes]
+        self._layers = [
+            _Layer(stage, "int64", _steps(stage)) if len(stage) > 1 else self._layer(stage[0], intervals)
+            for stage in network.stages
+        ]
 
     @property
     def methods(self) -> dict[str, str]:
         """How each node is computed."""
-        return {layer.node.name: layer.method for layer in self._layers}
+        return {node.name: layer.method for layer in self._layers for node in layer.nodes}
 
     @torch.no_grad()
     def run(self, inputs: Any, token_mask: Any = None) -> Trace:
@@ -193,7 +199,7 @@ class IntegerRunner(Runner):
         """Choose how a node is computed."""
         operator, read, found = node.operator, intervals.get(node.sources[0]), intervals.get(node.name)
         if isinstance(operator, Total):
-            return _Layer(node, "sum", _total(node, found))
+            return _Layer((node,), "sum", _total(node, found))
         if isinstance(operator, IntegerAffine):
             return self._affine_layer(node, operator, intervals)
         if isinstance(operator, IntegerSpikeAttention) and read is not None and self.network.max_tokens is not None:
@@ -201,23 +207,23 @@ class IntegerRunner(Runner):
             inner = self.network.max_tokens * operator.head_size * read.largest**2
             if max(largest, inner) < FLOAT64_EXACT and read.low.min() >= 0:
                 if self.kernel is not None and max(largest, inner) < FLOAT32_EXACT and read.largest <= INT8_MAX:
-                    return _Layer(node, "C", _compiled_attention(node, operator, self.kernel))
+                    return _Layer((node,), "C", _compiled_attention(node, operator, self.kernel))
                 kind = torch.float32 if max(largest, inner) < FLOAT32_EXACT else torch.float64
-                return _Layer(node, _name(kind), _attention(node, operator, kind))
+                return _Layer((node,), _name(kind), _attention(node, operator, kind))
         if isinstance(operator, IntegerLayerNorm) and read is not None:
             check_layer_norm(operator, read, node.name)
             compiled = self.kernel is not None and found is not None and found.largest <= INT32_EXACT
             method = "C" if compiled else "float64"
             if node.name in self._ahead:
-                return _Layer(node, method, _passed_on(node))
-            return _Layer(node, method, _layer_norm(node, operator, self, read, compiled))
+                return _Layer((node,), method, _passed_on(node))
+            return _Layer((node,), method, _layer_norm(node, operator, self, read, compiled))
         if isinstance(operator, IntegerLeakyIntegrateAndFire) and _is_proven(operator, read):
-            return _Layer(node, "float64" if self.kernel is None else "C", self._neurons(node, operator, intervals))
+            return _Layer((node,), "float64" if self.kernel is None else "C", self._neurons(node, operator, intervals))
         if isinstance(operator, TokenMean):
-            return _Layer(node, "sum", _token_sum(node))
+            return _Layer((node,), "sum", _token_sum(node))
         if isinstance(operator, Heaviside) and read is not None and read.largest < FLOAT64_EXACT:
-            return _Layer(node, "comparison", _heaviside(node, operator))
-        return _Layer(node, "int64", _operator(node))
+            return _Layer((node,), "comparison", _heaviside(node, operator))
+        return _Layer((node,), "int64", _steps((node,)))
 
     def _chain(self, node: Node, intervals: dict[str, Interval]) -> list[Node]:
         """Return the affine map and layer norm before a neuron that nothing else reads: what is computed with it."""
@@ -298,26 +304,26 @@ class IntegerRunner(Runner):
 
     def _affine_layer(self, node: Node, operator: IntegerAffine, intervals: dict[str, Interval]) -> _Layer:
         if self._is_gathered(node):
-            return _Layer(node, "gather", _gather(node, operator, self.device))
+            return _Layer((node,), "gather", _gather(node, operator, self.device))
         kind = self._product_type(node, operator, intervals)
         if kind is None:
-            return _Layer(node, "int64", _operator(node))
+            return _Layer((node,), "int64", _steps((node,)))
         if node.name in self._ahead:
-            return _Layer(node, _name(kind), _passed_on(node))
-        return _Layer(node, _name(kind), _affine(node, _product(operator, kind, self.device)))
+            return _Layer((node,), _name(kind), _passed_on(node))
+        return _Layer((node,), _name(kind), _affine(node, _product(operator, kind, self.device)))
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A node and how it is computed: `run` reads and writes the values of a group."""
+    """A node, or those of a cycle, and how it is computed: `run` reads and writes the values of a group."""
 
-    node: Node
+    nodes: tuple[Node, ...]
     method: str
     run: Callable[[_Group], None]
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return self.node.sources
+        return tuple(source for node in self.nodes for source in node.sources)
 
 
 class _Group:
@@ -666,32 +672,43 @@ def _token_sum(node: Node) -> Callable[[_Group], None]:
     return run
 
 
-def _operator(node: Node) -> Callable[[_Group], None]:
-    """Return a layer that runs the operator's own int64 step."""
+def _steps(nodes: tuple[Node, ...]) -> Callable[[_Group], None]:
+    """Return a layer that runs a node, or those of a cycle, on the operators' own int64 steps."""
+    inside = [node.name for node in nodes]
+    outside = list(dict.fromkeys(name for node in nodes for name in node.sources if name not in inside))
+    # attention alone needs to know whose tokens are whose; all else sees all of them in one row
+    padded = any(isinstance(node.operator, IntegerSpikeAttention) for node in nodes)
 
     def run(group: _Group) -> None:
-        x = group.values[node.sources[0]].to(torch.int64)
-        padded = isinstance(node.operator, IntegerSpikeAttention)
-        x = group.padded(x) if padded else x[:, None]  # operators see (..., tokens, features)
-        whole = x.expand(group.steps, *x.shape[1:]).cpu().numpy()
+        def spread(name: str) -> np.ndarray:
+            x = group.values[name].to(torch.int64)
+            x = group.padded(x) if padded else x[:, None]  # operators see (..., tokens, features)
+            return x.expand(group.steps, *x.shape[1:]).cpu().numpy()
+
+        def gathered(steps: list[np.ndarray]) -> Tensor:
+            y = torch.from_numpy(np.stack(steps)).to(group.places.device)
+            return group.packed(y) if padded else y[:, 0]
+
         mask = group.mask[..., None] if padded and not group.mask.all() else None
-        potentials: list[np.ndarray] = []
-        execution = NodeExecution([node], np.int64, lambda _, __, potential: potentials.append(potential))
-        found = []
-        for step in whole:
-            values = {node.sources[0]: step}
-            execution.step(values, mask)
-            found.append(values[node.name])
-        y = torch.from_numpy(np.stack(found)).to(x.device)
-        y = group.packed(y) if padded else y[:, 0]
-        if node.operator.spikes:
-            kept = None
-            if group.runner.record_membrane_potentials:
-                kept = torch.from_numpy(np.stack(potentials))[:, 0].to(x.device)
-            y = y.to(torch.int8)
-            group.record(node.name, y, kept)
+        potentials: dict[str, list[np.ndarray]] = {node.name: [] for node in nodes if node.operator.spikes}
+        execution = NodeExecution(nodes, np.int64, lambda name, _, potential: potentials[name].append(potential))
+        read = {name: spread(name) for name in outside}
+        found: dict[str, list[np.ndarray]] = {name: [] for name in inside}
+        shape = group.mask if padded else group.places[None].cpu().numpy()
+        for step in range(group.steps):
+            values = {name: x[step] for name, x in read.items()}
+            # where a cycle reads nothing from outside, the third says how many sentences and tokens there are
+            execution.step(values, mask, shape[None])
+            for name in inside:
+                found[name].append(values[name])
+        for node in nodes:
+            y = gathered(found[node.name])
+            if node.operator.spikes:
+                y = y.to(torch.int8)
+                keeps = group.runner.record_membrane_potentials
+                group.record(node.name, y, gathered(potentials[node.name]) if keeps else None)
+            group.values[node.name] = y
         for name, counts in overflows(execution.states).items():
             group.overflows[name] = Counter(counts)
-        group.values[node.name] = y
 
     return run

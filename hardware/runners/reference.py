@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from export.execution import NodeExecution
 from export.network import Network
 from export.operators import IntegerCurrentNeuron, IntegerLeakyIntegrateAndFire, IntegerNeuronState
-from hardware.runners.execution import NodeExecution
 from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
 

@@ -392,7 +392,7 @@ def test_check_passes_on_lava(checkpoint: Path) -> None:
 
 
 def test_check_says_what_matters_that_must_not(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hardware.runners.execution import NodeExecution
+    from export.execution import NodeExecution
 
     monkeypatch.setattr(NodeExecution, "reset", lambda self: None)
     arguments = ("check", checkpoint, "--check", "repeat", "--text", "good", "film")

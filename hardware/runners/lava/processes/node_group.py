@@ -20,7 +20,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from hardware.runners.execution import NodeExecution
+from export.execution import NodeExecution
 from hardware.runners.lava.board import MAX_PORTS, Board, GroupPlan, Received, Sent
 
 UNUSED_SHAPE = (1,)

@@ -1,6 +1,7 @@
 """Executes nodes one time step at a time, on the operators' own meaning.
 
-The reference interpreter runs a whole network with it; a Lava process runs the part of the network it was given.
+The reference interpreter runs a whole network with it, a Lava process the part of the network it was given; the
+integer simulator and the calibration of `quantize` run cycles with it.
 """
 
 from __future__ import annotations
