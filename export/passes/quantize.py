@@ -67,6 +67,7 @@ from export.passes.intervals import (
     Interval,
     affine_interval,
     check_layer_norm,
+    convolution_interval,
     embedding_interval,
     node_interval,
     symmetric,
@@ -303,6 +304,73 @@ class _Streams:
     integers: np.ndarray | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """An affine map or a convolution as rows of weights, each of which leads to one number or to a channel's.
+
+    Attributes
+    ----------
+    node : Node
+    rows : ndarray
+        ``(channels, weights of a row)`` float64.
+    bias : ndarray or None
+        ``(channels,)`` float64.
+    """
+
+    node: Node
+    rows: np.ndarray
+    bias: np.ndarray | None
+
+    @classmethod
+    def of(cls, node: Node) -> _Map:
+        operator = node.operator
+        assert isinstance(operator, Affine | Convolution)
+        bias = None if operator.bias is None else operator.bias.astype(np.float64)
+        return cls(node, operator.weight.reshape(len(operator.weight), -1).astype(np.float64), bias)
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def operator(self) -> Affine | Convolution:
+        assert isinstance(self.node.operator, Affine | Convolution)
+        return self.node.operator
+
+    @property
+    def channels(self) -> int:
+        return len(self.rows)
+
+    @property
+    def places(self) -> int:
+        """How many numbers a row leads to."""
+        return self.operator.out_features // self.channels
+
+    def of_weights(self, by_channel: np.ndarray) -> np.ndarray:
+        """Return what is said of each channel of the input for the weights that meet it, ``(1 or rows, weights)``."""
+        operator = self.operator
+        if not isinstance(operator, Convolution):
+            return by_channel[None]
+        groups, (inputs, *kernel) = operator.groups, operator.weight.shape[1:]
+        by_group = np.repeat(by_channel.reshape(groups, inputs), math.prod(kernel), 1)
+        return np.repeat(by_group, self.channels // groups, 0)
+
+    def drafted(self, rows: np.ndarray, bias: np.ndarray | None) -> Convolution:
+        """Return the convolution with other numbers."""
+        assert isinstance(self.operator, Convolution)
+        bias = np.zeros(self.channels) if bias is None else bias
+        return replace(self.operator, weight=rows.reshape(self.operator.weight.shape), bias=bias)
+
+    def quantized(
+        self, rows: np.ndarray, bias: np.ndarray | None, unit: np.ndarray
+    ) -> IntegerAffine | IntegerConvolution:
+        """Return the operator in whole numbers."""
+        if isinstance(self.operator, Affine):
+            return IntegerAffine(weight=narrow_weight(rows), bias=bias, unit=unit)
+        drafted = vars(self.drafted(narrow_weight(rows), bias))
+        return IntegerConvolution(**{**drafted, "bias": drafted["bias"].astype(np.int64)}, unit=unit)
+
+
 class _Quantizer:
     def __init__(self, network: Network, calibration: Calibration, options: QuantizationOptions) -> None:
         if network.is_integer:
@@ -408,8 +476,8 @@ class _Quantizer:
                     "spikes, and affine maps that are added to each other, can be added in an integer graph"
                 )
             found, unit = operator, self.units[source]
-        elif isinstance(operator, Affine):
-            return self._affine(node, operator)
+        elif isinstance(operator, Affine | Convolution):
+            return self._map(node)
         elif isinstance(operator, LayerNorm):
             found = self._layer_norm(node, operator)
             unit = found.unit
@@ -418,9 +486,6 @@ class _Quantizer:
             unit = found.unit
         elif isinstance(operator, TokenMean):
             found, unit = TokenSum(operator.features), self.units[source]
-        elif isinstance(operator, Convolution):
-            found = self._convolution(node, operator)
-            unit = np.repeat(found.unit, operator.out_features // len(found.unit))
         elif isinstance(operator, Flatten | Delay):
             found, unit = operator, self.units[source]
         elif isinstance(operator, Pooling):
@@ -448,63 +513,70 @@ class _Quantizer:
         self.intervals[node.name] = interval
         return found
 
-    def _affine(self, node: Node, operator: Affine) -> Operator:
-        """Quantize the weights of an affine map, and of those it is added to, on one scale."""
+    def _map(self, node: Node) -> Operator:
+        """Quantize the weights of an affine map or convolution, and of those it is added to, on one scale.
+
+        A row of weights is what leads to one feature of an affine map, or to all places of a channel.
+        """
         if node.name in self.operators:
             return self.operators[node.name]
-        family = self._added_to(node)
-        weights = [member.operator.weight.astype(np.float64) for member in family]  # type: ignore[attr-defined]
+        family = [_Map.of(member) for member in self._added_to(node)]
+        channels, places = family[0].channels, family[0].places
         readers = self._final_readers(node)
-        groups = self._scale_groups(node, readers)
-        importance = [self._importance(member) for member in family]
-        input_units = [self._input_unit(member) for member in family]
-        scaled = [weight * unit for weight, unit in zip(weights, input_units, strict=True)]
-        biases = [None if m.operator.bias is None else m.operator.bias.astype(np.float64) for m in family]  # type: ignore[attr-defined]
-        least = self._least_unit(readers, sum((b for b in biases if b is not None), np.zeros(operator.out_features)))
-        unit = np.empty(operator.out_features)
+        groups = self._scale_groups(channels, readers)
+        columns = [self._column_units(member) for member in family]
+        scaled = [member.rows * units for member, units in zip(family, columns, strict=True)]
+        importance = [self._importance(*pair) for pair in zip(family, columns, strict=True)]
+        bias = sum((member.bias for member in family if member.bias is not None), np.zeros(channels))
+        least = self._least_unit(readers, np.repeat(bias, places)).reshape(channels, places).max(1)
+        unit = np.empty(channels)
         for rows in groups:
             unit[rows] = self._best_scale([w[rows] for w in scaled], importance, float(least[rows].max()))
         for _ in range(64):  # each turn coarsens what is still too large
             whole = [self._whole_weights(w, unit) for w in scaled]
-            too_large = self._too_large(node, family, whole, readers, unit, biases)
+            too_large = self._too_large(family, whole, readers, unit)
             if not too_large.any():
                 break
             for rows in groups:
                 if too_large[rows].any():
                     unit[rows] *= 2 if self.options.power_of_two else 2**0.25
-        self._check_weights(family, whole)
-        for member, weight, bias, exact, weighing in zip(family, whole, biases, scaled, importance, strict=True):
-            self._finish_affine(member, weight, bias, unit, readers)
+        for member, weight, exact, weighing in zip(family, whole, scaled, importance, strict=True):
+            if np.any(exact) and not np.any(weight):
+                raise ChipLimitError(
+                    f"{member.name}: every weight would become 0: the largest is {float(np.abs(exact).max()):.3g}, and "
+                    "thresholds or sums behind it allow no smaller scale; lower the thresholds or split the layer"
+                )
+            self._finish_map(member, weight, unit)
             wrong = ((weight * unit[:, None] - exact) ** 2 @ weighing).sum()
             error = float(np.sqrt(wrong / max(((exact**2) @ weighing).sum(), np.finfo(float).tiny)))
             self.report.weights.append(WeightReport(member.name, float(unit.max()), int(np.abs(weight).max()), error))
         return self.operators[node.name]
 
-    def _finish_affine(
-        self, node: Node, weight: np.ndarray, bias: np.ndarray | None, unit: np.ndarray, readers: list[Node]
-    ) -> None:
+    def _finish_map(self, member: _Map, rows: np.ndarray, unit: np.ndarray) -> None:
         kept = None
-        if bias is not None and bias.any():
-            direct = [reader.operator for reader in self.readers[node.name]]
-            if node.name == self.network.output_source and not direct:
-                self.readout_bias = np.rint(bias / unit).astype(np.int64)
-            elif node.name in self.pooled:
+        if member.bias is not None and member.bias.any():
+            direct = [reader.operator for reader in self.readers[member.name]]
+            everywhere = np.repeat(member.bias, member.places)
+            if member.name == self.network.output_source and not direct:
+                self.readout_bias = np.rint(everywhere / np.repeat(unit, member.places)).astype(np.int64)
+            elif member.name in self.pooled:
                 raise UnsupportedOperatorError(
-                    f"{node.name}: has a bias behind a sum over tokens, where it would count once for each token; only "
-                    "the last affine map may have one"
+                    f"{member.name}: has a bias behind a sum over tokens, where it would count once for each token; "
+                    "only the last affine map may have one"
                 )
             elif direct and all(_takes_bias(reader) for reader in direct):
-                self.neuron_biases[node.name] = bias
+                self.neuron_biases[member.name] = everywhere
             else:
-                kept = np.rint(bias / unit).astype(np.int64)
-        self.operators[node.name] = IntegerAffine(weight=narrow_weight(weight), bias=kept, unit=unit)
-        self.units[node.name] = unit
-        interval = node_interval(self.draft, Node(node.name, self.operators[node.name], node.sources), self.intervals)
+                kept = np.rint(member.bias / unit).astype(np.int64)
+        found = member.quantized(rows, kept, unit)
+        self.operators[member.name] = found
+        self.units[member.name] = np.repeat(unit, member.places)
+        interval = node_interval(self.draft, Node(member.name, found, member.node.sources), self.intervals)
         assert interval is not None
-        self.intervals[node.name] = interval
+        self.intervals[member.name] = interval
 
     def _added_to(self, node: Node) -> list[Node]:
-        """Return the affine maps whose outputs are added to that of `node`, itself among them."""
+        """Return the affine maps or convolutions whose outputs are added to that of `node`, itself among them."""
         family, pending = {node.name: node}, [node]
         while pending:
             for reader in self.readers[pending.pop().name]:
@@ -515,16 +587,16 @@ class _Quantizer:
                         member = self.by_name.get(source)
                         if member is not None and member.name not in family:
                             family[source] = member
-                            if isinstance(member.operator, Affine | Total):
+                            if isinstance(member.operator, Affine | Convolution | Total):
                                 pending.append(member)
         members = [member for member in family.values() if not isinstance(member.operator, Total)]
-        odd = [member.name for member in members if not isinstance(member.operator, Affine)]
+        odd = [member.name for member in members if not isinstance(member.operator, Affine | Convolution)]
         names = {member.name for member in members}
         odd += [member.name for member in members if names & self._read_by(member)]
         if odd:
             raise UnsupportedOperatorError(
-                f"{node.name}: is added to {odd[0]}; in an integer graph only spikes can be added, and affine maps "
-                "that read nothing from each other"
+                f"{node.name}: is added to {odd[0]}; in an integer graph only spikes can be added, and affine maps or "
+                "convolutions that read nothing from each other"
             )
         for member in members:
             for source in member.sources:
@@ -550,36 +622,45 @@ class _Quantizer:
             found += self._final_readers(reader) if isinstance(reader.operator, Total) else [reader]
         return found
 
-    def _scale_groups(self, node: Node, readers: list[Node]) -> list[slice]:
+    def _scale_groups(self, rows: int, readers: list[Node]) -> list[slice]:
         """Return the rows of a matrix that share a scale."""
-        rows = node.operator.out_features
         if self.options.scale == "per-channel" and readers and all(reader.operator.spikes for reader in readers):
             return [slice(row, row + 1) for row in range(rows)]
         norms = [reader.operator.groups for reader in readers if isinstance(reader.operator, LayerNorm)]
         parts = norms[0] if norms and len(set(norms)) == 1 and len(norms) == len(readers) else 1
         return [slice(part * rows // parts, (part + 1) * rows // parts) for part in range(parts)]
 
-    def _importance(self, node: Node) -> np.ndarray:
-        """Return the mean square of each input on the calibration, ``(in_features,)``, a little more for all."""
-        width = node.operator.in_features
-        if node.sources[0] == self.network.input_name and self.hot is not None:
+    def _importance(self, member: _Map, columns: np.ndarray) -> np.ndarray:
+        """Return the mean square of what a row's weights are multiplied with on the calibration, plus a hundredth."""
+        node, width = member.node, member.node.operator.in_features
+        if self._is_gathered(node):
+            assert self.hot is not None
             seen = self.hot[:, self.mask]
             used = np.bincount(seen.reshape(-1), minlength=width) / seen.shape[1]
         else:
             x = self.streams[node.sources[0]].floats
             real = x if x.shape[-2] == 1 and self.mask.shape[1] != 1 else x[:, self.mask]
             used = (real.reshape(-1, width).astype(np.float64) ** 2).mean(0)
+        used = member.of_weights(used.reshape(node.operator.in_shape[0], -1).mean(1)).mean(0)
+        used = used / (columns.mean(0) / columns.max()) ** 2
         return used + max(used.mean(), 1e-12) * 0.01
 
-    def _input_unit(self, node: Node) -> float:
-        if node.sources[0] == self.network.input_name and self.hot is not None:
-            return 1.0
-        unit = self.units[node.sources[0]]
-        if np.any(unit != unit[0]):
+    def _column_units(self, member: _Map) -> np.ndarray:
+        """Return what a 1 that each weight is multiplied with stands for, ``(1 or rows, weights of a row)``."""
+        node = member.node
+        if self._is_gathered(node):
+            return np.ones((1, 1))
+        units = self.units[node.sources[0]]
+        by_channel = units.reshape(node.operator.in_shape[0], -1)
+        if np.any(by_channel != by_channel[:, :1]):
             raise UnsupportedOperatorError(
-                f"{node.name}: what it reads has a scale for each feature; quantize with one scale per tensor"
+                f"{node.name}: what it reads has scales that differ within a channel, where its weights are the same; "
+                "scale all places of a channel alike"
             )
-        return float(unit[0])
+        return member.of_weights(by_channel[:, 0])
+
+    def _is_gathered(self, node: Node) -> bool:
+        return node.sources[0] == self.network.input_name and self.hot is not None
 
     def _least_unit(self, readers: list[Node], bias: np.ndarray) -> np.ndarray:
         """Return the smallest units ``(features,)`` in which thresholds and biases of the neurons behind fit."""
@@ -623,35 +704,25 @@ class _Quantizer:
         rounded = np.floor(np.rint(2 * scaled) / 2) if self.options.rounding == "floor-even" else np.rint(scaled)
         return np.clip(rounded, low, high)
 
-    def _check_weights(self, family: list[Node], whole: list[np.ndarray]) -> None:
-        for member, weight in zip(family, whole, strict=True):
-            exact = member.operator.weight  # type: ignore[attr-defined]
-            if np.any(exact) and not np.any(weight):
-                raise ChipLimitError(
-                    f"{member.name}: every weight would become 0: the largest is {float(np.abs(exact).max()):.3g}, and "
-                    "thresholds or sums behind it allow no smaller scale; lower the thresholds or split the layer"
-                )
-
     def _too_large(
-        self,
-        node: Node,
-        family: list[Node],
-        whole: list[np.ndarray],
-        readers: list[Node],
-        unit: np.ndarray,
-        biases: list[np.ndarray | None],
+        self, family: list[_Map], whole: list[np.ndarray], readers: list[Node], unit: np.ndarray
     ) -> np.ndarray:
-        """Return which rows ``(out_features,)`` would send more than a reader can take."""
-        low, high = np.zeros(len(unit)), np.zeros(len(unit))
-        for member, weight, bias in zip(family, whole, biases, strict=True):
-            whole_bias = None if bias is None else np.rint(bias / unit)
-            if member.sources[0] == self.network.input_name and self.network.token_encoding is not None:
-                found = embedding_interval(weight, whole_bias, self.network.token_encoding)
+        """Return which rows of weights would send more than a reader can take."""
+        channels, places = family[0].channels, family[0].places
+        low, high = np.zeros(channels * places), np.zeros(channels * places)
+        for member, rows in zip(family, whole, strict=True):
+            bias = None if member.bias is None else np.rint(member.bias / unit)
+            source = member.node.sources[0]
+            if self._is_gathered(member.node):
+                assert self.network.token_encoding is not None
+                found = embedding_interval(rows, bias, self.network.token_encoding)
+            elif isinstance(member.operator, Convolution):
+                found = convolution_interval(member.drafted(rows, bias), self.intervals[source])
             else:
-                found = affine_interval(weight, whole_bias, self.intervals[member.sources[0]])
+                found = affine_interval(rows, bias, self.intervals[source])
             low, high = low + found.low, high + found.high
         read = Interval(low, high)
-        too_large = np.zeros(len(unit), bool)
+        too_large = np.zeros(channels * places, bool)
         for reader in readers:
             if isinstance(reader.operator, LeakyIntegrateAndFire | ResistiveNeuron | LeakyIntegrator):
                 too_large |= read.magnitude > self._largest_activation(reader.operator)
@@ -663,58 +734,7 @@ class _Quantizer:
                     read.magnitude.reshape(groups, size).max(-1) >= 1 << 24
                 )
                 too_large |= np.repeat(over, size)
-        return too_large
-
-    def _convolution(self, node: Node, operator: Convolution) -> IntegerConvolution:
-        """Quantize the kernels of a convolution: on one scale, or one for each channel where neurons follow."""
-        readers = self.readers[node.name]
-        added = [reader.name for reader in readers if isinstance(reader.operator, Total)]
-        if added:
-            raise UnsupportedOperatorError(
-                f"{node.name}: a convolution is added to another node in {added[0]}; in an integer graph only spikes "
-                "and affine maps can be added"
-            )
-        channels, input_unit = len(operator.bias), self._input_unit(node)
-        rows = operator.weight.reshape(channels, -1).astype(np.float64) * input_unit
-        bias = operator.bias.astype(np.float64)
-        places = operator.out_features // channels
-        least = self._least_unit(readers, np.repeat(bias, places)).reshape(channels, places).max(1)
-        per_channel = self.options.scale == "per-channel" and readers and all(r.operator.spikes for r in readers)
-        groups = [slice(row, row + 1) for row in range(channels)] if per_channel else [slice(0, channels)]
-        importance = np.ones(rows.shape[1])
-        unit = np.empty(channels)
-        for group in groups:
-            unit[group] = self._best_scale([rows[group]], [importance], float(least[group].max()))
-        for _ in range(64):  # each turn coarsens what is still too large
-            whole = self._whole_weights(rows, unit)
-            found = IntegerConvolution(
-                **{**vars(operator), "weight": narrow_weight(whole.reshape(operator.weight.shape))},
-                unit=unit.copy(),
-            )
-            found = replace(found, bias=np.rint(bias / unit).astype(np.int64))
-            interval = node_interval(self.draft, Node(node.name, found, node.sources), self.intervals)
-            assert interval is not None
-            too_large = np.zeros(operator.out_features, bool)
-            for reader in readers:
-                if isinstance(reader.operator, LeakyIntegrateAndFire | ResistiveNeuron | LeakyIntegrator):
-                    too_large |= interval.magnitude > self._largest_activation(reader.operator)
-            if not too_large.any():
-                break
-            for group in groups:
-                if too_large.reshape(channels, places)[group].any():
-                    unit[group] *= 2 if self.options.power_of_two else 2**0.25
-        if np.any(rows) and not np.any(whole):
-            raise ChipLimitError(
-                f"{node.name}: every weight would become 0: the largest is {float(np.abs(rows).max()):.3g}, and "
-                "thresholds or sums behind it allow no smaller scale; lower the thresholds or split the layer"
-            )
-        wrong, exact = ((whole * unit[:, None] - rows) ** 2).sum(), (rows**2).sum()
-        error = float(np.sqrt(wrong / max(exact, np.finfo(float).tiny)))
-        self.report.weights.append(WeightReport(node.name, float(unit.max()), int(np.abs(whole).max()), error))
-        if bias.any() and readers and all(_takes_bias(reader.operator) for reader in readers):
-            self.neuron_biases[node.name] = np.repeat(bias, places)
-            found = replace(found, bias=np.zeros(channels, np.int64))
-        return found
+        return too_large.reshape(channels, places).any(1)
 
     def _pooled_unit(self, node: Node, pooling: Pooling) -> np.ndarray:
         """Return the unit of each window: a mean is a sum whose unit is divided by the size of the window."""

@@ -148,6 +148,28 @@ def _two_cells() -> tuple[Network, tuple[int, ...]]:
     return _graph((4,), nodes, *paths), (4,)
 
 
+def _residuals() -> tuple[Network, tuple[int, ...]]:
+    """Convolutions that are added, one in groups, of scaled channels; then maps that are, one behind neurons."""
+    rng = np.random.default_rng(10)
+    pictures, row = (2, 4, 4), (5,)
+    channels = np.array([0.5, -1.5])[:, None, None] * np.ones(pictures)
+    nodes = {
+        "scale": nir.Scale(channels),
+        "one": nir.Conv2d(None, rng.normal(-0.2, 0.6, (4, 2, 3, 3)), 1, 1, 1, groups=1, bias=rng.normal(0, 0.1, 4)),
+        "two": nir.Conv2d(None, rng.normal(0.3, 0.6, (4, 1, 1, 1)), 1, 0, 1, groups=2, bias=rng.normal(0, 0.1, 4)),
+        "fire": _lif((4, 4, 4)),
+        "flat": nir.Flatten(None, 0, -1),
+        "weigh": nir.Scale(np.linspace(0.25, 1, 64)),
+        "map": nir.Affine(rng.normal(0.02, 0.2, (5, 64)), rng.normal(0, 0.1, 5)),
+        "skip": nir.Linear(rng.normal(0.02, 0.2, (5, 64))),
+        "skipped": _lif(row),
+        "up": nir.Linear(rng.normal(0.1, 0.5, (5, 5))),
+        "last": _lif(row, v_leak=0.0),
+    }
+    paths = ["input scale one fire flat weigh map last output", "scale two fire", "flat skip skipped up last"]
+    return _graph(pictures, nodes, *paths), pictures
+
+
 NETWORKS = {
     "step response": _step_response,
     "pictures": _pictures,
@@ -155,6 +177,7 @@ NETWORKS = {
     "over time": _over_time,
     "cell": _cell,
     "two cells": _two_cells,
+    "residuals": _residuals,
 }
 
 
@@ -300,7 +323,8 @@ def test_a_quantized_graph_runs_as_the_equations_say(name: str, scale: str, runn
 def test_whole_numbers_do_nearly_what_the_float_graph_does(name: str) -> None:
     network, shape = NETWORKS[name]()
     x = _inputs(shape, seed=5)
-    graph = quantize(network, _inputs(shape))
+    graph, report = quantize_with_report(network, _inputs(shape))
+    assert all(layer.agreement > 0.94 and layer.found is None for layer in report.layers), report.layers
     floats, integers = run(network, x), run(graph, x, runner="integer", precision="integer")
     for spiking, spikes in floats.spikes.items():
         assert 0.02 < spikes.mean() < 0.98, spiking
@@ -466,22 +490,37 @@ def _refused() -> dict[str, tuple[Network, tuple[int, ...], type[Exception], str
             UnsupportedOperatorError,
             "adds half to up, whose whole numbers stand for different values",
         ),
-        "a convolution beside another": (
+        "a convolution beside a pool": (
             _graph(
                 picture,
-                {"one": _conv(ones), "two": _conv(ones), "fire": _lif(picture)},
-                "input one fire output",
-                "input two fire",
+                {
+                    "map": nir.Conv2d(None, ones, 2, 0, 1, groups=1, bias=np.zeros(2)),
+                    "sum": nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
+                    "fire": _lif((2, 2, 2)),
+                },
+                "input map fire output",
+                "input sum fire",
             ),
             picture,
             UnsupportedOperatorError,
-            "(one|two): a convolution is added to another node",
+            f"map: is added to sum; {no_sum}",
         ),
-        "scales that differ into an affine map": (
-            _chain(row, nir.Scale(np.array([0.5, 0.25])), eye, _lif(row), out=2),
+        "a map beside one that reads it": (
+            _graph(
+                row,
+                {"one": eye, "two": eye, "fire": _lif(row)},
+                "input one two fire output",
+                "one fire",
+            ),
             row,
             UnsupportedOperatorError,
-            "node1: what it reads has a scale for each feature",
+            f"one: is added to two; {no_sum}.*that read nothing from each other",
+        ),
+        "scales that differ within a channel": (
+            _chain(picture, nir.Scale(np.arange(1, 33).reshape(picture) / 32), _conv(ones), _lif(picture), out=32),
+            picture,
+            UnsupportedOperatorError,
+            "node1: what it reads has scales that differ within a channel",
         ),
         "scales that differ into a pool": (
             _chain(
