@@ -14,9 +14,11 @@ import numpy as np
 from export.network import Network, Node
 from export.operators import (
     Affine,
+    Convolution,
     Delay,
     Heaviside,
     IntegerCurrentNeuron,
+    IntegerIntegrator,
     IntegerLeakyIntegrateAndFire,
     LeakyIntegrateAndFire,
     ResistiveNeuron,
@@ -28,6 +30,7 @@ from hardware.loihi.mapping import HOST_UNSUPPORTED, PROGRAMMED, Mapping
 GRAPH = "graph"
 """Stands for the whole graph where a violation is no single node's."""
 INTEGER_NEURONS = (IntegerLeakyIntegrateAndFire, IntegerCurrentNeuron)
+WITH_POTENTIAL = (*INTEGER_NEURONS, IntegerIntegrator)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def weights(subject: Subject) -> Iterator[Violation]:
         "inhibitory": (-((1 << bits) - 1), 0),
     }
     for node in subject.nodes:
-        if not isinstance(node.operator, Affine):
+        if not isinstance(node.operator, Affine | Convolution):
             continue
         signs = sign_mode(node.operator.weight)
         low, high = limits[signs]
@@ -133,7 +136,7 @@ def decays(subject: Subject) -> Iterator[Violation]:
     remedy = "choose a decay that a multiple of 2^-bits is close to"
     bits = subject.chip["decay_bits"]
     for node in subject.nodes:
-        if isinstance(node.operator, INTEGER_NEURONS):
+        if isinstance(node.operator, WITH_POTENTIAL):
             yield from _range(node, "decays", node.operator.decay, 0, bits, remedy)
         if isinstance(node.operator, IntegerCurrentNeuron):
             # stored less 1, so that 4096 leaves nothing
@@ -145,7 +148,7 @@ def biases(subject: Subject) -> Iterator[Violation]:
     remedy = "quantize the layer before it with a larger scale"
     bits = subject.chip["bias_mantissa_bits"] - 1
     for node in subject.nodes:
-        if isinstance(node.operator, INTEGER_NEURONS):
+        if isinstance(node.operator, WITH_POTENTIAL):
             yield from _range(node, "biases", node.operator.bias_mantissa, -(1 << bits), bits, remedy)
             exponents = subject.chip["bias_exponent_bits"]
             yield from _range(node, "biases", node.operator.bias_exponent, 0, exponents, remedy)
@@ -222,12 +225,18 @@ def graded_values(subject: Subject) -> Iterator[Violation]:
 
 
 def delays(subject: Subject) -> Iterator[Violation]:
-    """A spike is delayed by no more steps than the chip remembers."""
+    """A spike is delayed by no more steps than the chip remembers, one after another taken together."""
     limit = subject.chip["largest_delay"]
     remedy = "shorten it, or put neurons in between that pass spikes on"
+    told = set()
     for node in subject.nodes:
         if isinstance(node.operator, Delay) and node.operator.steps.max() > limit:
+            told.add(int(node.operator.steps.max()))
             yield Violation("delays", node.name, int(node.operator.steps.max()), limit, remedy)
+    for name, population in subject.mapping.populations.items():
+        longest = max((projection.delay for projection in population.projections), default=0)
+        if longest > limit and longest not in told:
+            yield Violation("delays", name, longest, limit, remedy)
 
 
 RULES: tuple[Rule, ...] = (

@@ -12,7 +12,9 @@ from export.operators import (
     Affine,
     Delay,
     IntegerAffine,
+    IntegerConvolution,
     IntegerCurrentNeuron,
+    IntegerIntegrator,
     IntegerLeakyIntegrateAndFire,
     LeakyIntegrateAndFire,
     LeakyIntegrator,
@@ -79,6 +81,49 @@ def test_one_thing_wrong(change, rule, node):
 )
 def test_the_last_value_that_is_allowed(change):
     assert rules(integer_chain(**change)) == []
+
+
+def integer_pictures(weight: int = 3, **changes: int) -> Network:
+    """Return an integrator of two channels behind a convolution of two inputs, with one parameter changed."""
+    values = {"decay": 1000, "bias_mantissa": 0, "bias_exponent": 0, **changes}
+    kernels = np.array([weight, -1, 1, 1]).reshape(2, 1, 2)
+    rest = {"stride": (1,), "padding": ((0, 0),), "dilation": (1,), "groups": 1, "bias": np.zeros(2, np.int64)}
+    builder = NetworkBuilder("input", 2)
+    last = builder.add("conv", IntegerConvolution(size=(2,), weight=kernels, unit=np.ones(2), **rest), "input")
+    arrays = {name: np.full(2, value) for name, value in values.items()}
+    last = builder.add("sums", IntegerIntegrator(unit=np.ones(2), **arrays), last)
+    readout = Readout(1.0, np.zeros(2, np.int64))
+    return builder.network("output", last, readout=readout, input_limit=1, input_shape=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, []),
+        ({"weight": 127, "decay": 4095, "bias_mantissa": -4096, "bias_exponent": 7}, []),
+        ({"weight": 128}, [("weights", "conv")]),
+        ({"decay": 4096}, [("decays", "sums")]),
+        ({"bias_mantissa": 4096}, [("biases", "sums")]),
+        ({"bias_exponent": 8}, [("biases", "sums")]),
+    ],
+)
+def test_convolutions_and_integrators_hold_what_maps_and_neurons_hold(change, found):
+    for chip in ("loihi1", "loihi2"):
+        assert rules(integer_pictures(**change), chip) == found
+
+
+@pytest.mark.parametrize(("first", "second", "found"), [(40, 22, []), (40, 23, [("delays", "neuron", 63)])])
+def test_delays_one_behind_the_other_add_up(first, second, found):
+    builder = NetworkBuilder("input", 2)
+    last = builder.add("again", Delay(np.full(2, second)), builder.add("late", Delay(np.full(2, first)), "input"))
+    ones = np.ones(2, np.int64)
+    neuron = IntegerLeakyIntegrateAndFire(
+        threshold=ones, decay=ones, bias_mantissa=ones, bias_exponent=ones, reset="zero", fire_on_equal=False, unit=ones
+    )
+    last = builder.add("neuron", neuron, last)
+    network = builder.network("output", last, readout=Readout(1.0, 0 * ones), input_limit=1)
+    placed = place(network, "loihi1").violations
+    assert [(violation.rule, violation.node, violation.value) for violation in placed] == found
 
 
 def test_programs_reset_and_compare_as_they_like():
