@@ -132,14 +132,10 @@ class IntegerRunner(Runner):
                     self._readers_of[source].append(node)
         widest = max(node.operator.out_features for node in network.nodes)
         self._bytes_per_token = 4 * widest
-        self._together = {
-            stage[0].name: self._chain(stage[0], intervals) for stage in network.stages if len(stage) == 1
-        }
+        self._on_cycles = {node.name for stage in network.stages if len(stage) > 1 for node in stage}
+        self._together = {node.name: self._chain(node, intervals) for node in network.nodes}
         self._ahead = {before.name for chain in self._together.values() for before in chain}
-        self._layers = [
-            _Layer(stage, "int64", _steps(stage)) if len(stage) > 1 else self._layer(stage[0], intervals)
-            for stage in network.stages
-        ]
+        self._layers = [self._stage(stage, intervals) for stage in network.stages]
 
     @property
     def methods(self) -> dict[str, str]:
@@ -195,11 +191,16 @@ class IntegerRunner(Runner):
         size = max(1, limit // bytes_per_row) if self.device.type == "cpu" else rows
         return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
+    def _stage(self, stage: tuple[Node, ...], intervals: dict[str, Interval]) -> _Layer:
+        """Choose how a node is computed; the nodes of a cycle are computed together."""
+        *others, last = stage
+        return _Layer(last, "int64", _operator(*stage), tuple(others)) if others else self._layer(last, intervals)
+
     def _layer(self, node: Node, intervals: dict[str, Interval]) -> _Layer:
         """Choose how a node is computed."""
         operator, read, found = node.operator, intervals.get(node.sources[0]), intervals.get(node.name)
         if isinstance(operator, Total):
-            return _Layer((node,), "sum", _total(node, found))
+            return _Layer(node, "sum", _total(node, found))
         if isinstance(operator, IntegerAffine):
             return self._affine_layer(node, operator, intervals)
         if isinstance(operator, IntegerSpikeAttention) and read is not None and self.network.max_tokens is not None:
@@ -207,27 +208,27 @@ class IntegerRunner(Runner):
             inner = self.network.max_tokens * operator.head_size * read.largest**2
             if max(largest, inner) < FLOAT64_EXACT and read.low.min() >= 0:
                 if self.kernel is not None and max(largest, inner) < FLOAT32_EXACT and read.largest <= INT8_MAX:
-                    return _Layer((node,), "C", _compiled_attention(node, operator, self.kernel))
+                    return _Layer(node, "C", _compiled_attention(node, operator, self.kernel))
                 kind = torch.float32 if max(largest, inner) < FLOAT32_EXACT else torch.float64
-                return _Layer((node,), _name(kind), _attention(node, operator, kind))
+                return _Layer(node, _name(kind), _attention(node, operator, kind))
         if isinstance(operator, IntegerLayerNorm) and read is not None:
             check_layer_norm(operator, read, node.name)
             compiled = self.kernel is not None and found is not None and found.largest <= INT32_EXACT
             method = "C" if compiled else "float64"
             if node.name in self._ahead:
-                return _Layer((node,), method, _passed_on(node))
-            return _Layer((node,), method, _layer_norm(node, operator, self, read, compiled))
+                return _Layer(node, method, _passed_on(node))
+            return _Layer(node, method, _layer_norm(node, operator, self, read, compiled))
         if isinstance(operator, IntegerLeakyIntegrateAndFire) and _is_proven(operator, read):
-            return _Layer((node,), "float64" if self.kernel is None else "C", self._neurons(node, operator, intervals))
+            return _Layer(node, "float64" if self.kernel is None else "C", self._neurons(node, operator, intervals))
         if isinstance(operator, TokenMean):
-            return _Layer((node,), "sum", _token_sum(node))
+            return _Layer(node, "sum", _token_sum(node))
         if isinstance(operator, Heaviside) and read is not None and read.largest < FLOAT64_EXACT:
-            return _Layer((node,), "comparison", _heaviside(node, operator))
-        return _Layer((node,), "int64", _steps((node,)))
+            return _Layer(node, "comparison", _heaviside(node, operator))
+        return _Layer(node, "int64", _operator(node))
 
     def _chain(self, node: Node, intervals: dict[str, Interval]) -> list[Node]:
         """Return the affine map and layer norm before a neuron that nothing else reads: what is computed with it."""
-        if not _is_proven(node.operator, intervals.get(node.sources[0])):
+        if node.name in self._on_cycles or not _is_proven(node.operator, intervals.get(node.sources[0])):
             return []
         chain: list[Node] = []
         for kind in (IntegerLayerNorm, IntegerAffine):
@@ -304,22 +305,30 @@ class IntegerRunner(Runner):
 
     def _affine_layer(self, node: Node, operator: IntegerAffine, intervals: dict[str, Interval]) -> _Layer:
         if self._is_gathered(node):
-            return _Layer((node,), "gather", _gather(node, operator, self.device))
+            return _Layer(node, "gather", _gather(node, operator, self.device))
         kind = self._product_type(node, operator, intervals)
         if kind is None:
-            return _Layer((node,), "int64", _steps((node,)))
+            return _Layer(node, "int64", _operator(node))
         if node.name in self._ahead:
-            return _Layer((node,), _name(kind), _passed_on(node))
-        return _Layer((node,), _name(kind), _affine(node, _product(operator, kind, self.device)))
+            return _Layer(node, _name(kind), _passed_on(node))
+        return _Layer(node, _name(kind), _affine(node, _product(operator, kind, self.device)))
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A node, or those of a cycle, and how it is computed: `run` reads and writes the values of a group."""
+    """A node and how it is computed: `run` reads and writes the values of a group.
 
-    nodes: tuple[Node, ...]
+    The neurons of a cycle come with the `others` on it, which are computed with them.
+    """
+
+    node: Node
     method: str
     run: Callable[[_Group], None]
+    others: tuple[Node, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return (*self.others, self.node)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -672,8 +681,8 @@ def _token_sum(node: Node) -> Callable[[_Group], None]:
     return run
 
 
-def _steps(nodes: tuple[Node, ...]) -> Callable[[_Group], None]:
-    """Return a layer that runs a node, or those of a cycle, on the operators' own int64 steps."""
+def _operator(*nodes: Node) -> Callable[[_Group], None]:
+    """Return a layer that runs a node, or those of a cycle, step by step on the operators' own int64 arithmetic."""
     inside = [node.name for node in nodes]
     outside = list(dict.fromkeys(name for node in nodes for name in node.sources if name not in inside))
     # attention alone needs to know whose tokens are whose; all else sees all of them in one row

@@ -1,6 +1,6 @@
 """The promise of graphs of other tools in whole numbers: quantized, they run alike everywhere and nearly as in float.
 
-What the integer graph's file says is computed once more in torch int64 here, from ``docs/integers.md``: no operator, no
+What the integer graph's file says is computed once more in torch int64, in ``tests/conftest.py``: no operator, no
 network and no runner of ours takes part.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,6 @@ import click.testing
 import nir
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from export import GraphError, build_graph, parse_graph, quantize, quantize_with_report, read_nir, write_nir
 from export.errors import ChipLimitError, UnsupportedOperatorError
@@ -185,126 +184,16 @@ def _inputs(shape: tuple[int, ...], seed: int = 3) -> np.ndarray:
     return (np.random.default_rng(seed).random((STEPS, 4, *shape)) < 0.4).astype(np.int64)
 
 
-# --- the equations, once more ---
-
-
-def _truncated(x: Tensor, keeps: Tensor) -> Tensor:
-    return torch.div(x * keeps, 4096, rounding_mode="trunc")
-
-
-def _wrapped(u: Tensor) -> Tensor:
-    return torch.where(u > 2**23, u - 2**24, torch.where(u <= -(2**23), u + 2**24, u))
-
-
-def _remembers(x: Tensor, said: dict[str, Any], state: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Return potentials as they were tested, and what a neuron or integrator sends, in a step of (B, D)."""
-
-    def whole(key: str) -> Tensor:
-        return torch.as_tensor(np.asarray(said[key])).long()
-
-    kept = _truncated(state.get("current", 0 * x), 4096 - whole("current_decay")) if "current_decay" in said else 0
-    current = state["current"] = _wrapped(kept + x * 64)
-    potential = _truncated(state.get("potential", 0 * x), 4096 - whole("decay")) + current
-    potential = (potential + whole("bias_mantissa") * 2 ** whole("bias_exponent")).clamp(1 - 2**23, 2**23 - 1)
-    fires = "threshold" in said
-    sent = (potential > whole("threshold") * 64).long() if fires else potential
-    state["potential"] = potential * (1 - sent) if fires else potential
-    return potential, sent
-
-
-def _convolution(node: nir.NIRNode, x: Tensor) -> Tensor:
-    """float64 holds every number of these networks."""
-    two = isinstance(node, nir.Conv2d)
-    convolve = torch.nn.functional.conv2d if two else torch.nn.functional.conv1d
-    padding = node.padding if isinstance(node.padding, str) else tuple(np.atleast_1d(node.padding).tolist())
-    y = convolve(
-        x.double(),
-        torch.as_tensor(node.weight).double(),
-        torch.as_tensor(node.bias).double(),
-        stride=tuple(np.atleast_1d(node.stride).tolist()),
-        padding=padding,
-        dilation=tuple(np.atleast_1d(node.dilation).tolist()),
-        groups=int(node.groups),
-    )
-    return y.round().long()
-
-
-def _linear(node: nir.Affine | nir.Linear, x: Tensor) -> Tensor:
-    y = x @ torch.as_tensor(node.weight.astype(np.int64)).T
-    return y + torch.as_tensor(node.bias) if isinstance(node, nir.Affine) else y
-
-
-def _sent(node: nir.NIRNode, x: Tensor, state: dict[str, Any]) -> Tensor:
-    """Return what a node sends in a step that it reads `x` in, (B, ...); `state` is its own, from step to step."""
-    if isinstance(node, nir.Affine | nir.Linear):
-        return _linear(node, x)
-    if isinstance(node, nir.Conv1d | nir.Conv2d):
-        return _convolution(node, x)
-    if isinstance(node, nir.SumPool2d):
-        sides = [tuple(np.asarray(part).tolist()) for part in (node.kernel_size, node.stride, node.padding)]
-        return torch.nn.functional.avg_pool2d(x.double(), *sides, divisor_override=1).round().long()
-    if isinstance(node, nir.Flatten):
-        return x.flatten(1)
-    if isinstance(node, nir.Scale):
-        return x * torch.as_tensor(node.scale).long()
-    if isinstance(node, nir.Delay):
-        history = state.setdefault("history", [])
-        history.append(x)
-        waits = np.rint(np.asarray(node.delay) / DT).astype(int)
-        due = [history[-1 - wait][:, d] if wait < len(history) else 0 * x[:, d] for d, wait in enumerate(waits)]
-        return torch.stack(due, 1)
-    if isinstance(node, nir.Threshold):
-        state["tested"] = x
-        return (x > torch.as_tensor(node.threshold)).long()
-    if isinstance(node, nir.Output):
-        return x
-    state["tested"], sent = _remembers(x.flatten(1), node.metadata, state)
-    return sent.reshape(x.shape)
-
-
-def simulate(graph: nir.NIRGraph, inputs: np.ndarray) -> dict[str, Tensor]:
-    """Return potentials and spikes of what fires, and the output, (T, B, ...)."""
-    edges = [(str(a), str(b)) for a, b in graph.edges]
-    fires = [name for name, node in graph.nodes.items() if "threshold" in {*node.metadata, *vars(node)}]
-
-    def leads_to(start: str, end: str) -> bool:
-        reached, pending = set(), [start]
-        while pending:
-            reached.add(name := pending.pop())
-            pending += [b for a, b in edges if a == name and b not in reached]
-        return end in reached
-
-    late = {(a, b) for a, b in edges if a in fires and leads_to(b, a)}
-    shapes = {name: tuple(np.atleast_1d(graph.nodes[name].output_type["output"])) for name in fires}
-    before = {name: torch.zeros(inputs.shape[1], *shape, dtype=torch.int64) for name, shape in shapes.items()}
-    states: dict[str, dict[str, Any]] = {name: {} for name in graph.nodes}
-    found: dict[str, list[Tensor]] = {}
-    for step in torch.as_tensor(inputs).long():
-        now = {"input": step}
-
-        def value(name: str, now: dict[str, Tensor] = now) -> Tensor:
-            if name not in now:
-                read = [before[a] if (a, b) in late else value(a) for a, b in edges if b == name]
-                now[name] = _sent(graph.nodes[name], sum(read), states[name])
-            return now[name]
-
-        value("output")
-        for name in (*fires, "output"):
-            found.setdefault(name, []).append(value(name))
-        for name in fires:
-            before[name] = now[name]
-            found.setdefault(f"{name} tested", []).append(states[name]["tested"])
-    return {name: torch.stack(steps).flatten(2) for name, steps in found.items()}
-
-
 @pytest.mark.parametrize("runner", ["reference", "integer", "onnx", pytest.param("lava", marks=pytest.mark.lava)])
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("scale", ["per-tensor", "per-channel"])
-def test_a_quantized_graph_runs_as_the_equations_say(name: str, scale: str, runner: str, tmp_path: Path) -> None:
+def test_a_quantized_graph_runs_as_the_equations_say(
+    name: str, scale: str, runner: str, tmp_path: Path, integer_equations: Callable
+) -> None:
     network, shape = NETWORKS[name]()
     graph = read_nir(write_nir(tmp_path / "integer.nir", quantize(network, _inputs(shape), scale=scale)))
     x = _inputs(shape, seed=4)
-    expected = simulate(graph, x)
+    expected = integer_equations(graph, x)
     options = {"granularity": "network"} if runner == "lava" else {}
     with open_runner(graph, runner, "integer", record_membrane_potentials=True, **options) as opened:
         trace = opened.run(x)
@@ -315,7 +204,7 @@ def test_a_quantized_graph_runs_as_the_equations_say(name: str, scale: str, runn
             trace.membrane_potentials[spiking][:, :, 0], expected[f"{spiking} tested"], err_msg=spiking
         )
     said = graph.nodes["output"].metadata
-    totals = (expected["output"] + torch.as_tensor(said["bias"])).numpy() * float(said["unit"])
+    totals = (expected["output"].numpy() + said["bias"]) * float(said["unit"])
     np.testing.assert_array_equal(trace.outputs[:, :, 0], totals)
 
 
@@ -411,7 +300,7 @@ def test_a_cell_that_rounding_silences_is_repaired_in_its_cycle() -> None:
     assert run(network, x).firing_rate("fire") == pytest.approx(layer.float_rate, abs=1e-3)
 
 
-def test_neurons_that_read_nothing_but_themselves() -> None:
+def test_neurons_that_read_nothing_but_themselves(integer_equations: Callable) -> None:
     """A pacemaker beside what reads the input: nothing from outside says how many samples there are."""
     nodes = {
         "map": nir.Linear(np.eye(2)),
@@ -422,7 +311,7 @@ def test_neurons_that_read_nothing_but_themselves() -> None:
     network = _graph((2,), nodes, "input map fire output", "again beat again", "beat output")
     x = _inputs((2,))
     graph = quantize(network, x)
-    expected = simulate(graph, x)["beat"]
+    expected = integer_equations(graph, x)["beat"]
     assert 0 < expected.double().mean() < 1
     for runner in ("reference", "integer", "onnx"):
         found = run(graph, x, runner=runner, precision="integer").spikes["beat"]
