@@ -394,6 +394,17 @@ def _refused() -> dict[str, tuple[Network, tuple[int, ...], type[Exception], str
             UnsupportedOperatorError,
             f"map: is added to sum; {no_sum}",
         ),
+        "an integrator beside a map": (
+            _graph(
+                row,
+                {"map": eye, "sum": nir.I(np.full(2, 1 / DT)), "fire": _lif(row)},
+                "input map fire output",
+                "input sum fire",
+            ),
+            row,
+            UnsupportedOperatorError,
+            f"map: is added to sum; {no_sum}",
+        ),
         "a map beside one that reads it": (
             _graph(
                 row,
