@@ -16,6 +16,7 @@ import nir
 import numpy as np
 
 from export.network import Network, parse_graph
+from export.recurrence import cycle_through
 from hardware.edges import check_trace
 from hardware.errors import PlacementError, TraceMismatchError
 from hardware.loihi.chip import Chip, find_chip
@@ -28,6 +29,7 @@ from hardware.loihi.tiling import (
     Tiling,
     core_limit,
     fan_outs,
+    finest_tiling,
     needs,
     smallest_part,
     tile,
@@ -336,11 +338,21 @@ def _token_spans(tokens: int, copies: int) -> list[tuple[int, int]]:
 def _capacity(
     mapping: Mapping, tilings: dict[str, Tiling], unplaced: tuple[str, ...], tokens: int, chip: Chip
 ) -> list[Violation]:
-    """Return the populations of which the smallest piece is too much for a core, with all that is too much of it."""
-    fan_out = fan_outs(mapping, tilings, tokens)
+    """Return the populations of which the smallest piece is too much for a core, with all that is too much of it.
+
+    One that leads back to itself is cut into its smallest pieces to count the axons it needs to reach them.
+    """
+    reads: dict[str, tuple[str, ...]] = {
+        name: tuple(source for projection in population.projections for source in projection.sources)
+        for name, population in mapping.populations.items()
+    }
+    reads |= {source: () for sources in list(reads.values()) for source in sources if source not in reads}
     found = []
     for name in unplaced:
         population = mapping.populations[name]
+        again = [other for other in cycle_through(reads, name) if other in unplaced]
+        finest = {other: finest_tiling(mapping.populations[other]) for other in again}
+        fan_out = fan_outs(mapping, {**tilings, **finest}, tokens)
         resources = needs(population, smallest_part(population), 1, tokens, fan_out[name], chip)
         for resource in resources.exceeded(chip):
             value, limit = getattr(resources, resource), core_limit(chip, resource)

@@ -158,8 +158,9 @@ def fan_outs(mapping: Mapping, tilings: dict[str, Tiling], tokens: int) -> dict[
 def tile(mapping: Mapping, tokens: int, chip: Chip) -> dict[str, Tiling]:
     """Return how to cut each population for sentences of `tokens`; one that cannot be cut to fit is missing.
 
-    Readers come first, since how finely they are cut decides the out-axons of those they read. Where populations lead
-    back to each other that is not known at first: it is repeated with the axons found, which only grow, until they fit.
+    Readers come first, since how finely they are cut decides the out-axons of those they read. A population that reads
+    itself is cut again with the axons that its own cut takes, which only grow, before those it reads are looked at. So
+    is everything where several populations lead back to each other.
     """
     tilings: dict[str, Tiling] = {}
     at_least = {name: np.zeros(population.features, np.int64) for name, population in mapping.populations.items()}
@@ -167,17 +168,25 @@ def tile(mapping: Mapping, tokens: int, chip: Chip) -> dict[str, Tiling]:
     while True:
         tilings = {}
         for name in reversed(mapping.populations):
-            population = mapping.populations[name]
-            fan_out = np.maximum(at_least[name], fan_outs(_readers_of(mapping, name), tilings, tokens)[name])
-            at_least[name] = fan_out
+            population, readers = mapping.populations[name], _readers_of(mapping, name)
+            fan_out = np.maximum(at_least[name], fan_outs(readers, tilings, tokens)[name])
             anonymous = tuple(
                 replace(projection, sources=("",) * len(projection.sources), weights=None)
                 for projection in population.projections
             )
-            key = (replace(population, name="", projections=anonymous), fan_out.tobytes())
-            if key not in known:
-                known[key] = best_tiling(population, tokens, fan_out, chip)
-            found = known[key]
+            reads_itself = any(name in projection.sources for projection in population.projections)
+            while True:
+                key = (replace(population, name="", projections=anonymous), fan_out.tobytes())
+                if key not in known:
+                    known[key] = best_tiling(population, tokens, fan_out, chip)
+                found = known[key]
+                if found is None or not reads_itself:
+                    break
+                taken = fan_outs(readers, {**tilings, name: found}, tokens)[name]
+                if np.all(taken <= fan_out):
+                    break
+                fan_out = np.maximum(fan_out, taken)
+            at_least[name] = fan_out
             if found is not None:
                 tilings[name] = found
         after = fan_outs(mapping, tilings, tokens)
@@ -215,6 +224,12 @@ def best_tiling(population: Population, tokens: int, fan_out: np.ndarray, chip: 
         if best is None or (found.slices(tokens), len(parts)) < (best.slices(tokens), len(best.parts)):
             best = found
     return best
+
+
+def finest_tiling(population: Population) -> Tiling:
+    """Return the tiling into parts that cannot be cut further, a token each."""
+    ways = population.positions + population.channels // population.unit - 1
+    return Tiling(tuple(cut(population, ways)), 1)
 
 
 def smallest_part(population: Population) -> Part:

@@ -468,6 +468,23 @@ def test_one_neuron_too_large_for_a_core_is_told_with_all_it_exceeds(make_chain,
     assert {piece.node for core in placement.cores for piece in core.slices} == {"neuron1"}
 
 
+def test_neurons_that_cannot_reach_all_their_own_cores_are_told(make_chip):
+    """Ten neurons read each other and one more does: two on a core need 2 x (5 + 1) axons, one by itself 10 + 1."""
+    builder = NetworkBuilder("input", 1)
+    up = builder.add("up", Affine(np.ones((10, 1))), "input")
+    again = builder.add("again", Affine(np.ones((10, 10))), builder.previous_step("fire", 10))
+    half, two, one = (np.full(10, value) for value in (0.5, 2.0, 1.0))
+    fire = builder.add("fire", LeakyIntegrateAndFire(half, two, one, "zero"), (up, again))
+    last = LeakyIntegrateAndFire(half[:1], two[:1], one[:1], "zero")
+    builder.add("last", last, builder.add("down", Affine(np.ones((1, 10))), fire))
+    network = builder.network("output", "last")
+    found = place(network, make_chip(neurons_per_core=4, out_axons_per_core=10))
+    assert found.unplaced == ("fire",)
+    told = [v for v in found.violations if v.rule != "precision"]
+    assert [(v.rule, v.node, v.value, v.limit) for v in told] == [("out_axons_per_core", "fire", 11, 10)]
+    assert place(network, make_chip(neurons_per_core=4, out_axons_per_core=11)).unplaced == ()
+
+
 def test_more_chips_than_a_board_has(make_chain, make_chip):
     chip = make_chip(neurons_per_core=1, cores_per_chip=2, chips_per_board=3)
     assert "chips_per_board" not in {v.rule for v in place(make_chain(2, 6), chip, tokens=1).violations}
