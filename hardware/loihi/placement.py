@@ -296,11 +296,17 @@ def default_tokens(network: Network) -> int:
 
 
 def _best_tilings(mapping: Mapping, tokens: int, chip: Chip) -> dict[str, Tiling]:
-    """Return the cut that takes the fewest cores, of those for `DESIGN_LENGTHS`; where none fits, for this length."""
+    """Return the cut that takes the fewest cores, of those for `DESIGN_LENGTHS` that place the most populations.
+
+    Where none places all of them, and the cut for this very length places more, it is that one.
+    """
     found = [tile(mapping, length, chip) for length in DESIGN_LENGTHS if length >= tokens]
-    whole = [tilings for tilings in found if len(tilings) == len(mapping.populations)]
-    if not whole:
-        whole = [tile(mapping, tokens, chip)]
+    most = max(map(len, found), default=-1)
+    if most < len(mapping.populations):
+        exact = tile(mapping, tokens, chip)
+        if len(exact) > most:
+            return exact
+    whole = [tilings for tilings in found if len(tilings) == most]
     return min(whole, key=lambda tilings: len(_assemble(mapping, tilings, tokens, chip)))
 
 
