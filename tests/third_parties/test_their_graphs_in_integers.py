@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from export import parse_graph, quantize_with_report, read_nir, write_nir
 from export.network import Network
 from hardware import count_operations, estimate_energy, open_runner, place, profile, run
+from hardware.energy.baselines import QuantizedTwin
 from hardware.trace import Trace
 from spikebert.cli import main
 
@@ -420,6 +421,11 @@ def test_it_is_profiled_and_its_operations_are_those_its_spikes_cause(
         assert events == _connections(node, expected[f"{name} reads"])
     fired = sum(int(expected[node.name].sum()) for node in quantized.floats.spiking_nodes)
     assert counts.totals["spike"] == fired
+    twin = QuantizedTwin(quantized.integers, STEPS)
+    assert (twin.obstacle is not None) == any(node.operator.name == "previous_step" for node in quantized.floats.nodes)
+    if twin.obstacle is None:
+        dense = (_connections(node, torch.ones_like(expected[f"{name} reads"][0, :1])) for name, node in maps.items())
+        assert twin.macs(1) == sum(dense)
     for model in ("paper", "loihi1"):
         assert 0 < estimate_energy(trace, quantized.integers, model).total_energy_mj < math.inf
 
@@ -473,6 +479,7 @@ def test_the_commands_take_their_file_from_end_to_end(name: str, tmp_path: Path)
     assert simulated["firing_rates"] == pytest.approx(rates)
     profiled = says("profile", "--trace", "trace.npz", "--graph", "integer.nir")
     assert {node["node"]: node["firing_rate"] for node in profiled["nodes"]} == pytest.approx(rates)
+    assert says("energy", "integer.nir", "--input", "spikes.npy", "--runner", "integer")["energy_mj"]["paper"] > 0
     assert says("place", "integer.nir", "--chip", "loihi2")["fits"] is True
     exits = 1 if theirs.on_loihi1 else 0
     assert says("place", "integer.nir", "--chip", "loihi1", exits=exits)["fits"] is not bool(exits)
