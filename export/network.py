@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Protocol
 
@@ -87,7 +88,7 @@ class TokenEncoding:
     positions: int
     before_first: int | None = None
 
-    @property
+    @cached_property
     def tables(self) -> dict[str, slice]:
         """The inputs of which one is hot at a time, by what they say, in order."""
         sizes = {
@@ -237,7 +238,7 @@ class Network:
         """Whether it computes in whole numbers, as Loihi does."""
         return self.readout is not None
 
-    @property
+    @cached_property
     def sums_tokens(self) -> bool:
         """Whether the output is one vector a sentence, its tokens averaged or summed."""
         return any(isinstance(node.operator, TokenMean) for node in self.nodes)

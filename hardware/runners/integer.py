@@ -125,17 +125,13 @@ class IntegerRunner(Runner):
         if compiled and self.kernel is None:
             raise RunnerError("the C kernel needs a C compiler (cc, or what CC names) and device 'cpu'")
         self._by_name = {node.name: node for node in network.nodes}
-        self._readers_of: dict[str, list[Node]] = {node.name: [] for node in network.nodes}
-        for node in network.nodes:
-            for source in node.sources:
-                if source in self._readers_of:
-                    self._readers_of[source].append(node)
         widest = max(node.operator.out_features for node in network.nodes)
         self._bytes_per_token = 4 * widest
         self._on_cycles = {node.name for stage in network.stages if len(stage) > 1 for node in stage}
         self._together = {node.name: self._chain(node, intervals) for node in network.nodes}
         self._ahead = {before.name for chain in self._together.values() for before in chain}
         self._layers = [self._stage(stage, intervals) for stage in network.stages]
+        self._steps = self._with_last_reads()
 
     @property
     def methods(self) -> dict[str, str]:
@@ -175,16 +171,28 @@ class IntegerRunner(Runner):
 
     def _run_group(self, batch: Batch, rows: slice) -> _Group:
         group = _Group(self, batch, rows)
-        unread = Counter(self.readers)
-        for layer in self._layers:
-            layer.run(group)
-            for source in layer.reads:
-                unread[source] -= 1
-                if not unread[source]:
-                    group.values.pop(source, None)
+        for run, read in self._steps:
+            run(group)
+            for source in read:
+                group.values.pop(source, None)
         group.outputs = group.shown(group.values[self.network.output_source])
         group.values.clear()
         return group
+
+    def _read_with(self, node: Node) -> tuple[str, ...]:
+        """Return whose values are read to compute a node together with what is computed with it."""
+        return (*self._together[node.name], node)[0].sources
+
+    def _with_last_reads(self) -> list[tuple[Callable[[_Group], None], list[str]]]:
+        """Return what runs, in order, each with the values that nothing behind it reads."""
+        runs = [
+            (layer.run, layer.reads if layer.others else self._read_with(layer.node))
+            for layer in self._layers
+            if layer.run is not None
+        ]
+        last = {source: place for place, (_, read) in enumerate(runs) for source in read}
+        last.pop(self.network.output_source, None)
+        return [(run, [s for s in read if last.get(s) == place]) for place, (run, read) in enumerate(runs)]
 
     def chunks(self, rows: int, bytes_per_row: int, limit: int) -> list[slice]:
         """Return slices of rows that take no more than `limit` bytes each; all of them where there is no such cache."""
@@ -216,12 +224,12 @@ class IntegerRunner(Runner):
             compiled = self.kernel is not None and found is not None and found.largest <= INT32_EXACT
             method = "C" if compiled else "float64"
             if node.name in self._ahead:
-                return _Layer(node, method, _passed_on(node))
+                return _Layer(node, method)
             return _Layer(node, method, _layer_norm(node, operator, self, read, compiled))
         if isinstance(operator, IntegerLeakyIntegrateAndFire) and _is_proven(operator, read):
             return _Layer(node, "float64" if self.kernel is None else "C", self._neurons(node, operator, intervals))
         if isinstance(operator, TokenMean):
-            return _Layer(node, "sum", _token_sum(node))
+            return _Layer(node, "sum", _token_sum(node, found))
         if isinstance(operator, Heaviside) and read is not None and read.largest < FLOAT64_EXACT:
             return _Layer(node, "comparison", _heaviside(node, operator))
         return _Layer(node, "int64", _operator(node))
@@ -251,6 +259,7 @@ class IntegerRunner(Runner):
         multiply: Callable[[Tensor], Tensor] | None = None
         norm: IntegerLayerNorm | None = None
         widest = neuron.in_features
+        (first,) = self._read_with(node)
         for before in self._together[node.name]:
             if isinstance(before.operator, IntegerLayerNorm):
                 norm = before.operator
@@ -269,8 +278,8 @@ class IntegerRunner(Runner):
             fire = _fire_in_torch(norm, neuron, self, intervals[node.sources[0]].largest, inputs)
 
         def run(group: _Group) -> None:
-            x = group.values[node.sources[0]]
-            steps, tokens = x.shape[:2]
+            x = group.values[first]
+            steps, tokens, _ = x.shape
             spikes = torch.empty(group.steps, tokens, neuron.in_features, dtype=torch.int8, device=x.device)
             potentials = None
             if self.record_membrane_potentials:
@@ -305,25 +314,26 @@ class IntegerRunner(Runner):
 
     def _affine_layer(self, node: Node, operator: IntegerAffine, intervals: dict[str, Interval]) -> _Layer:
         if self._is_gathered(node):
-            return _Layer(node, "gather", _gather(node, operator, self.device))
+            return _Layer(node, "gather", _gather(node, operator, self.device, intervals.get(node.name)))
         kind = self._product_type(node, operator, intervals)
         if kind is None:
             return _Layer(node, "int64", _operator(node))
         if node.name in self._ahead:
-            return _Layer(node, _name(kind), _passed_on(node))
+            return _Layer(node, _name(kind))
         return _Layer(node, _name(kind), _affine(node, _product(operator, kind, self.device)))
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A node and how it is computed: `run` reads and writes the values of a group.
+    """A node and how it is computed.
 
+    `run` reads and writes the values of a group; it is None where the neurons behind compute the node with themselves.
     The neurons of a cycle come with the `others` on it, which are computed with them.
     """
 
     node: Node
     method: str
-    run: Callable[[_Group], None]
+    run: Callable[[_Group], None] | None = None
     others: tuple[Node, ...] = ()
 
     @property
@@ -349,20 +359,17 @@ class _Group:
         self.runner = runner
         self.steps = batch.time_steps
         self.mask = batch.mask[rows]
-        self.lengths = self.mask.sum(-1)
+        self.lengths = self.mask.sum(-1, dtype=np.int64)
         self.places = torch.from_numpy(np.flatnonzero(self.mask)).to(runner.device)
-        self.sentence_of = torch.from_numpy(np.nonzero(self.mask)[0]).to(runner.device)
         self.values: dict[str, Tensor] = {}
-        self.pooled: set[str] = set()
         self.spikes: dict[str, np.ndarray] = {}
         self.potentials: dict[str, np.ndarray] = {}
         self.overflows: dict[str, Counter[str]] = {}
         self.outputs = np.zeros(0)
         self.hot: Tensor | None = None
         network = runner.network
-        if batch.input_ids is not None and network.token_encoding is not None:
-            hot = network.token_encoding.hot_inputs(batch.input_ids[rows])
-            self.hot = torch.from_numpy(hot[:, self.mask]).to(runner.device)
+        if batch.hot_inputs is not None:
+            self.hot = torch.from_numpy(batch.hot_inputs[:, rows][:, self.mask]).to(runner.device)
         elif batch.values is not None:
             values = batch.values[:, rows][:, self.mask].astype(np.int64)
             self.values[network.input_name] = torch.from_numpy(values).to(runner.device)
@@ -410,14 +417,20 @@ def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
 
 
-def _gather(node: Node, operator: IntegerAffine, device: torch.device) -> Callable[[_Group], None]:
-    weight = torch.from_numpy(operator.weight).to(device)
+def _gather(
+    node: Node, operator: IntegerAffine, device: torch.device, interval: Interval | None
+) -> Callable[[_Group], None]:
+    table = torch.from_numpy(operator.weight.T.copy()).to(device)  # a row for each input: what is read lies together
     bias = None if operator.bias is None else torch.from_numpy(operator.bias).to(device)
+    kind = _whole_type(interval)
 
     def run(group: _Group) -> None:
         assert group.hot is not None
-        y = torch.stack([weight.index_select(1, hot).t().to(torch.int64) for hot in group.hot]).sum(0)
-        group.values[node.name] = (y if bias is None else y + bias)[None]
+        first, *others = group.hot
+        y = table.index_select(0, first).to(kind)
+        for hot in others:
+            y += table.index_select(0, hot)
+        group.values[node.name] = (y if bias is None else y.add_(bias))[None]
 
     return run
 
@@ -433,12 +446,13 @@ def _name(kind: torch.dtype) -> str:
 
 def _product(operator: IntegerAffine, kind: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return what takes ``(T, P, in)`` to ``(T, P, out)`` in a type that is exact."""
-    weight = torch.from_numpy(operator.weight).to(device, kind)
+    weight = torch.from_numpy(operator.weight).to(device, kind).t()
     bias = None if operator.bias is None else torch.from_numpy(operator.bias).to(device)
     multiply = torch._int_mm if kind == torch.int8 else torch.mm
 
     def product(x: Tensor) -> Tensor:
-        y = multiply(x.to(kind).flatten(0, 1), weight.t()).unflatten(0, x.shape[:2])
+        steps, tokens, features = x.shape
+        y = multiply(x.to(kind).reshape(-1, features), weight).view(steps, tokens, -1)
         return y if bias is None else y.add_(bias.to(y.dtype))
 
     return product
@@ -451,10 +465,14 @@ def _affine(node: Node, product: Callable[[Tensor], Tensor]) -> Callable[[_Group
     return run
 
 
+def _whole_type(interval: Interval | None) -> torch.dtype:
+    """Return the narrower of int32 and int64 that holds what a node sends."""
+    return torch.int32 if interval is not None and interval.largest <= INT32_EXACT else torch.int64
+
+
 def _total(node: Node, interval: Interval | None) -> Callable[[_Group], None]:
-    largest = interval.largest if interval is not None else FLOAT64_EXACT
-    kinds = ((torch.int8, INT8_MAX), (torch.int32, INT32_EXACT))
-    kind = next((kind for kind, limit in kinds if largest <= limit), torch.int64)
+    narrow = interval is not None and interval.largest <= INT8_MAX
+    kind = torch.int8 if narrow else _whole_type(interval)
 
     def run(group: _Group) -> None:
         left, right = (group.values[source].to(kind) for source in node.sources)
@@ -484,15 +502,6 @@ def _compiled_attention(node: Node, operator: IntegerSpikeAttention, kernel: Ker
         group.values[node.name] = kernel.attend(
             spikes, group.lengths, operator.num_heads, operator.head_size, 1 << operator.shift
         )
-
-    return run
-
-
-def _passed_on(node: Node) -> Callable[[_Group], None]:
-    """Return a layer that leaves its node to the neurons behind it."""
-
-    def run(group: _Group) -> None:
-        group.values[node.name] = group.values[node.sources[0]]
 
     return run
 
@@ -672,11 +681,12 @@ def _heaviside(node: Node, operator: Heaviside) -> Callable[[_Group], None]:
     return run
 
 
-def _token_sum(node: Node) -> Callable[[_Group], None]:
+def _token_sum(node: Node, interval: Interval | None) -> Callable[[_Group], None]:
+    kind = _whole_type(interval)
+
     def run(group: _Group) -> None:
-        x = group.values[node.sources[0]]
-        whole = x.to(torch.int64) if x.dtype.is_floating_point else x
-        group.values[node.name] = group.padded(whole).sum(-2, dtype=torch.int64)
+        whole = group.values[node.sources[0]].to(kind)
+        group.values[node.name] = group.padded(whole).sum(-2, dtype=kind)
 
     return run
 

@@ -2,16 +2,18 @@
  *
  * What each line means stands in export/operators: layer_norm.py, leaky_integrate_and_fire.py, spike_attention.py. All
  * floating numbers here are whole below 2^53 (2^24 in float), or such by a power of two, as the runner proves before it
- * calls. Nothing is rounded but where floor and trunc say so: neither the order of operations nor fused multiply-adds
- * can change a number. The macros in capitals that are not defined here come from the Python side.
+ * calls. Nothing is rounded but where floor and trunc say so (and in `fire_block` where it makes no difference): fused
+ * multiply-adds cannot change a number. The macros in capitals that are not defined here come from the Python side.
  */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-#define ACTIVATION_STEP ((double)(1 << ACTIVATION_SHIFT))
-#define BLOCK 64 /* features that go through all time steps together: what they remember stays in the first cache */
+#define ACTIVATION_STEP ((float)(1 << ACTIVATION_SHIFT))
+#define BLOCK 128 /* features that go through all time steps together: what they remember stays in the first cache */
+
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 typedef struct {
     int64_t groups, size, drop;
@@ -21,8 +23,9 @@ typedef struct {
 } layer_norm;
 
 typedef struct {
-    int64_t subtract, fire_on_equal;
-    const double *keep, *threshold, *bias; /* (features) */
+    int64_t reset_to_zero;
+    const float *keep, *above, *taken, *bias; /* (features): the share that is kept from step to step, what a potential
+                                                 must exceed to fire, what a spike takes from the next one */
 } neurons;
 
 typedef struct {
@@ -41,6 +44,15 @@ static int64_t inverse_square_root(int64_t x, const int64_t *roots)
     return (root + ((int64_t)1 << (bits - 1))) >> bits;
 }
 
+/* ldexp, which is a call, for exponents that are neither very large nor very small */
+static inline double power_of_two(int64_t exponent)
+{
+    int64_t bits = (exponent + 1023) << 52;
+    double power;
+    memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
 static factors factors_of(const int32_t *restrict x, const layer_norm *norm, int64_t group)
 {
     int64_t sum = 0, squares = 0;
@@ -50,10 +62,10 @@ static factors factors_of(const int32_t *restrict x, const layer_norm *norm, int
     }
     int64_t radicand = norm->size * squares - sum * sum + norm->eps[group];
     int64_t exponent = (RADICAND_BITS - (64 - __builtin_clzll((uint64_t)radicand))) & ~(int64_t)1;
-    double power = ldexp(1.0, (int)(exponent / 2 - norm->drop));
+    double power = power_of_two(exponent / 2 - norm->drop);
     double root = (double)inverse_square_root(radicand << exponent, norm->roots);
     return (factors){power * (double)norm->size, 0.5 - (double)sum * power,
-                     ldexp(root, (int)(norm->drop + NORMED_BITS - PRODUCT_BITS))};
+                     root * power_of_two(norm->drop + NORMED_BITS - PRODUCT_BITS)};
 }
 
 static inline double normed(int32_t x, factors by, double gain, double offset)
@@ -75,15 +87,27 @@ void normalise(const int32_t *restrict x, int64_t rows, const layer_norm *norm, 
         }
 }
 
-/* All steps of up to BLOCK features of one token; returns how many potentials were held at their limit. */
-static inline __attribute__((always_inline)) int64_t fire_block(const int32_t *x, int64_t x_stride, int64_t steps, int64_t count, const factors *by,
-                          int64_t by_stride, const double *restrict gain, const double *restrict offset,
-                          const neurons *cells, int64_t from, int64_t stride, int8_t *spikes, int32_t *potentials)
+/* trunc(v keep): the lower twelve bits of a potential and the upper ones by themselves, so that products stay below
+ * 2^24, the decay having twelve bits. */
+static inline float decayed(float v, float keep)
 {
-    const double *restrict keep = cells->keep + from, *restrict threshold = cells->threshold + from;
-    const double *restrict bias = cells->bias + from;
-    double later = cells->subtract ? 1.0 : 0.0, now = 1.0 - later, margin = cells->fire_on_equal ? 1.0 : 0.0;
-    double potential[BLOCK] = {0}, tested[BLOCK], fired[BLOCK] = {0}, charge[BLOCK];
+    float upper = truncf(v * (1.0f / DECAY_UNITY)) * DECAY_UNITY;
+    return upper * keep + truncf((v - upper) * keep);
+}
+
+/* All steps of up to BLOCK features of one token; returns how many potentials were held at their limit.
+ *
+ * In float: potentials, activations times 2^6 and thresholds are below 2^23, biases below 2^20, so that each of the two
+ * sums in parentheses is below 2^24 and exact. Their own sum is rounded only above 2^24, and there it is held. */
+static inline __attribute__((always_inline)) int64_t
+fire_block(const int32_t *x, int64_t x_stride, int64_t steps, int64_t count, const factors *by, int64_t by_stride,
+           const double *restrict gain, const double *restrict offset, const neurons *cells, int64_t from,
+           int64_t stride, int8_t *spikes, int32_t *potentials)
+{
+    const float *restrict keep = cells->keep + from, *restrict above = cells->above + from;
+    const float *restrict taken = cells->taken + from, *restrict bias = cells->bias + from;
+    float reset = cells->reset_to_zero ? 1.0f : 0.0f;
+    float potential[BLOCK] = {0}, fired[BLOCK] = {0}, charge[BLOCK];
     int64_t saturated = 0;
     for (int64_t step = 0; step < steps; step++) {
         const int32_t *restrict now_in = x + step * x_stride;
@@ -91,26 +115,27 @@ static inline __attribute__((always_inline)) int64_t fire_block(const int32_t *x
         if (by) {
             factors f = by[step * by_stride];
             for (int64_t i = 0; i < count; i++)
-                charge[i] = normed(now_in[i], f, gain[i], offset[i]);
+                charge[i] = (float)normed(now_in[i], f, gain[i], offset[i]);
         } else
             for (int64_t i = 0; i < count; i++)
-                charge[i] = now_in[i];
-        int64_t held = 0; /* a sum of floating numbers would keep the loop from being vectorised */
+                charge[i] = (float)now_in[i];
+        int32_t held = 0; /* as wide as a float */
+#pragma omp simd reduction(+ : held)
         for (int64_t i = 0; i < count; i++) {
-            double v = trunc(potential[i] * keep[i]) + charge[i] * ACTIVATION_STEP + bias[i];
-            v -= later * fired[i] * threshold[i];
-            double kept = fmin(fmax(v, -POTENTIAL_MAX), POTENTIAL_MAX);
-            double s = kept + margin > threshold[i] ? 1.0 : 0.0;
+            float v = (decayed(potential[i], keep[i]) + charge[i] * ACTIVATION_STEP) + (bias[i] - fired[i] * taken[i]);
+            float kept = fminf(fmaxf(v, -POTENTIAL_MAX), POTENTIAL_MAX);
+            float s = kept > above[i] ? 1.0f : 0.0f;
             held += kept != v;
-            tested[i] = kept;
+            charge[i] = kept; /* to be shown */
             fired[i] = s;
-            out[i] = (int8_t)s;
-            potential[i] = kept - now * s * kept;
+            potential[i] = kept - reset * s * kept;
         }
+        for (int64_t i = 0; i < count; i++)
+            out[i] = (int8_t)fired[i];
         saturated += held;
         if (potentials)
             for (int64_t i = 0; i < count; i++)
-                potentials[step * stride + i] = (int32_t)tested[i];
+                potentials[step * stride + i] = (int32_t)charge[i];
     }
     return saturated;
 }
@@ -145,51 +170,65 @@ int64_t fire(const int32_t *x, int64_t x_steps, int64_t steps, int64_t tokens, i
     return saturated;
 }
 
-/* sums[j] += the sum over `count` rows of weight times row[j], four rows at a time to spare loads and stores. */
-static inline void add_rows(float *restrict sums, int64_t size, const float *restrict rows, int64_t count,
-                            const int8_t *weights, int64_t weight_stride)
+/* `TILE` rows and `width` columns of a product: c[r][j] = the sum over k of a[r row_step + k inner_step] b[k][j]. */
+static inline __attribute__((always_inline)) void
+multiply_tile(const float *a, int64_t row_step, int64_t inner_step, int64_t inner, const lanes *b, lanes *c,
+              int64_t columns, int64_t width)
 {
-    int64_t row = 0;
-    for (; row + 4 <= count; row += 4) {
-        const float *first = rows + row * size, *second = first + size, *third = second + size, *fourth = third + size;
-        const int8_t *at = weights + row * weight_stride;
-        float a = at[0], b = at[weight_stride], c = at[2 * weight_stride], d = at[3 * weight_stride];
-        for (int64_t j = 0; j < size; j++)
-            sums[j] += (a * first[j] + b * second[j]) + (c * third[j] + d * fourth[j]);
-    }
-    for (; row < count; row++) {
-        float weight = weights[row * weight_stride];
-        for (int64_t j = 0; j < size; j++)
-            sums[j] += weight * rows[row * size + j];
-    }
+    lanes sums[TILE][TILE] = {{{0}}}; /* in registers */
+    for (int64_t k = 0; k < inner; k++)
+        for (int64_t row = 0; row < TILE; row++)
+            for (int64_t column = 0; column < width; column++)
+                sums[row][column] += a[row * row_step + k * inner_step] * b[k * columns + column];
+    for (int64_t row = 0; row < TILE; row++)
+        for (int64_t column = 0; column < width; column++)
+            c[row * columns + column] = sums[row][column];
+}
+
+/* The same for `rows` rows, a multiple of TILE, and all columns. */
+static void multiply(const float *a, int64_t row_step, int64_t inner_step, int64_t rows, int64_t inner, const lanes *b,
+                     lanes *c, int64_t columns)
+{
+    for (int64_t row = 0; row < rows; row += TILE)
+        for (int64_t column = 0; column < columns;) {
+            const float *first = a + row * row_step;
+            lanes *out = c + row * columns + column;
+            if (columns - column >= TILE) { /* numbers the compiler knows, so that the sums stay in registers */
+                multiply_tile(first, row_step, inner_step, inner, b + column, out, columns, TILE);
+                column += TILE;
+            } else
+                multiply_tile(first, row_step, inner_step, inner, b + column++, out, columns, 1);
+        }
 }
 
 /* Attention without softmax, (Q K^T) V = Q (K^T V), of sentences that lie one behind the other. x: (steps, tokens, 3,
- * heads, size); lengths: (sentences), their sum is tokens; y: (steps, tokens, heads, size); scratch: size rows of
- * `size`, one row, and as many as the longest sentence has tokens. */
-void attend(const int8_t *x, int64_t steps, const int64_t *lengths, int64_t sentences, int64_t heads,
+ * heads, size); lengths: (sentences), their sum is tokens; longest: as many as the longest has, up to a multiple of
+ * TILE; y: (steps, tokens, heads, size); scratch: zeros, 4 longest + padded rows of `padded`, size up to whole lanes. */
+void attend(const int8_t *x, int64_t steps, const int64_t *lengths, int64_t sentences, int64_t longest, int64_t heads,
             int64_t size, int64_t factor, int32_t *y, float *scratch)
 {
-    int64_t width = heads * size;
-    float *products = scratch, *sums = products + size * size, *values = sums + size;
+    int64_t width = heads * size, columns = (size + LANES - 1) / LANES, padded = columns * LANES;
+    float *query = scratch, *key = query + longest * padded, *value = key + longest * padded;
+    float *attended = value + longest * padded, *products = attended + longest * padded;
     for (int64_t step = 0; step < steps; step++)
         for (int64_t sentence = 0; sentence < sentences; sentence++) {
+            int64_t tokens = lengths[sentence];
             for (int64_t head = 0; head < heads; head++) {
-                const int8_t *query = x + head * size, *key = query + width, *value = key + width;
-                for (int64_t token = 0; token < lengths[sentence]; token++)
+                for (int64_t token = 0; token < tokens; token++)
+                    for (int64_t j = 0; j < size; j++) {
+                        const int8_t *at = x + token * 3 * width + head * size + j;
+                        query[token * padded + j] = at[0];
+                        key[token * padded + j] = at[width];
+                        value[token * padded + j] = at[2 * width];
+                    }
+                multiply(key, 1, padded, padded, tokens, (const lanes *)value, (lanes *)products, columns);
+                multiply(query, padded, 1, (tokens + TILE - 1) / TILE * TILE, size, (const lanes *)products,
+                         (lanes *)attended, columns);
+                for (int64_t token = 0; token < tokens; token++)
                     for (int64_t j = 0; j < size; j++)
-                        values[token * size + j] = value[token * 3 * width + j];
-                memset(products, 0, (size_t)(size * size) * sizeof(float));
-                for (int64_t i = 0; i < size; i++)
-                    add_rows(products + i * size, size, values, lengths[sentence], key + i, 3 * width);
-                for (int64_t token = 0; token < lengths[sentence]; token++) {
-                    memset(sums, 0, (size_t)size * sizeof(float));
-                    add_rows(sums, size, products, size, query + token * 3 * width, 1);
-                    for (int64_t j = 0; j < size; j++)
-                        y[token * width + head * size + j] = (int32_t)sums[j] * (int32_t)factor;
-                }
+                        y[token * width + head * size + j] = (int32_t)attended[token * padded + j] * (int32_t)factor;
             }
-            x += lengths[sentence] * 3 * width;
-            y += lengths[sentence] * width;
+            x += tokens * 3 * width;
+            y += tokens * width;
         }
 }

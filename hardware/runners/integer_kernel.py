@@ -35,21 +35,27 @@ from export.operators.layer_norm import (
 from spikebert.files import written_whole
 
 SOURCE = Path(__file__).with_name("integer_kernel.c")
+LANES, TILE = 16, 4
+"""What a product of attention is cut into: rows that are summed together, and vectors of so many numbers in each."""
 NUMBERS = {
     "ACTIVATION_SHIFT": ACTIVATION_SHIFT,
-    "POTENTIAL_MAX": f"{POTENTIAL_MAX}.0",
+    "DECAY_UNITY": DECAY_UNITY,
+    "POTENTIAL_MAX": f"{POTENTIAL_MAX}.0f",
     "FACTOR_BITS": FACTOR_BITS,
     "NORMED_BITS": NORMED_BITS,
     "PRODUCT_BITS": PRODUCT_BITS,
     "RADICAND_BITS": RADICAND_BITS,
     "ROOT_BITS": ROOT_BITS,
     "TABLE_BITS": TABLE_BITS,
+    "LANES": LANES,
+    "TILE": TILE,
 }
 """What the C source calls by name; it has no such number of its own."""
 FLAGS: tuple[str, ...] = (
     "-std=gnu11",
     "-O3",
     "-march=native",
+    "-fopenmp-simd",
     "-ffinite-math-only",
     "-fno-signed-zeros",
     "-fno-trapping-math",
@@ -74,8 +80,8 @@ class _Norm(ctypes.Structure):
 
 class _Neurons(ctypes.Structure):
     _fields_ = [
-        *((name, c_int64) for name in ("subtract", "fire_on_equal")),
-        *((name, c_void_p) for name in ("keep", "threshold", "bias")),
+        ("reset_to_zero", c_int64),
+        *((name, c_void_p) for name in ("keep", "above", "taken", "bias")),
     ]
 
 
@@ -99,12 +105,13 @@ class KernelNeurons:
     """Neurons as the kernel takes them."""
 
     def __init__(self, neuron: IntegerLeakyIntegrateAndFire) -> None:
-        parts = ((DECAY_UNITY - neuron.decay) / DECAY_UNITY, neuron.tested_threshold, neuron.bias)
+        keep, threshold = (DECAY_UNITY - neuron.decay) / DECAY_UNITY, neuron.tested_threshold
+        subtracts = neuron.reset == "subtract"
+        parts = (keep, threshold - neuron.fire_on_equal, threshold * subtracts, neuron.bias)
         self._arrays = tuple(
-            np.ascontiguousarray(np.broadcast_to(part, neuron.in_features), np.float64) for part in parts
+            np.ascontiguousarray(np.broadcast_to(part, neuron.in_features), np.float32) for part in parts
         )
-        addresses = (part.ctypes.data for part in self._arrays)
-        self.structure = _Neurons(neuron.reset == "subtract", neuron.fire_on_equal, *addresses)
+        self.structure = _Neurons(not subtracts, *(part.ctypes.data for part in self._arrays))
 
 
 class Kernel:
@@ -118,7 +125,7 @@ class Kernel:
         ]  # fmt: skip
         self._normalise.restype = self._attend.restype = None
         self._normalise.argtypes = [c_void_p, c_int64, POINTER(_Norm), c_void_p]
-        self._attend.argtypes = [c_void_p, c_int64, c_void_p, *[c_int64] * 4, *[c_void_p] * 2]
+        self._attend.argtypes = [c_void_p, c_int64, c_void_p, *[c_int64] * 5, *[c_void_p] * 2]
 
     def normalise(self, x: Tensor, norm: KernelNorm) -> Tensor:
         """Return the layer norm of whole numbers ``(T, P, D)`` as int32."""
@@ -149,7 +156,7 @@ class Kernel:
         """
         x = x.to(torch.int32).contiguous()
         groups = 1 if norm is None else norm.groups
-        scratch = np.empty(3 * x.shape[0] * groups)
+        scratch = torch.empty(3 * x.shape[0] * groups, dtype=torch.float64)
         return int(
             self._fire(
                 x.data_ptr(),
@@ -162,7 +169,7 @@ class Kernel:
                 spikes.stride(0),
                 spikes.data_ptr(),
                 None if potentials is None else potentials.data_ptr(),
-                scratch.ctypes.data,
+                scratch.data_ptr(),
             )
         )
 
@@ -173,17 +180,19 @@ class Kernel:
         """
         x, lengths = x.contiguous(), np.ascontiguousarray(lengths, np.int64)
         y = torch.empty(x.shape[0], x.shape[1], heads * head_size, dtype=torch.int32)
-        scratch = np.empty((head_size + 1 + int(lengths.max())) * head_size, np.float32)
+        padded, longest = _rounded_up(head_size, LANES), _rounded_up(int(lengths.max()), TILE)
+        scratch = torch.zeros((4 * longest + padded) * padded)
         self._attend(
             x.data_ptr(),
             x.shape[0],
             lengths.ctypes.data,
             len(lengths),
+            longest,
             heads,
             head_size,
             factor,
             y.data_ptr(),
-            scratch.ctypes.data,
+            scratch.data_ptr(),
         )
         return y
 
@@ -206,6 +215,10 @@ def load_kernel() -> Kernel | None:
         return Kernel(ctypes.CDLL(str(library)))
     except (OSError, subprocess.SubprocessError):  # no place to write, or a compiler that does not know the flags
         return None
+
+
+def _rounded_up(count: int, unit: int) -> int:
+    return -(-count // unit) * unit
 
 
 def _processor() -> str:

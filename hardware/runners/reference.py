@@ -47,8 +47,6 @@ class ReferenceRunner(Runner):
     def run(self, inputs: Any, token_mask: Any = None) -> Trace:
         """Run one batch; see `Runner.run`."""
         batch = check_batch(self.network, inputs, token_mask, self.time_steps)
-        encoding = self.network.token_encoding
-        hot = encoding.hot_inputs(batch.input_ids) if encoding and batch.input_ids is not None else None
         self._execution.reset()
         self._spikes = {node.name: [] for node in self.network.spiking_nodes}
         self._potentials = {node.name: [] for node in self.network.spiking_nodes}
@@ -57,7 +55,7 @@ class ReferenceRunner(Runner):
             values: dict[str, np.ndarray] = {}
             if batch.values is not None:
                 values[self.network.input_name] = batch.values[step].astype(self.dtype)
-            self._execution.step(values, batch.step_mask, hot)
+            self._execution.step(values, batch.step_mask, batch.hot_inputs)
             outputs.append(values[self.network.output_source])
         logits, shown = read_outputs(self.network, np.stack(outputs), batch.mask)
         return Trace(

@@ -74,6 +74,8 @@ class Batch:
     ----------
     input_ids : ndarray or None
         ``(B, N)`` int64.
+    hot_inputs : ndarray or None
+        ``(number of tables, B, N)``, as `TokenEncoding.hot_inputs` gives them for the ids.
     values : ndarray or None
         ``(T, B, N, D)``; given in place of ids.
     mask : ndarray
@@ -82,6 +84,7 @@ class Batch:
     """
 
     input_ids: np.ndarray | None
+    hot_inputs: np.ndarray | None
     values: np.ndarray | None
     mask: np.ndarray
     time_steps: int
@@ -141,7 +144,7 @@ def check_batch(network: TakesInputs, inputs: Any, token_mask: Any, time_steps: 
         steps = network.time_steps if time_steps is None else time_steps
         if steps is None:
             raise RunnerError("the graph does not say how many time steps to run; give time_steps")
-        network.token_encoding.hot_inputs(array)  # refuses ids outside the vocabulary and too many tokens
+        hot = network.token_encoding.hot_inputs(array)  # refuses ids outside the vocabulary and too many tokens
         ids, values, shape = array, None, array.shape
     else:
         array = with_token_axis(network, as_array(inputs, "inputs"))
@@ -164,7 +167,7 @@ def check_batch(network: TakesInputs, inputs: Any, token_mask: Any, time_steps: 
                 f"inputs reach {np.abs(array).max()}; this integer graph was quantized for up to "
                 f"{network.input_limit}; quantize again with such inputs among the calibration"
             )
-        ids, values, shape, steps = None, array, array.shape[1:3], array.shape[0]
+        ids, hot, values, shape, steps = None, None, array, array.shape[1:3], array.shape[0]
     if network.max_tokens is not None and shape[1] > network.max_tokens:
         raise RunnerError(
             f"{shape[1]} tokens are more than the {network.max_tokens} this integer graph was quantized for; quantize "
@@ -178,7 +181,7 @@ def check_batch(network: TakesInputs, inputs: Any, token_mask: Any, time_steps: 
             raise RunnerError(f"token_mask has shape {mask.shape}; the inputs need {shape}")
         if not mask.any(-1).all():
             raise RunnerError(f"sentence {int(np.argmin(mask.any(-1)))} has no token: its mask is all zeros")
-    return Batch(ids, values, mask, steps)
+    return Batch(ids, hot, values, mask, steps)
 
 
 def with_input(trace: Trace, network: Network, values: np.ndarray) -> Trace:

@@ -327,6 +327,63 @@ def test_the_c_kernel_computes_the_same(make_model, padded_batch, neuron: str) -
     assert found.states_different == 0 < found.states_compared
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("fire_on_equal", [False, True])
+def test_neurons_at_the_limits_of_every_register(compiled: bool, reset: str, fire_on_equal: bool) -> None:
+    """Where a sum of all that drives a neuron is most, and float32, in which C adds it up, has to hold it."""
+    if compiled and load_kernel() is None:
+        pytest.skip("there is no C compiler")
+    rng, features = np.random.default_rng(0), 300
+
+    def extremes(low: int, high: int, *shape: int) -> np.ndarray:
+        return rng.choice([low, low + 1, high - 1, high, *rng.integers(low, high + 1, 4)], shape)
+
+    neurons = IntegerLeakyIntegrateAndFire(
+        threshold=extremes(0, (1 << 17) - 1, features),
+        decay=extremes(0, 4095, features),
+        bias_mantissa=extremes(-4096, 4095, features),
+        bias_exponent=rng.integers(0, 8, features),
+        reset=reset,
+        fire_on_equal=fire_on_equal,
+        unit=np.ones(features),
+    )
+    builder = NetworkBuilder("input", features)
+    builder.add("neurons", neurons, "input")
+    readout = Readout(1.0, np.zeros(features, np.int64))
+    network = builder.network("output", "neurons", readout=readout, input_limit=(1 << 17) - 1)
+    inputs = extremes(-(1 << 17) + 1, (1 << 17) - 1, 8, 2, 3, features)
+    spikes, potentials, _ = simulate(build_graph(network), inputs, np.ones((2, 3), bool))
+    with open_runner(network, "reference", "integer") as opened:
+        overflows = opened.run(inputs).metadata["overflows"]
+    options = {"record_membrane_potentials": True, "compiled": compiled}
+    with open_runner(network, "integer", "integer", **options) as opened:
+        assert opened.methods["neurons"] == ("C" if compiled else "float64")
+        trace = opened.run(inputs)
+    np.testing.assert_array_equal(trace.spikes["neurons"], spikes["neurons"])
+    np.testing.assert_array_equal(trace.membrane_potentials["neurons"], potentials["neurons"])
+    assert trace.metadata["overflows"] == overflows
+    assert overflows["neurons"]["saturated_potentials"] > 1000
+
+
+@pytest.mark.skipif(load_kernel() is None, reason="there is no C compiler")
+@pytest.mark.parametrize("head_size", [1, 3, 16, 17, 64, 70])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_in_c_is_the_sum_it_stands_for(head_size: int, heads: int) -> None:
+    """Heads of less and more than what is summed together, sentences of any length one behind the other."""
+    lengths, width = np.array([9, 1, 4, 31, 2]), heads * head_size
+    x = np.random.default_rng(head_size).integers(0, 6, (3, lengths.sum(), 3 * width))
+    kernel = load_kernel()
+    assert kernel is not None
+    found = kernel.attend(torch.from_numpy(x).to(torch.int8), lengths, heads, head_size, 4).numpy()
+    parts = np.split(x.reshape(3, -1, 3, heads, head_size), np.cumsum(lengths)[:-1], 1)
+    expected = [
+        np.einsum("tnhd,tmhd,tmhe->tnhe", *(part[:, :, role] for role in range(3))).reshape(3, -1, width) * 4
+        for part in parts
+    ]
+    np.testing.assert_array_equal(found, np.concatenate(expected, 1))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_computes_the_same(make_model, padded_batch) -> None:
     ids, mask = padded_batch
