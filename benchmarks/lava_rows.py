@@ -36,6 +36,7 @@ WAYS = (TORCH, NUMPY, *GRANULARITIES, PLAIN)
 MARKS = {"times_numpy": 1.1, "start_seconds": 5.0, "memory_bytes": 1_000_000_000}
 """What the default granularity must keep at 12 blocks, D = 768 and 128 tokens."""
 TIME_STEPS = 4
+VOCABULARY = 2000
 PLAIN_ELEMENTS = 400_000
 """Monitored values that the plain mapping is measured on, at 25 to 35 microseconds each on an idle machine."""
 
@@ -91,27 +92,42 @@ def check_spikes(rows: list[dict[str, Any]]) -> None:
         raise SystemExit(f"the ways fired differently: {fired}")
 
 
+def random_model(layers: int, hidden_size: int, tokens: int, seed: int = 0) -> Any:
+    """Return a SpikeBERT of random weights, in evaluation mode."""
+    import torch
+
+    from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification
+
+    torch.manual_seed(seed)
+    config = SpikeBertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, hidden_size // 64),
+        intermediate_size=4 * hidden_size,
+        max_position_embeddings=tokens,
+        time_steps=TIME_STEPS,
+    )
+    return SpikeBertForSequenceClassification(config).eval()
+
+
 def write_random_model(file: Path, layers: int, hidden_size: int, tokens: int, seed: int = 0) -> None:
-    """Write a SpikeBERT of random weights as a NIR file, and as a checkpoint in the folder of that name without suffix.
+    """Write `random_model` as a NIR file, and as a checkpoint in the folder of that name without suffix.
 
     In a Python of its own, which takes torch with it.
     """
     code = (
-        "import sys, torch\n"
+        "import sys\n"
         "from export import to_nir, write_nir\n"
-        "from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification\n"
-        "file, layers, hidden, tokens, seed = sys.argv[1], *map(int, sys.argv[2:])\n"
-        "torch.manual_seed(seed)\n"
-        "heads = max(1, hidden // 64)\n"
-        "config = SpikeBertConfig(vocab_size=2000, hidden_size=hidden, num_hidden_layers=layers,\n"
-        "    num_attention_heads=heads, intermediate_size=4 * hidden, max_position_embeddings=tokens,\n"
-        f"    time_steps={TIME_STEPS})\n"
-        "model = SpikeBertForSequenceClassification(config).eval()\n"
+        "folder, file, *numbers = sys.argv[1:]\n"
+        "sys.path.append(folder)\n"
+        "from lava_rows import random_model\n"
+        "model = random_model(*map(int, numbers))\n"
         "model.save_pretrained(file.removesuffix('.nir'))\n"
         "write_nir(file, to_nir(model))\n"
     )
-    numbers = [str(number) for number in (layers, hidden_size, tokens, seed)]
-    subprocess.run([sys.executable, "-c", code, str(file), *numbers], check=True, env=_environment())
+    words = [str(Path(__file__).parent), str(file), *map(str, (layers, hidden_size, tokens, seed))]
+    subprocess.run([sys.executable, "-c", code, *words], check=True, env=_environment())
 
 
 def measure_way(way: str, file: Path, tokens: int, rounds: int = 5, seed: int = 0) -> dict[str, Any]:

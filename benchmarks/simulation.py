@@ -37,11 +37,10 @@ from export import quantize, to_nir
 from export.network import Network, parse_graph
 from export.operators import Affine
 from hardware import open_runner
-from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification
+from spikebert import SpikeBertForSequenceClassification
 from spikebert.neuron import SpikingNeuron
 
 RESULTS = Path("results/simulation.json")
-VOCABULARY = 1000
 CALIBRATION_TOKENS = 16
 REFERENCE_ROW = "torch float32"
 LAVA_ROW = "Lava float32, a process an operator"
@@ -101,23 +100,10 @@ ROWS: dict[str, Callable[[Case], Callable[[], None] | None]] = {
 }
 
 
-def make_case(blocks: int, width: int, batch: int, tokens: int, time_steps: int, compiled: bool) -> Case:
-    """Return a random model of that size and its integer graph."""
-    torch.manual_seed(0)
-    config = SpikeBertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=width,
-        num_hidden_layers=blocks,
-        num_attention_heads=max(1, width // 64),
-        intermediate_size=4 * width,
-        max_position_embeddings=tokens,
-        position_embedding_type="absolute",
-        time_steps=time_steps,
-        embedding_norm=True,
-        embedding_neuron="lif",
-    )
-    model = SpikeBertForSequenceClassification(config).eval()
-    ids = np.random.default_rng(0).integers(1, VOCABULARY, (batch, tokens))
+def make_case(blocks: int, width: int, batch: int, tokens: int, compiled: bool) -> Case:
+    """Return the random model that `lava_rows` measures Lava on, and its integer graph."""
+    model = lava_rows.random_model(blocks, width, tokens)
+    ids = np.random.default_rng(0).integers(1, lava_rows.VOCABULARY, (batch, tokens))
     graph = quantize(to_nir(model), ids[:1, :CALIBRATION_TOKENS], clip=False)
     return Case(model, parse_graph(graph), ids, compiled)
 
@@ -194,7 +180,6 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["2x128", "2x384", "12x768"], help="blocks x width")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--time-steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--budget", type=float, default=60, help="seconds after which a table gets no more rounds")
     parser.add_argument("--threads", type=int, default=1)
@@ -208,15 +193,15 @@ def main() -> None:
         blocks, width = map(int, size.split("x"))
         on_lava = lava_costs(size, words.tokens, words.rounds, console) if words.lava else None
         for batch in words.batches:
-            case = make_case(blocks, width, batch, words.tokens, words.time_steps, words.compile)
+            case = make_case(blocks, width, batch, words.tokens, words.compile)
             seconds = measure(case, words.rounds, words.budget)
             if on_lava is not None:
                 seconds[LAVA_ROW] = operator_seconds(on_lava) * batch
-            row: dict[str, Any] = {"size": size, "batch": batch, "tokens": words.tokens, "time_steps": words.time_steps}
+            row: dict[str, Any] = {"size": size, "batch": batch, "tokens": words.tokens}
             row |= {"seconds": seconds, "memory": memory_share(case), "lava": on_lava}
             results.append(row)
             console.print(
-                table(row, f"{blocks} blocks of {width}, {batch} x {words.tokens} tokens, T = {words.time_steps}")
+                table(row, f"{blocks} blocks of {width}, {batch} x {words.tokens} tokens, T = {lava_rows.TIME_STEPS}")
             )
     words.output.parent.mkdir(parents=True, exist_ok=True)
     machine = {"processor": platform.processor() or platform.machine(), "threads": words.threads}

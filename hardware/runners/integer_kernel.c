@@ -201,6 +201,21 @@ static void multiply(const float *a, int64_t row_step, int64_t inner_step, int64
         }
 }
 
+static void widen(const int8_t *restrict x, int64_t x_step, float *restrict y, int64_t y_step, int64_t rows, int64_t size)
+{
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < size; i++)
+            y[row * y_step + i] = x[row * x_step + i];
+}
+
+static void narrow(const float *restrict x, int64_t x_step, int32_t *restrict y, int64_t y_step, int64_t rows,
+                   int64_t size, int32_t factor)
+{
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < size; i++)
+            y[row * y_step + i] = (int32_t)x[row * x_step + i] * factor;
+}
+
 /* Attention without softmax, (Q K^T) V = Q (K^T V), of sentences that lie one behind the other. x: (steps, tokens, 3,
  * heads, size); lengths: (sentences), their sum is tokens; longest: as many as the longest has, up to a multiple of
  * TILE; y: (steps, tokens, heads, size); scratch: zeros, 4 longest + padded rows of `padded`, size up to whole lanes. */
@@ -214,19 +229,14 @@ void attend(const int8_t *x, int64_t steps, const int64_t *lengths, int64_t sent
         for (int64_t sentence = 0; sentence < sentences; sentence++) {
             int64_t tokens = lengths[sentence];
             for (int64_t head = 0; head < heads; head++) {
-                for (int64_t token = 0; token < tokens; token++)
-                    for (int64_t j = 0; j < size; j++) {
-                        const int8_t *at = x + token * 3 * width + head * size + j;
-                        query[token * padded + j] = at[0];
-                        key[token * padded + j] = at[width];
-                        value[token * padded + j] = at[2 * width];
-                    }
+                const int8_t *at = x + head * size;
+                widen(at, 3 * width, query, padded, tokens, size);
+                widen(at + width, 3 * width, key, padded, tokens, size);
+                widen(at + 2 * width, 3 * width, value, padded, tokens, size);
                 multiply(key, 1, padded, padded, tokens, (const lanes *)value, (lanes *)products, columns);
                 multiply(query, padded, 1, (tokens + TILE - 1) / TILE * TILE, size, (const lanes *)products,
                          (lanes *)attended, columns);
-                for (int64_t token = 0; token < tokens; token++)
-                    for (int64_t j = 0; j < size; j++)
-                        y[token * width + head * size + j] = (int32_t)attended[token * padded + j] * (int32_t)factor;
+                narrow(attended, padded, y + head * size, width, tokens, size, (int32_t)factor);
             }
             x += tokens * 3 * width;
             y += tokens * width;

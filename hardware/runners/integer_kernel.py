@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
-from ctypes import POINTER, c_int64, c_void_p
+from ctypes import c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
 
@@ -98,7 +98,8 @@ class KernelNorm:
             np.ascontiguousarray(norm.weight * scale),
             np.ascontiguousarray(norm.bias * scale + 0.5),
         )
-        self.structure = _Norm(norm.groups, size, numerator_shift(size), *(part.ctypes.data for part in self._arrays))
+        self._held = _Norm(norm.groups, size, numerator_shift(size), *(part.ctypes.data for part in self._arrays))
+        self.address = ctypes.addressof(self._held)
 
 
 class KernelNeurons:
@@ -111,7 +112,8 @@ class KernelNeurons:
         self._arrays = tuple(
             np.ascontiguousarray(np.broadcast_to(part, neuron.in_features), np.float32) for part in parts
         )
-        self.structure = _Neurons(not subtracts, *(part.ctypes.data for part in self._arrays))
+        self._held = _Neurons(not subtracts, *(part.ctypes.data for part in self._arrays))
+        self.address = ctypes.addressof(self._held)
 
 
 class Kernel:
@@ -120,18 +122,16 @@ class Kernel:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._fire, self._normalise, self._attend = library.fire, library.normalise, library.attend
         self._fire.restype = c_int64
-        self._fire.argtypes = [
-            c_void_p, *[c_int64] * 4, POINTER(_Norm), POINTER(_Neurons), c_int64, *[c_void_p] * 3
-        ]  # fmt: skip
+        self._fire.argtypes = [c_void_p, *[c_int64] * 4, *[c_void_p] * 2, c_int64, *[c_void_p] * 3]
         self._normalise.restype = self._attend.restype = None
-        self._normalise.argtypes = [c_void_p, c_int64, POINTER(_Norm), c_void_p]
+        self._normalise.argtypes = [c_void_p, c_int64, *[c_void_p] * 2]
         self._attend.argtypes = [c_void_p, c_int64, c_void_p, *[c_int64] * 5, *[c_void_p] * 2]
 
     def normalise(self, x: Tensor, norm: KernelNorm) -> Tensor:
         """Return the layer norm of whole numbers ``(T, P, D)`` as int32."""
         x = x.to(torch.int32).contiguous()
         y = torch.empty_like(x)
-        self._normalise(x.data_ptr(), x.shape[0] * x.shape[1], norm.structure, y.data_ptr())
+        self._normalise(x.data_ptr(), x.shape[0] * x.shape[1], norm.address, y.data_ptr())
         return y
 
     def fire(
@@ -155,22 +155,20 @@ class Kernel:
             How many potentials were held at their limit.
         """
         x = x.to(torch.int32).contiguous()
-        groups = 1 if norm is None else norm.groups
-        scratch = torch.empty(3 * x.shape[0] * groups, dtype=torch.float64)
-        return int(
-            self._fire(
-                x.data_ptr(),
-                x.shape[0],
-                spikes.shape[0],
-                x.shape[1],
-                x.shape[2],
-                None if norm is None else norm.structure,
-                neurons.structure,
-                spikes.stride(0),
-                spikes.data_ptr(),
-                None if potentials is None else potentials.data_ptr(),
-                scratch.data_ptr(),
-            )
+        x_steps, tokens, features = x.shape
+        scratch = torch.empty(3 * x_steps * (1 if norm is None else norm.groups), dtype=torch.float64)
+        return self._fire(
+            x.data_ptr(),
+            x_steps,
+            len(spikes),
+            tokens,
+            features,
+            None if norm is None else norm.address,
+            neurons.address,
+            spikes.stride(0),
+            spikes.data_ptr(),
+            None if potentials is None else potentials.data_ptr(),
+            scratch.data_ptr(),
         )
 
     def attend(self, x: Tensor, lengths: np.ndarray, heads: int, head_size: int, factor: int) -> Tensor:
