@@ -123,7 +123,10 @@ class IntegerRunner(Runner):
         self.readers[network.output_source] += 1
         self.kernel = None if compiled is False or self.device.type != "cpu" else load_kernel()
         if compiled and self.kernel is None:
-            raise RunnerError("the C kernel needs a C compiler (cc, or what CC names) and device 'cpu'")
+            raise RunnerError(
+                "the C kernel needs device 'cpu' and a C compiler: cc, what CC names, or pip install "
+                "'spikebert[compiler]'"
+            )
         self._by_name = {node.name: node for node in network.nodes}
         widest = max(node.operator.out_features for node in network.nodes)
         self._bytes_per_token = 4 * widest

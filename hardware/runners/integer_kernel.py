@@ -1,17 +1,21 @@
 """Builds and loads the C kernel of the integer runner, where there is a C compiler; without one torch does the same.
 
-It is compiled for the processor at hand, in about a second, and kept in the cache folder (``SPIKEBERT_CACHE``, else
-``~/.cache/spikebert``) under a name that says which source, flags and processor it was made from.
+The compiler is ``cc``, or what ``CC`` names; where there is none, the one in the package ``ziglang`` (the extra
+``compiler``), which is had with pip alone. The kernel is compiled for the processor at hand, in seconds, and kept in
+the cache folder (``SPIKEBERT_CACHE``, else ``~/.cache/spikebert``) under a name that says which source, compiler, flags
+and processor it was made from.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from ctypes import c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -198,21 +202,29 @@ class Kernel:
 @lru_cache(maxsize=1)
 def load_kernel() -> Kernel | None:
     """Return the kernel, built where it is not there yet; None where it cannot be."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+    compiler = find_compiler()
     if compiler is None:
         return None
-    made_from = "\n".join([SOURCE.read_text(encoding="utf-8"), compiler, *FLAGS, _processor()])
+    made_from = "\n".join([SOURCE.read_text(encoding="utf-8"), *compiler, *FLAGS, _processor()])
     folder = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "spikebert")
     library = folder / f"integer_kernel-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.so"
     try:
         if not library.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             with written_whole(library) as partial:
-                command = [compiler, str(SOURCE), "-o", str(partial), *FLAGS]
+                command = [*compiler, str(SOURCE), "-o", str(partial), *FLAGS]
                 subprocess.run(command, check=True, capture_output=True, timeout=BUILD_SECONDS)
         return Kernel(ctypes.CDLL(str(library)))
     except (OSError, subprocess.SubprocessError):  # no place to write, or a compiler that does not know the flags
         return None
+
+
+def find_compiler() -> list[str] | None:
+    """Return the words that call a C compiler; None where there is none."""
+    named = shutil.which(os.environ.get("CC", "cc"))
+    if named is not None:
+        return [named]
+    return [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") else None
 
 
 def _rounded_up(count: int, unit: int) -> int:

@@ -6,7 +6,9 @@ operator, no network and no runner of ours takes part. Random graphs reach the l
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -382,6 +384,25 @@ def test_attention_in_c_is_the_sum_it_stands_for(head_size: int, heads: int) -> 
         for part in parts
     ]
     np.testing.assert_array_equal(found, np.concatenate(expected, 1))
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_a_compiler_from_pip_does_where_there_is_none(tmp_path: Path) -> None:
+    """The package ziglang is called as ``python -m ziglang cc``; here one of that name passes it on to cc."""
+    package = tmp_path / "ziglang"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(
+        f"import os, sys\nassert sys.argv[1] == 'cc'\nos.execv({shutil.which('cc')!r}, sys.argv[1:])\n"
+    )
+    look = "from hardware.runners.integer_kernel import load_kernel; print(load_kernel() is not None)"
+    settings = {**os.environ, "CC": "no-such-compiler", "SPIKEBERT_CACHE": str(tmp_path / "cache")}
+    found = []
+    for path in (sys.path, [str(tmp_path), *sys.path]):
+        settings["PYTHONPATH"] = os.pathsep.join(path)
+        command = [sys.executable, "-c", look]
+        found.append(subprocess.run(command, check=True, capture_output=True, text=True, env=settings).stdout.strip())
+    assert found == [str(importlib.util.find_spec("ziglang") is not None), "True"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
