@@ -1,9 +1,9 @@
 """What Loihi's neuron cores hold, as stock Lava computes it: every number an integer graph must fit in.
 
 Nothing else in ``export`` contains such a number. Sources: ``lava.proc.lif.models.PyLifModelBitAcc`` and
-``lava.proc.dense.models.PyDenseModelBitAcc`` of lava-nc 0.10.0 (whose docstrings give the chip's registers), and
-``lava.proc.dense.models.PyDelayDenseModelBitAcc`` for delays. What stock Lava does beyond a limit is part of the
-meaning of our operators and stands in ``docs/integers.md``.
+``lava.proc.dense.models.PyDenseModelBitAcc`` of lava-nc 0.10.0 (whose docstrings give the chip's registers), and for
+delays those that ``DELAY_MAX`` names. What stock Lava does beyond a limit is part of the meaning of our operators and
+stands in ``docs/integers.md``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ With mixed signs the chip spends one of its bits on the sign: stock Dense floors
 which gives back exactly ``w``.
 """
 DELAY_MAX = 62
-"""Steps an axon or synapse can delay a spike: 6 bits, of Loihi 1 (Davies et al. 2018, doi 10.1109/MM.2018.112130359).
+"""Steps an axon or synapse can delay a spike; what lies within them runs on Loihi 1 and 2.
 
-Lava gives Loihi 2 one step more, 0 to 63 (``PyDelayDenseModelBitAcc``); what lies within 62 runs on either.
+Loihi 1: ``brian2_loihi.LoihiSynapses`` of brian2-loihi 0.5 takes 0 to 62; that emulator was compared with the chip
+(Michaelis et al. 2022, doi 10.3389/fninf.2022.1015624). Loihi 2: lava-dl 0.6 trains with up to 62
+(``slayer.block.cuba``), clamps what it reads to 62 (``netx.hdf5``) and refuses more (``netx.utils.num_delay_bits``).
+lava-nc's ``PyDelayDenseModelBitAcc`` says 6 bits and takes one step more, 0 to 63.
 """

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from export.loihi_numbers import WEIGHT_LIMITS
 from hardware.errors import PlacementError
 from hardware.loihi import CHIPS, Limit, find_chip, read_chip
 from hardware.loihi.chip import LIMITS, LOIHI1, LOIHI2
+from hardware.runners.lava.compatibility import import_lava
 
 
 def test_loihi1_is_what_nengo_loihi_has():
@@ -37,6 +39,23 @@ def test_loihi2_is_what_lava_maps_to():
     constants = pytest.importorskip("lava.magma.compiler.subcompilers.constants")
     assert LOIHI2["cores_per_chip"] == constants.NUM_VIRTUAL_CORES_L3
     assert LOIHI1["cores_per_chip"] == constants.NUM_VIRTUAL_CORES_L2
+
+
+def test_delays_are_what_brian2_loihi_and_lava_dl_take():
+    loihi = pytest.importorskip("brian2_loihi")
+    import_lava()
+    neurons = loihi.LoihiNeuronGroup(1, threshold_v_mant=1, decay_v=0, decay_I=0)
+    longest = LOIHI1["largest_delay"]
+    loihi.LoihiSynapses(neurons, delay=longest)
+    with pytest.raises(Exception, match=f"delay has to be between 0 and {longest}"):
+        loihi.LoihiSynapses(neurons, delay=longest + 1)
+    pytest.importorskip("lava.lib.dl.netx", reason="lava-dl is not installed")
+    from lava.lib.dl.netx.utils import num_delay_bits
+
+    longest = LOIHI2["largest_delay"]
+    assert num_delay_bits(np.array([longest])) == LOIHI2["delay_bits"] == LOIHI1["delay_bits"]
+    with pytest.raises(ValueError, match="delay"):
+        num_delay_bits(np.array([longest + 1]))
 
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
