@@ -408,12 +408,28 @@ class _Group:
 @contextmanager
 def _whole_float32() -> Iterator[None]:
     """Have float32 products take all 24 bits: a program may have allowed torch to take fewer (TF32, bfloat16)."""
-    allowed = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    cuda: Any = torch.backends.cuda
+    mkldnn: Any = torch.backends.mkldnn
+    if not hasattr(mkldnn, "matmul"):  # torch before 2.9
+        allowed = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(allowed)
+        return
+    # not by the function above, which raises where a program has set one of these
+    backends = (cuda.matmul, mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(allowed)
+        for backend, found in zip(backends, before, strict=True):
+            backend.fp32_precision = "none"  # what a wider setting says
+            if backend.fp32_precision != found:
+                backend.fp32_precision = found
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -562,9 +578,14 @@ class _TorchNorm:
         exponent = (RADICAND_BITS - _bit_length(radicand)).bitwise_and_(~1)
         root = integer_inverse_square_root((radicand << exponent).cpu().numpy())
         drop = numerator_shift(size)
-        power = torch.ldexp(torch.ones_like(sums, dtype=torch.float64), (exponent >> 1) - drop)
+        power = _power_of_two((exponent >> 1) - drop)
         third = torch.from_numpy(root).to(sums.device).double() * 2.0 ** -(PRODUCT_BITS - drop - NORMED_BITS)
         return power * size, 0.5 - sums * power, third
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """Return float64 from its bits: torch's ldexp takes 2 to a power in float32, which no GPU promises to be exact."""
+    return (exponent + 1023 << 52).view(torch.float64)
 
 
 def _bit_length(x: Tensor) -> Tensor:

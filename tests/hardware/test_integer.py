@@ -433,22 +433,52 @@ def test_no_tensor_is_made_where_torch_makes_them_by_default(make_model, padded_
     assert compare(expected, found).equal
 
 
+PRECISIONS = """
+import numpy as np, torch
+from export.network import NetworkBuilder, Readout
+from export.operators import IntegerAffine
+from hardware import open_runner
+
+backends = torch.backends
+apart = hasattr(backends.mkldnn, "matmul")  # torch 2.9: a setting for each part
+parts = (backends, backends.cuda.matmul, backends.mkldnn.matmul) if apart else ()
+ways = {"highest": lambda: None, "medium": lambda: torch.set_float32_matmul_precision("medium")}
+if apart:
+    ways["all"] = lambda: setattr(backends, "fp32_precision", "tf32")
+    ways["cuda"] = lambda: setattr(backends.cuda.matmul, "fp32_precision", "tf32")
+    ways["mkldnn"] = lambda: setattr(backends.mkldnn.matmul, "fp32_precision", "bf16")
+
+
+def allowed():
+    return [part.fp32_precision for part in parts] if apart else torch.get_float32_matmul_precision()
+
+
+size = 32  # smaller products torch takes in float32 whatever it is allowed
+builder = NetworkBuilder("input", size)
+weight = np.full((size, size), 127, np.int8)
+builder.add("affine", IntegerAffine(weight=weight, bias=None, unit=np.ones(size)), "input")
+network = builder.network("output", "affine", readout=Readout(1.0, np.zeros(size, np.int64)), input_limit=2049)
+for way, allow in ways.items():
+    allow()
+    before = allowed()
+    with open_runner(network, "integer", "integer") as opened:
+        assert opened.methods["affine"] == "float32"
+        logits = opened.run(np.full((1, 1, size, size), 2049)).logits
+    assert np.all(logits == size * 127 * 2049), (way, logits)
+    assert allowed() == before, (way, before, allowed())
+    if way == "all":  # what the parts have of the whole is not made their own
+        backends.fp32_precision = "ieee"
+        assert allowed() == ["ieee"] * 3, allowed()
+    for part in parts:
+        part.fp32_precision = "none"
+"""
+
+
 def test_float32_products_take_all_their_bits_whatever_a_program_allows() -> None:
-    """2^11 + 1 is one more than TF32 or bfloat16 tell from 2^11."""
-    builder = NetworkBuilder("input", 16)
-    builder.add("affine", IntegerAffine(weight=np.full((16, 16), 127, np.int8), bias=None, unit=np.ones(16)), "input")
-    network = builder.network("output", "affine", readout=Readout(1.0, np.zeros(16, np.int64)), input_limit=2049)
-    inputs = np.full((1, 1, 32, 16), 2049)
-    allowed = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("medium")
-        with open_runner(network, "integer", "integer") as opened:
-            assert opened.methods["affine"] == "float32"
-            logits = opened.run(inputs).logits
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(allowed)
-    np.testing.assert_array_equal(logits, 16 * 127 * 2049)
+    """2^11 + 1 is one more than TF32 or bfloat16 tell from 2^11. What was allowed is allowed again afterwards."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = subprocess.run([sys.executable, "-c", PRECISIONS], capture_output=True, text=True, env=environment)
+    assert found.returncode == 0, found.stderr
 
 
 def test_the_least_int8_counts_with_its_whole_magnitude() -> None:
