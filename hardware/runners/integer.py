@@ -121,7 +121,7 @@ class IntegerRunner(Runner):
         intervals = value_intervals(network)
         self.readers = Counter(source for node in network.nodes for source in node.sources)
         self.readers[network.output_source] += 1
-        self.kernel = None if compiled is False or self.device.type != "cpu" else load_kernel()
+        self.kernel = load_kernel() if self.on_cpu and compiled is not False else None
         if compiled and self.kernel is None:
             raise RunnerError(
                 "the C kernel needs device 'cpu' and a C compiler: cc, what CC names, or pip install "
@@ -135,6 +135,11 @@ class IntegerRunner(Runner):
         self._ahead = {before.name for chain in self._together.values() for before in chain}
         self._layers = [self._stage(stage, intervals) for stage in network.stages]
         self._steps = self._with_last_reads()
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether there are int8 products, the C kernel, and a cache to cut layers for."""
+        return self.device.type == "cpu"
 
     @property
     def methods(self) -> dict[str, str]:
@@ -199,7 +204,7 @@ class IntegerRunner(Runner):
 
     def chunks(self, rows: int, bytes_per_row: int, limit: int) -> list[slice]:
         """Return slices of rows that take no more than `limit` bytes each; all of them where there is no such cache."""
-        size = max(1, limit // bytes_per_row) if self.device.type == "cpu" else rows
+        size = max(1, limit // bytes_per_row) if self.on_cpu else rows
         return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
     def _stage(self, stage: tuple[Node, ...], intervals: dict[str, Interval]) -> _Layer:
@@ -306,7 +311,7 @@ class IntegerRunner(Runner):
             return None
         largest = largest_sum(operator.weight, operator.bias, read)
         narrow = operator.weight.dtype == np.int8 and read.low.min() >= 0 and read.largest <= INT8_MAX
-        if narrow and largest <= INT32_EXACT and self.device.type == "cpu":
+        if narrow and largest <= INT32_EXACT and self.on_cpu:
             return torch.int8
         if largest < FLOAT64_EXACT:
             return torch.float32 if largest < FLOAT32_EXACT else torch.float64

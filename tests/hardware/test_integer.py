@@ -13,6 +13,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import nir
 import numpy as np
@@ -35,6 +36,7 @@ from export.operators import (
 )
 from hardware import compare, open_runner
 from hardware.errors import RunnerError
+from hardware.runners.integer import IntegerRunner
 from hardware.runners.integer_kernel import load_kernel
 
 SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -403,6 +405,35 @@ def test_a_compiler_from_pip_does_where_there_is_none(tmp_path: Path) -> None:
         command = [sys.executable, "-c", look]
         found.append(subprocess.run(command, check=True, capture_output=True, text=True, env=settings).stdout.strip())
     assert found == [str(importlib.util.find_spec("ziglang") is not None), "True"]
+
+
+@settings(parent=SETTINGS, max_examples=40)
+@given(case=_raw_graphs())
+def test_graphs_at_the_limits_run_as_on_a_gpu(case) -> None:
+    """The arithmetic that other devices get, float32 and float64 products in whole layers, here on the CPU."""
+    graph, inputs, mask = case
+    spikes, potentials, _ = simulate(graph, inputs, mask)
+    options = {"record_membrane_potentials": True}
+    with patch.object(IntegerRunner, "on_cpu", False), open_runner(graph, "integer", "integer", **options) as opened:
+        assert not {"int8", "C"} & set(opened.methods.values())
+        trace = opened.run(inputs, mask)
+    for name in spikes:
+        np.testing.assert_array_equal(trace.spikes[name], spikes[name], err_msg=name)
+        np.testing.assert_array_equal(trace.membrane_potentials[name][:, mask], potentials[name][:, mask])
+
+
+def test_a_model_runs_as_on_a_gpu(make_model, padded_batch) -> None:
+    ids, mask = padded_batch
+    graph = quantize(to_nir(make_model(num_hidden_layers=2, embedding_norm=True)), (ids, mask))
+    spikes, potentials, logits = simulate(graph, ids, mask)
+    options = {"record_membrane_potentials": True}
+    with patch.object(IntegerRunner, "on_cpu", False), open_runner(graph, "integer", "integer", **options) as opened:
+        assert set(opened.methods.values()) <= {"gather", "float32", "float64", "sum", "comparison"}
+        trace = opened.run(ids, mask)
+    for name in spikes:
+        np.testing.assert_array_equal(trace.spikes[name], spikes[name], err_msg=name)
+        np.testing.assert_array_equal(trace.membrane_potentials[name][:, mask], potentials[name][:, mask])
+    np.testing.assert_array_equal(trace.logits, logits)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
