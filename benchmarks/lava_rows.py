@@ -239,21 +239,21 @@ def _measure_runner(way: str, network: Any, ids: np.ndarray) -> dict[str, Any]:
         seconds, busy, spikes = [], [], 0
         for batch in ids:
             actors = [] if way == NUMPY else runner.process_ids()
-            busy_before = _processor_seconds(actors) if seconds else 0.0  # the first sample may build the network
+            busy_before = processor_seconds(actors) if seconds else 0.0  # the first sample may build the network
             began = time.perf_counter()
             trace = runner.run(batch)
             seconds.append(time.perf_counter() - began)
             if len(seconds) == 1:
                 spikes = sum(int(np.count_nonzero(value)) for value in trace.spikes.values())
             else:
-                busy.append(_processor_seconds(actors) - busy_before)
+                busy.append(processor_seconds(actors) - busy_before)
         actors = [] if way == NUMPY else runner.process_ids()
         memory = proportional_bytes([os.getpid(), *actors])
     row = _row(start, seconds, memory, len(actors), spikes)
     return {**row, "processor_seconds": statistics.median(busy)} if busy else row
 
 
-def _processor_seconds(actors: list[int]) -> float:
+def processor_seconds(actors: list[int]) -> float:
     """Return how long this process and `actors` have kept processors busy so far."""
     import psutil
 

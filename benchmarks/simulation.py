@@ -1,14 +1,14 @@
 """How fast a graph is simulated: samples a second by size, batch and simulator, all in one run of one process.
 
-    python benchmarks/simulation.py [--sizes 2x128 2x384 12x768] [--batches 1 32] [--tokens 128] [--compile]
+    python benchmarks/simulation.py [--sizes 2x128 2x384 12x768] [--batches 1 32] [--tokens 128] [--compile] [--rows-only]
 
 Every row of a table is a function `(case) -> Callable[[], None] | None` in `ROWS`: it builds what it needs and returns
 what is timed, or None where it does not apply. Rounds go through all rows in turn, so that a busy machine slows all of
 them; what counts are the ratios. On one thread the processor's time is taken, which other work on the machine hardly
 touches; on several the wall clock. Weights are random (the time does not depend on them, spikes or no); sentences are
-full. Beside them stands the float graph on Lava, one process for each operator, one sentence at a time, as Lava runs
-them. Lava computes in many processes: of its wall clock and the time it keeps processors busy the shorter one counts.
-First comes what Lava costs at each size (`benchmarks/lava_rows.py`: start, seconds a sample and memory of every
+full. The last row is the float graph on Lava, one process for each operator, one sentence a round, as Lava runs them:
+of its wall clock and the time for which it keeps processors busy the shorter one counts. First comes, unless there is
+`--rows-only`, what Lava costs at each size (`benchmarks/lava_rows.py`: start, seconds a sample and memory of every
 granularity, beside NumPy and PyTorch), and what a plain mapping on Lava does on as many tokens as it can. Prints tables
 and writes results/simulation.json.
 """
@@ -22,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from export import quantize, to_nir
 from export.network import Network, parse_graph
 from export.operators import Affine
 from hardware import open_runner
+from hardware.runners.runner import Runner
 from spikebert import SpikeBertForSequenceClassification
 from spikebert.neuron import SpikingNeuron
 
@@ -108,11 +110,12 @@ def make_case(blocks: int, width: int, batch: int, tokens: int, compiled: bool) 
     return Case(model, parse_graph(graph), ids, compiled)
 
 
-def measure(case: Case, rounds: int, budget: float) -> dict[str, float]:
+def measure(case: Case, rounds: int, budget: float, lava: Runner | None) -> dict[str, float]:
     """Return the median seconds of a batch by row, over no more rounds than begin within `budget` seconds."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     timed = {name: row(case) for name, row in ROWS.items()}
     seconds: dict[str, list[float]] = {name: [] for name, run in timed.items() if run is not None}
+    on_lava: list[tuple[float, float]] = []
     spent = 0.0
     for turn in range(rounds + 1):  # the first warms up
         if turn > 1 and spent > budget:
@@ -126,7 +129,30 @@ def measure(case: Case, rounds: int, budget: float) -> dict[str, float]:
             spent += took
             if turn:
                 seconds[name].append(took)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+        if lava is not None:
+            took_on_lava = lava_seconds(lava, case.ids[:1])
+            spent += took_on_lava[0]
+            if turn:
+                on_lava.append(took_on_lava)
+    found = {name: statistics.median(values) for name, values in seconds.items()}
+    if on_lava:
+        found[LAVA_ROW] = len(case.ids) * min(statistics.median(clocks) for clocks in zip(*on_lava, strict=True))
+    return found
+
+
+def open_lava(case: Case) -> Any:
+    """Return the model's float graph on Lava, one process for each operator, ready to run."""
+    runner = open_runner(to_nir(case.model), "lava", "float32", granularity="operator", tokens=case.ids.shape[1])
+    runner.start()
+    return runner
+
+
+def lava_seconds(runner: Any, ids: np.ndarray) -> tuple[float, float]:
+    """Return by the wall clock, and by what all processes were busy, how long a sentence takes on Lava."""
+    actors = runner.process_ids()
+    busy, began = lava_rows.processor_seconds(actors), time.perf_counter()
+    runner.run(ids)
+    return time.perf_counter() - began, lava_rows.processor_seconds(actors) - busy
 
 
 def memory_share(case: Case) -> dict[str, float]:
@@ -155,12 +181,6 @@ def lava_costs(size: str, tokens: int, rounds: int, console: Console) -> dict[st
     return {"size": size, "tokens": tokens, "rows": rows, "plain": plain}
 
 
-def operator_seconds(costs: dict[str, Any]) -> float:
-    """Return the seconds a sentence takes on Lava, one process for each operator: the shorter of two clocks."""
-    (row,) = (row for row in costs["rows"] if row["way"] == "operator")
-    return min(row["sample_seconds"], row["processor_seconds"])
-
-
 def table(row: dict[str, Any], title: str) -> Table:
     """Return how fast every simulator is, and how many times as fast as torch in float32 and as Lava."""
     seconds: dict[str, float] = row["seconds"]
@@ -184,19 +204,19 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=60, help="seconds after which a table gets no more rounds")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="also what torch.compile makes of them")
-    parser.add_argument("--no-lava", dest="lava", action="store_false", help="leave out what Lava costs")
+    parser.add_argument("--no-lava", dest="lava", action="store_false", help="leave out Lava")
+    parser.add_argument("--rows-only", action="store_true", help="leave out the tables of what Lava costs")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
     console, results = Console(), []
     for size in words.sizes:
         blocks, width = map(int, size.split("x"))
-        on_lava = lava_costs(size, words.tokens, words.rounds, console) if words.lava else None
+        on_lava = lava_costs(size, words.tokens, words.rounds, console) if words.lava and not words.rows_only else None
         for batch in words.batches:
             case = make_case(blocks, width, batch, words.tokens, words.compile)
-            seconds = measure(case, words.rounds, words.budget)
-            if on_lava is not None:
-                seconds[LAVA_ROW] = operator_seconds(on_lava) * batch
+            with open_lava(case) if words.lava else nullcontext() as lava:
+                seconds = measure(case, words.rounds, words.budget, lava)
             row: dict[str, Any] = {"size": size, "batch": batch, "tokens": words.tokens}
             row |= {"seconds": seconds, "memory": memory_share(case), "lava": on_lava}
             results.append(row)
