@@ -1,6 +1,6 @@
 """How fast a graph is simulated: samples a second by size, batch and simulator, all in one run of one process.
 
-    python benchmarks/simulation.py [--sizes 2x128 2x384 12x768] [--batches 1 32] [--tokens 128] [--compile] [--rows-only]
+    python benchmarks/simulation.py [--sizes 2x128 2x384 12x768] [--batches 1 32] [--compile] [--rows-only]
 
 Every row of a table is a function `(case) -> Callable[[], None] | None` in `ROWS`: it builds what it needs and returns
 what is timed, or None where it does not apply. Rounds go through all rows in turn, so that a busy machine slows all of

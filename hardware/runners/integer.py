@@ -17,7 +17,7 @@ neuron
 
 Where nothing else reads them, an affine map, the layer norm behind it and its neurons are computed together, some
 tokens at a time, so that sums of 32 bits never leave the cache. Layer norm, neurons and attention run in C where
-there is a compiler (``integer_kernel.c``), in the same arithmetic.
+there is a compiler (``integer_kernel.c``); there neurons are in float32, by a way of decaying that it holds.
 
 The nodes of a cycle run together, step by step. They, and anything not proven so, run on the operators' own int64 step.
 Wrapped currents and saturated potentials are counted.
