@@ -298,10 +298,15 @@ def default_tokens(network: Network) -> int:
 def _best_tilings(mapping: Mapping, tokens: int, chip: Chip) -> dict[str, Tiling]:
     """Return the cut that takes the fewest cores, of those for `DESIGN_LENGTHS` that place the most populations.
 
-    Where none places all of them, and the cut for this very length places more, it is that one.
+    Where none places all of them, readers are cut into fewer parts as well, which spares axons of those they read; and
+    where the cut for this very length places more, it is that one.
     """
-    found = [tile(mapping, length, chip) for length in DESIGN_LENGTHS if length >= tokens]
+    lengths = [length for length in DESIGN_LENGTHS if length >= tokens]
+    found = [tile(mapping, length, chip) for length in lengths]
     most = max(map(len, found), default=-1)
+    if most < len(mapping.populations):
+        found += [tile(mapping, length, chip, spare_axons=True) for length in lengths]
+        most = max(map(len, found), default=-1)
     if most < len(mapping.populations):
         exact = tile(mapping, tokens, chip)
         if len(exact) > most:

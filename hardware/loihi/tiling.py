@@ -155,8 +155,10 @@ def fan_outs(mapping: Mapping, tilings: dict[str, Tiling], tokens: int) -> dict[
     return found
 
 
-def tile(mapping: Mapping, tokens: int, chip: Chip) -> dict[str, Tiling]:
+def tile(mapping: Mapping, tokens: int, chip: Chip, spare_axons: bool = False) -> dict[str, Tiling]:
     """Return how to cut each population for sentences of `tokens`; one that cannot be cut to fit is missing.
+
+    With `spare_axons` into the fewest parts, whatever cores that takes: a token's neurons then send to the fewest.
 
     Readers come first, since how finely they are cut decides the out-axons of those they read. A population that reads
     itself is cut again with the axons that its own cut takes, which only grow, before those it reads are looked at. So
@@ -178,7 +180,7 @@ def tile(mapping: Mapping, tokens: int, chip: Chip) -> dict[str, Tiling]:
             while True:
                 key = (replace(population, name="", projections=anonymous), fan_out.tobytes())
                 if key not in known:
-                    known[key] = best_tiling(population, tokens, fan_out, chip)
+                    known[key] = best_tiling(population, tokens, fan_out, chip, spare_axons)
                 found = known[key]
                 if found is None or not reads_itself:
                     break
@@ -205,8 +207,18 @@ def _readers_of(mapping: Mapping, name: str) -> Mapping:
     return replace(mapping, populations=chosen)
 
 
-def best_tiling(population: Population, tokens: int, fan_out: np.ndarray, chip: Chip) -> Tiling | None:
-    """Return the tiling of the fewest slices, then of the fewest parts; None where not even one neuron fits a core."""
+def best_tiling(
+    population: Population, tokens: int, fan_out: np.ndarray, chip: Chip, spare_axons: bool = False
+) -> Tiling | None:
+    """Return the tiling of the fewest slices, then of the fewest parts; None where not even one neuron fits a core.
+
+    With `spare_axons` of the fewest parts, then of the fewest slices.
+    """
+
+    def cost(tiling: Tiling) -> tuple[int, int]:
+        slices, parts = tiling.slices(tokens), len(tiling.parts)
+        return (parts, slices) if spare_axons else (slices, parts)
+
     best: Tiling | None = None
     for copies in sorted({-(-tokens // slices) for slices in range(1, tokens + 1)}):
         token_slices = -(-tokens // copies)
@@ -215,13 +227,15 @@ def best_tiling(population: Population, tokens: int, fan_out: np.ndarray, chip: 
         if best is not None and token_slices > best.slices(tokens):
             continue
         most_parts = population.features if best is None else best.slices(tokens) // token_slices
+        if best is not None and spare_axons:
+            most_parts = len(best.parts)
         parts = _fewest_parts(population, copies, tokens, fan_out, chip, most_parts)
         if parts is None:
             if best is None:
                 return None  # more copies need more of everything
             continue
         found = Tiling(parts, copies)
-        if best is None or (found.slices(tokens), len(parts)) < (best.slices(tokens), len(best.parts)):
+        if best is None or cost(found) < cost(best):
             best = found
     return best
 

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from dataclasses import replace
 
+import nir
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -586,3 +587,42 @@ def test_kernels_share_weights_between_positions(make_chip):
     (core,) = place(network, make_chip(shared_copies=1), tokens=1).cores
     assert (core.resources.synapses, core.resources.memory_bits) == (16, 6 * 64)
     assert core.slices[0].part == Part((0, 1), (0, 6))
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 6])
+def test_neurons_whose_own_spikes_take_too_many_axons_are_said_not_to_fit(tokens):
+    """Ten neurons read each other: cut one by one, each sends to ten cores and the host, and a core has ten axons."""
+    ten = {key: np.full(10, value) for key, value in (("tau", 2e-4), ("r", 2.0), ("v_leak", 0.0), ("v_threshold", 1.0))}
+    nodes = {
+        "input": nir.Input({"input": np.array([1])}),
+        "up": nir.Linear(np.ones((10, 1))),
+        "inner": nir.LIF(**ten),
+        "again": nir.Linear(np.ones((10, 10))),
+        "output": nir.Output({"output": np.array([10])}),
+    }
+    path = ["input", "up", "inner", "output"]
+    graph = nir.NIRGraph(nodes, [*itertools.pairwise(path), ("inner", "again"), ("again", "inner")])
+    limits = {"neurons_per_core": 4, "in_axons_per_core": 40, "out_axons_per_core": 10}
+    chip = replace(LOIHI1, **{name: Limit(value, "drawn") for name, value in limits.items()})
+    placement = place(graph, chip, tokens, dt=1e-4)
+    assert placement.unplaced == ("inner",)
+    (said,) = [violation for violation in placement.violations if violation.rule.endswith("_per_core")]
+    assert (said.rule, said.node, said.value, said.limit) == ("out_axons_per_core", "inner", 11, 10)
+    roomier = place(graph, replace(chip, out_axons_per_core=Limit(11, "drawn")), tokens, dt=1e-4)
+    assert roomier.unplaced == ()
+
+
+def test_readers_are_cut_into_fewer_parts_where_those_they_read_have_too_few_axons(make_chip, make_chain):
+    """One neuron to nine: a part for each takes 9 cores for 4 tokens, but 9 axons; parts of 4, 4 and 1 take 12, and 3.
+
+    A core then holds two tokens' neuron and its axons.
+    """
+    network, tokens = make_chain(1, 1, 9), 4
+
+    def cores(**limits: int) -> list[int]:
+        placement = place(network, make_chip(neurons_per_core=4, **limits), tokens)
+        assert placement.unplaced == ()
+        return [row["cores"] for row in placement.node_rows()]
+
+    assert cores() == [1, 9]
+    assert cores(out_axons_per_core=8) == [2, 12]
