@@ -185,6 +185,19 @@ def integer_current_neuron(node: dict[str, Any], said: dict[str, Any], dt: float
     return step
 
 
+def integer_integrator(node: dict[str, Any], said: dict[str, Any], dt: float) -> Step:
+    keeps = UNITY - said["decay"].astype(np.int64)
+    bias = said["bias_mantissa"].astype(np.int64) * 2 ** said["bias_exponent"].astype(np.int64)
+    state = {"v": np.int64(0)}
+
+    def step(activation: Array) -> Array:
+        current = wrapped((activation * 64 + 2**31) % 2**32 - 2**31)
+        state["v"] = np.clip(toward_zero(state["v"] * keeps) + current + bias, -HIGHEST, HIGHEST)
+        return state["v"]
+
+    return step
+
+
 def layer_norm(node: dict[str, Any], said: dict[str, Any], dt: float) -> Step:
     def step(x: Array) -> Array:
         groups = x.reshape(len(x), said["groups"], -1)
@@ -268,7 +281,10 @@ NEURONS = {
 }
 OTHERS = {
     form.__name__: form
-    for form in (layer_norm, integer_layer_norm, spike_attention, integer_spike_attention, token_mean, token_sum)
+    for form in (
+        *(layer_norm, integer_layer_norm, spike_attention, integer_spike_attention),
+        *(token_mean, token_sum, integer_integrator),
+    )
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -321,6 +337,7 @@ def test_random_models_fire_the_same_spikes(variant: str, make_model: Callable, 
 
 def test_every_case_of_every_operator_comes_out_as_expected(tmp_path: Path) -> None:
     """Ties at the threshold, registers that overflow, padding: the files of ``spikebert conformance --write``."""
+    from export.operators import MARKED_OPERATORS
     from hardware.conformance import write_conformance
 
     checked: set[str] = set()
@@ -344,7 +361,7 @@ def test_every_case_of_every_operator_comes_out_as_expected(tmp_path: Path) -> N
             there = there[:, real] if there.ndim == 3 else there[:, None]
             np.testing.assert_allclose(outputs, there, rtol=1e-12, atol=1e-12, err_msg=case)
             assert not case.startswith("integer") or np.array_equal(outputs, there), case
-    assert checked >= {*NEURONS, *OTHERS, "integer_affine"}
+    assert checked >= {*NEURONS, *OTHERS, *MARKED_OPERATORS, "integer_affine"}
 
 
 @pytest.mark.slow
