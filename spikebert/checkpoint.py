@@ -298,6 +298,11 @@ def _reading(source: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise whatever they trip over
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            raise CheckpointError(
+                f"{source} cannot be loaded: it contains custom code (trust_remote_code), which is never run; "
+                "give a checkpoint of an architecture that is installed"
+            ) from error
         raise CheckpointError(f"{source} cannot be loaded: {type(error).__name__}: {_in_short(error)}") from error
     except BaseException as error:  # a panic of the tokenizers library is no Exception
         if type(error).__name__ != "PanicException":
