@@ -11,7 +11,7 @@ def ask_for_huge_pages() -> None:
     """Have torch ask for large memory in huge pages, unless the user's environment says otherwise.
 
     On Linux, torch gives back every large array it frees, and each new one comes 4 KiB at a time, every piece filled
-    with zeros first: 50,000 to 130,000 of them in one forward pass of 32 x 64 tokens, a sixth of its time. torch reads
-    the variable when it first takes 2 MiB, so this belongs at the start of a program.
+    with zeros first, in every forward pass again. torch reads the variable when it first takes 2 MiB, so this belongs
+    at the start of a program.
     """
     os.environ.setdefault(HUGE_PAGES_VARIABLE, "1")

@@ -9,7 +9,6 @@ import nir
 import numpy as np
 from numpy.typing import DTypeLike
 
-from export.errors import GraphError
 from export.loihi_numbers import (
     ACTIVATION_SHIFT,
     BIAS_EXPONENT_MAX,
@@ -23,7 +22,7 @@ from export.loihi_numbers import (
     THRESHOLD_MAX,
 )
 from export.operators.leaky_integrate_and_fire import IntegerNeuronState, shift_to_zero
-from export.operators.operator import Array, Case, Operator, integer_parameter, opaque_node, unit_parameter
+from export.operators.operator import Array, Case, Operator, opaque_node, register_parameters
 
 
 @dataclass
@@ -158,14 +157,7 @@ def read_integer_current_neuron(metadata: dict[str, Any], where: str) -> Integer
         "bias_mantissa": (BIAS_MANTISSA_MIN, BIAS_MANTISSA_MAX),
         "bias_exponent": (0, BIAS_EXPONENT_MAX),
     }
-    features = np.asarray(metadata.get("threshold")).shape
-    if len(features) != 1:
-        raise GraphError(f"{where}: threshold has shape {features}; expected (any)")
-    read = {
-        key: integer_parameter(metadata.get(key), features, where, key, low, high, "the chip holds no other")
-        for key, (low, high) in limits.items()
-    }
-    return IntegerCurrentNeuron(**read, unit=unit_parameter(metadata, features[0], where))
+    return IntegerCurrentNeuron(**register_parameters(metadata, limits, where))
 
 
 def integer_cases() -> list[Case]:

@@ -9,7 +9,6 @@ import nir
 import numpy as np
 from numpy.typing import DTypeLike
 
-from export.errors import GraphError
 from export.loihi_numbers import (
     ACTIVATION_SHIFT,
     BIAS_EXPONENT_MAX,
@@ -25,10 +24,9 @@ from export.operators.operator import (
     Array,
     Case,
     Operator,
-    integer_parameter,
     opaque_node,
     parameter,
-    unit_parameter,
+    register_parameters,
 )
 from export.operators.time_constants import in_seconds, in_steps, per_second, per_step
 
@@ -188,14 +186,7 @@ def read_integer_integrator(metadata: dict[str, Any], where: str) -> IntegerInte
         "bias_mantissa": (BIAS_MANTISSA_MIN, BIAS_MANTISSA_MAX),
         "bias_exponent": (0, BIAS_EXPONENT_MAX),
     }
-    features = np.asarray(metadata.get("decay")).shape
-    if len(features) != 1:
-        raise GraphError(f"{where}: decay has shape {features}; expected (any)")
-    read = {
-        key: integer_parameter(metadata.get(key), features, where, key, low, high, "the chip holds no other")
-        for key, (low, high) in limits.items()
-    }
-    return IntegerIntegrator(**read, unit=unit_parameter(metadata, features[0], where))
+    return IntegerIntegrator(**register_parameters(metadata, limits, where))
 
 
 def integer_cases() -> list[Case]:

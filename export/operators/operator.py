@@ -202,6 +202,32 @@ def unit_parameter(metadata: dict[str, Any], features: int, node: str) -> Array:
     return unit
 
 
+def register_parameters(metadata: dict[str, Any], limits: dict[str, tuple[int, int]], node: str) -> dict[str, Array]:
+    """Return the registers of neurons, one of each for each neuron, and their ``unit``, by key.
+
+    Parameters
+    ----------
+    metadata : dict
+    limits : dict of str to (int, int)
+        What the chip holds in each register; the first says how many neurons there are.
+    node : str
+
+    Raises
+    ------
+    GraphError, ChipLimitError
+        As `integer_parameter` and `unit_parameter` do.
+    """
+    first = next(iter(limits))
+    shape = np.asarray(metadata.get(first)).shape
+    if len(shape) != 1:
+        raise GraphError(f"{node}: {first} has shape {shape}; expected (any)")
+    read = {
+        key: integer_parameter(metadata.get(key), shape, node, key, low, high, "the chip holds no other")
+        for key, (low, high) in limits.items()
+    }
+    return {**read, "unit": unit_parameter(metadata, shape[0], node)}
+
+
 def _check_shape(array: Array, shape: tuple[int | None, ...], node: str, name: str) -> None:
     fits = array.ndim == len(shape) and all(w is None or w == h for w, h in zip(shape, array.shape, strict=True))
     if not fits:

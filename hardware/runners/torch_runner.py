@@ -83,7 +83,7 @@ class TorchRunner(Runner):
 class ByteMemory:
     """Where spikes are kept, a byte each, in memory that is used again once nobody holds the trace it was part of.
 
-    Memory fresh from the system comes page by page, each filled with zeros first: a third of what recording costs.
+    Memory fresh from the system comes page by page, each filled with zeros first, which recording would pay for.
     """
 
     def __init__(self) -> None:
