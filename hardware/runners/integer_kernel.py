@@ -1,21 +1,8 @@
-"""Builds and loads the C kernel of the integer runner, where there is a C compiler; without one torch does the same.
-
-The compiler is ``cc``, or what ``CC`` names; where there is none, the one in the package ``ziglang`` (the extra
-``compiler``), which is had with pip alone. The kernel is compiled for the processor at hand, in seconds, and kept in
-the cache folder (``SPIKEBERT_CACHE``, else ``~/.cache/spikebert``) under a name that says which source, compiler, flags
-and processor it was made from.
-"""
+"""The C kernel of the integer runner, ``integer_kernel.c``, on torch tensors."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import importlib.util
-import os
-import platform
-import shutil
-import subprocess
-import sys
 from ctypes import c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -36,12 +23,12 @@ from export.operators.layer_norm import (
     inverse_square_root_table,
     numerator_shift,
 )
-from spikebert.files import written_whole
+from hardware.c_library import load_library
 
 SOURCE = Path(__file__).with_name("integer_kernel.c")
 LANES, TILE = 16, 4
 """What a product of attention is cut into: rows that are summed together, and vectors of so many numbers in each."""
-NUMBERS = {
+NUMBERS: dict[str, int | str] = {
     "ACTIVATION_SHIFT": ACTIVATION_SHIFT,
     "DECAY_UNITY": DECAY_UNITY,
     "POTENTIAL_MAX": f"{POTENTIAL_MAX}.0f",
@@ -55,24 +42,6 @@ NUMBERS = {
     "TILE": TILE,
 }
 """What the C source calls by name; it has no such number of its own."""
-FLAGS: tuple[str, ...] = (
-    "-std=gnu11",
-    "-O3",
-    "-march=native",
-    "-fopenmp-simd",
-    "-ffinite-math-only",
-    "-fno-signed-zeros",
-    "-fno-trapping-math",
-    "-fno-math-errno",
-    "-shared",
-    "-fPIC",
-    "-lm",
-    *(f"-D{name}={number}" for name, number in NUMBERS.items()),
-)
-if platform.machine() == "x86_64":
-    FLAGS = (*FLAGS, "-mprefer-vector-width=512")
-CACHE_VARIABLE = "SPIKEBERT_CACHE"
-BUILD_SECONDS = 120
 
 
 class _Norm(ctypes.Structure):
@@ -202,39 +171,9 @@ class Kernel:
 @lru_cache(maxsize=1)
 def load_kernel() -> Kernel | None:
     """Return the kernel, built where it is not there yet; None where it cannot be."""
-    compiler = find_compiler()
-    if compiler is None:
-        return None
-    made_from = "\n".join([SOURCE.read_text(encoding="utf-8"), *compiler, *FLAGS, _processor()])
-    folder = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "spikebert")
-    library = folder / f"integer_kernel-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.so"
-    try:
-        if not library.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            with written_whole(library) as partial:
-                command = [*compiler, str(SOURCE), "-o", str(partial), *FLAGS]
-                subprocess.run(command, check=True, capture_output=True, timeout=BUILD_SECONDS)
-        return Kernel(ctypes.CDLL(str(library)))
-    except (OSError, subprocess.SubprocessError):  # no place to write, or a compiler that does not know the flags
-        return None
-
-
-def find_compiler() -> list[str] | None:
-    """Return the words that call a C compiler; None where there is none."""
-    named = shutil.which(os.environ.get("CC", "cc"))
-    if named is not None:
-        return [named]
-    return [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") else None
+    library = load_library(SOURCE, NUMBERS)
+    return None if library is None else Kernel(library)
 
 
 def _rounded_up(count: int, unit: int) -> int:
     return -(-count // unit) * unit
-
-
-def _processor() -> str:
-    """Return what tells processors apart that take different instructions."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
