@@ -71,6 +71,7 @@ CHUNK_BYTES = 1 << 20
 """Of float64 that torch's layer norm and neurons work on at a time on the CPU."""
 GROUP_BYTES = 64 << 20
 """Of a layer's widest sums that are held at a time: more sentences go through in groups."""
+ALL = slice(None)
 
 
 class IntegerRunner(Runner):
@@ -146,7 +147,7 @@ class IntegerRunner(Runner):
         """How each node is computed."""
         return {node.name: layer.method for layer in self._layers for node in layer.nodes}
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def run(self, inputs: Any, token_mask: Any = None) -> Trace:
         """Run one batch; see `Runner.run`."""
         batch = check_batch(self.network, inputs, token_mask, self.time_steps)
@@ -205,6 +206,8 @@ class IntegerRunner(Runner):
     def chunks(self, rows: int, bytes_per_row: int, limit: int) -> list[slice]:
         """Return slices of rows that take no more than `limit` bytes each; all of them where there is no such cache."""
         size = max(1, limit // bytes_per_row) if self.on_cpu else rows
+        if size >= rows:
+            return [ALL]
         return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
     def _stage(self, stage: tuple[Node, ...], intervals: dict[str, Interval]) -> _Layer:
@@ -239,7 +242,7 @@ class IntegerRunner(Runner):
         if isinstance(operator, TokenMean):
             return _Layer(node, "sum", _token_sum(node, found))
         if isinstance(operator, Heaviside) and read is not None and read.largest < FLOAT64_EXACT:
-            return _Layer(node, "comparison", _heaviside(node, operator))
+            return _Layer(node, "comparison", _heaviside(node, operator, read, self.device))
         return _Layer(node, "int64", _operator(node))
 
     def _chain(self, node: Node, intervals: dict[str, Interval]) -> list[Node]:
@@ -294,9 +297,10 @@ class IntegerRunner(Runner):
                 potentials = torch.empty(spikes.shape, dtype=torch.int32, device=x.device)
             saturated: int | Tensor = 0
             for rows in self.chunks(tokens, 4 * widest * steps, SUMS_BYTES):
-                part = x[:, rows] if multiply is None else multiply(x[:, rows])
+                part = _part(x, rows)
+                shown = None if potentials is None else _part(potentials, rows)
                 # counted on the device; read once at the end
-                saturated += fire(part, spikes[:, rows], None if potentials is None else potentials[:, rows])
+                saturated += fire(part if multiply is None else multiply(part), _part(spikes, rows), shown)
             if saturated:
                 group.overflows[node.name] = Counter(wrapped_currents=0, saturated_potentials=int(saturated))
             group.values[node.name] = spikes
@@ -367,7 +371,7 @@ class _Group:
         self.runner = runner
         self.steps = batch.time_steps
         self.mask = batch.mask[rows]
-        self.lengths = self.mask.sum(-1, dtype=np.int64)
+        self.lengths = torch.from_numpy(self.mask.sum(-1, dtype=np.int64))
         self.places = torch.from_numpy(np.flatnonzero(self.mask)).to(runner.device)
         self.values: dict[str, Tensor] = {}
         self.spikes: dict[str, np.ndarray] = {}
@@ -464,6 +468,11 @@ def _is_proven(operator: Operator, read: Interval | None) -> bool:
     return isinstance(operator, IntegerLeakyIntegrateAndFire) and read is not None and read.largest <= ACTIVATION_MAX
 
 
+def _part(x: Tensor, tokens: slice) -> Tensor:
+    """Return some tokens of ``(T, P, D)``; small layers would spend a tenth of their time on taking all of them."""
+    return x if tokens is ALL else x[:, tokens]
+
+
 def _name(kind: torch.dtype) -> str:
     return str(kind).removeprefix("torch.")
 
@@ -545,7 +554,7 @@ def _layer_norm(
         assert in_torch is not None
         y = torch.empty(x.shape, dtype=torch.float64, device=x.device)
         for rows in runner.chunks(x.shape[1], x.shape[0] * x.shape[2] * 8, CHUNK_BYTES):
-            y[:, rows] = in_torch(x[:, rows])
+            y[:, rows] = in_torch(_part(x, rows))
         group.values[node.name] = y
 
     return run
@@ -641,7 +650,7 @@ def _fire_in_torch(
         doubtful = may_saturate(largest_activation, steps)
         saturated: int | Tensor = 0
         for rows in runner.chunks(x.shape[1], features * 8 * x.shape[0], CHUNK_BYTES):
-            part = x[:, rows] if normalise is None else normalise(x[:, rows])
+            part = _part(x, rows) if normalise is None else normalise(_part(x, rows))
             # what may happen in some sentence seldom does in this one, and one look is cheaper than many clamps
             clamp = doubtful and may_saturate(int(max(-part.min(), part.max())), steps)
             saturated += _step_through(
@@ -653,8 +662,8 @@ def _fire_in_torch(
                 neuron.reset == "subtract",
                 neuron.fire_on_equal,
                 clamp,
-                spikes[:, rows],
-                None if potentials is None else potentials[:, rows],
+                _part(spikes, rows),
+                None if potentials is None else _part(potentials, rows),
             )
         return saturated
 
@@ -698,11 +707,15 @@ def _step_through(
     return saturated
 
 
-def _heaviside(node: Node, operator: Heaviside) -> Callable[[_Group], None]:
+def _heaviside(node: Node, operator: Heaviside, read: Interval, device: torch.device) -> Callable[[_Group], None]:
+    kind = _whole_type(read)
+    # whole numbers reach a threshold where they exceed the last whole number below it
+    above = np.ceil(operator.threshold) - 1 if operator.fire_on_equal else np.floor(operator.threshold)
+    below = torch.from_numpy(np.asarray(np.clip(above, -read.largest - 1, read.largest))).to(device, kind)
+
     def run(group: _Group) -> None:
         x = group.values[node.sources[0]]
-        threshold = torch.from_numpy(np.asarray(operator.threshold, np.float64)).to(x.device)
-        spikes = (x >= threshold if operator.fire_on_equal else x > threshold).to(torch.int8)
+        spikes = (x.to(kind) > below).to(torch.int8)
         group.values[node.name] = spikes
         kept = x.to(torch.int64) if group.runner.record_membrane_potentials else None
         group.record(node.name, spikes, kept)

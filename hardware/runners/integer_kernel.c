@@ -2,7 +2,7 @@
  *
  * What each line means stands in export/operators: layer_norm.py, leaky_integrate_and_fire.py, spike_attention.py. All
  * floating numbers here are whole below 2^53 (2^24 in float), or such by a power of two, as the runner proves before it
- * calls. Nothing is rounded but where floor and trunc say so (and in `fire_block` where it makes no difference): fused
+ * calls. Nothing is rounded but where floor, trunc and nearest say so (and in `fire_block` where it makes no difference): fused
  * multiply-adds cannot change a number. The macros in capitals that are not defined here come from the Python side.
  */
 #include <math.h>
@@ -28,8 +28,9 @@ typedef struct {
                                                  must exceed to fire, what a spike takes from the next one */
 } neurons;
 
+/* A feature x is normed as floor(floor(x first + second) third + 1/2); where third is 0, as nearest(x first + second). */
 typedef struct {
-    double first, second, third; /* n = floor(x first + second); normed = floor(n third + 1/2) */
+    double first, second, third;
 } factors;
 
 static int64_t inverse_square_root(int64_t x, const int64_t *roots)
@@ -53,6 +54,23 @@ static inline double power_of_two(int64_t exponent)
     return power;
 }
 
+/* The nearest whole number, where |x| < 2^51 and x does not lie halfway between two: adding NEAREST leaves no room for
+ * a fraction. `nearest_bits` gives its lower 32 bits, which then end the sum's. */
+#define NEAREST 6755399441055744.0 /* 2^52 + 2^51 */
+
+static inline double nearest(double x)
+{
+    return (x + NEAREST) - NEAREST;
+}
+
+static inline int32_t nearest_bits(double x)
+{
+    double sum = x + NEAREST;
+    int64_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    return (int32_t)bits;
+}
+
 static factors factors_of(const int32_t *restrict x, const layer_norm *norm, int64_t group)
 {
     int64_t sum = 0, squares = 0;
@@ -62,15 +80,36 @@ static factors factors_of(const int32_t *restrict x, const layer_norm *norm, int
     }
     int64_t radicand = norm->size * squares - sum * sum + norm->eps[group];
     int64_t exponent = (RADICAND_BITS - (64 - __builtin_clzll((uint64_t)radicand))) & ~(int64_t)1;
-    double power = power_of_two(exponent / 2 - norm->drop);
-    double root = (double)inverse_square_root(radicand << exponent, norm->roots);
-    return (factors){power * (double)norm->size, 0.5 - (double)sum * power,
-                     root * power_of_two(norm->drop + NORMED_BITS - PRODUCT_BITS)};
+    int64_t root = inverse_square_root(radicand << exponent, norm->roots), half = exponent / 2;
+    double size = (double)norm->size;
+    /* Where the numerator is not shifted right and |D x| < 2^28, so that |S| is, too: D x f and S f, whole and below
+     * 2^52, are exact, and one product does. Half of the last place more, and nothing lies halfway. */
+    if (half >= norm->drop && size * size * (double)squares < 0x1p56) {
+        double scale = power_of_two(half + NORMED_BITS - PRODUCT_BITS);
+        return (factors){size * (double)root * scale, (0.5 - (double)(sum * root)) * scale, 0};
+    }
+    double power = power_of_two(half - norm->drop);
+    return (factors){power * size, 0.5 - (double)sum * power,
+                     (double)root * power_of_two(norm->drop + NORMED_BITS - PRODUCT_BITS)};
 }
 
-static inline double normed(int32_t x, factors by, double gain, double offset)
+static inline int32_t normed(int32_t x, factors by, int at_once, double gain, double offset)
 {
-    return floor(floor(floor(x * by.first + by.second) * by.third + 0.5) * gain + offset);
+    double scaled = x * by.first + by.second;
+    double whole = at_once ? nearest(scaled) : floor(floor(scaled) * by.third + 0.5);
+    return nearest_bits(whole * gain + offset); /* the offset has half of the last place more: nothing lies halfway */
+}
+
+static inline __attribute__((always_inline)) void
+normalise_part(const int32_t *restrict x, int64_t count, factors by, const double *restrict gain,
+               const double *restrict offset, int32_t *restrict y)
+{
+    if (by.third == 0)
+        for (int64_t i = 0; i < count; i++)
+            y[i] = normed(x[i], by, 1, gain[i], offset[i]);
+    else
+        for (int64_t i = 0; i < count; i++)
+            y[i] = normed(x[i], by, 0, gain[i], offset[i]);
 }
 
 /* Layer norm of rows of features, which stay below 2^31. */
@@ -78,10 +117,8 @@ void normalise(const int32_t *restrict x, int64_t rows, const layer_norm *norm, 
 {
     for (int64_t row = 0; row < rows; row++)
         for (int64_t group = 0; group < norm->groups; group++) {
-            factors by = factors_of(x, norm, group);
-            const double *gain = norm->gain + group * norm->size, *offset = norm->offset + group * norm->size;
-            for (int64_t i = 0; i < norm->size; i++)
-                y[i] = (int32_t)normed(x[i], by, gain[i], offset[i]);
+            normalise_part(x, norm->size, factors_of(x, norm, group), norm->gain + group * norm->size,
+                           norm->offset + group * norm->size, y);
             x += norm->size;
             y += norm->size;
         }
@@ -95,49 +132,75 @@ static inline float decayed(float v, float keep)
     return upper * keep + truncf((v - upper) * keep);
 }
 
-/* All steps of up to BLOCK features of one token; returns how many potentials were held at their limit.
+typedef struct {
+    const int32_t *x;         /* of the first step */
+    int64_t x_stride, steps;  /* numbers from one step to the next, 0 where all are the same */
+    const factors *by;        /* NULL without layer norm */
+    int64_t by_stride;
+    const double *gain, *offset;
+    const float *keep, *above, *taken, *bias;
+    int64_t stride; /* spikes and potentials from one step to the next */
+    int8_t *spikes;
+    int32_t *potentials; /* may be NULL */
+} block;
+
+/* All steps of up to BLOCK features of one token; returns how many potentials were held at their limit. Where `hold` is
+ * 0 none is: then -1 where one should have been, and all is to be done again.
  *
  * In float: potentials, activations times 2^6 and thresholds are below 2^23, biases below 2^20, so that each of the two
  * sums in parentheses is below 2^24 and exact. Their own sum is rounded only above 2^24, and there it is held. */
 static inline __attribute__((always_inline)) int64_t
-fire_block(const int32_t *x, int64_t x_stride, int64_t steps, int64_t count, const factors *by, int64_t by_stride,
-           const double *restrict gain, const double *restrict offset, const neurons *cells, int64_t from,
-           int64_t stride, int8_t *spikes, int32_t *potentials)
+fire_block(block now, int64_t count, int reset_to_zero, int hold)
 {
-    const float *restrict keep = cells->keep + from, *restrict above = cells->above + from;
-    const float *restrict taken = cells->taken + from, *restrict bias = cells->bias + from;
-    float reset = cells->reset_to_zero ? 1.0f : 0.0f;
-    float potential[BLOCK] = {0}, fired[BLOCK] = {0}, charge[BLOCK];
+    const float *restrict keep = now.keep, *restrict above = now.above;
+    const float *restrict taken = now.taken, *restrict bias = now.bias;
+    float potential[BLOCK], fired[BLOCK], shown[BLOCK];
+    int32_t normed_now[BLOCK];
+    float largest = 0;
     int64_t saturated = 0;
-    for (int64_t step = 0; step < steps; step++) {
-        const int32_t *restrict now_in = x + step * x_stride;
-        int8_t *restrict out = spikes + step * stride;
-        if (by) {
-            factors f = by[step * by_stride];
-            for (int64_t i = 0; i < count; i++)
-                charge[i] = (float)normed(now_in[i], f, gain[i], offset[i]);
-        } else
-            for (int64_t i = 0; i < count; i++)
-                charge[i] = (float)now_in[i];
+    for (int64_t step = 0; step < now.steps; step++) {
+        const int32_t *charge = now.x + step * now.x_stride;
+        int8_t *restrict spikes = now.spikes + step * now.stride;
+        if (now.by) {
+            if (step == 0 || now.x_stride)
+                normalise_part(charge, count, now.by[step * now.by_stride], now.gain, now.offset, normed_now);
+            charge = normed_now;
+        }
         int32_t held = 0; /* as wide as a float */
-#pragma omp simd reduction(+ : held)
+        if (step == 0) /* nothing is left of any step before */
+            for (int64_t i = 0; i < count; i++)
+                shown[i] = charge[i] * ACTIVATION_STEP + bias[i];
+        else
+            for (int64_t i = 0; i < count; i++)
+                shown[i] = (decayed(potential[i], keep[i]) + charge[i] * ACTIVATION_STEP)
+                           + (bias[i] - fired[i] * taken[i]);
+#pragma omp simd reduction(+ : held) reduction(max : largest)
         for (int64_t i = 0; i < count; i++) {
-            float v = (decayed(potential[i], keep[i]) + charge[i] * ACTIVATION_STEP) + (bias[i] - fired[i] * taken[i]);
-            float kept = fminf(fmaxf(v, -POTENTIAL_MAX), POTENTIAL_MAX);
-            float s = kept > above[i] ? 1.0f : 0.0f;
-            held += kept != v;
-            charge[i] = kept; /* to be shown */
-            fired[i] = s;
-            potential[i] = kept - reset * s * kept;
+            float v = shown[i], kept = v;
+            if (hold) {
+                kept = fminf(fmaxf(v, -POTENTIAL_MAX), POTENTIAL_MAX);
+                held += kept != v;
+            } else
+                largest = fmaxf(largest, fabsf(v));
+            shown[i] = kept;
+            fired[i] = kept > above[i] ? 1.0f : 0.0f;
+            potential[i] = reset_to_zero && kept > above[i] ? 0.0f : kept;
         }
         for (int64_t i = 0; i < count; i++)
-            out[i] = (int8_t)fired[i];
+            spikes[i] = (int8_t)fired[i];
         saturated += held;
-        if (potentials)
+        if (now.potentials)
             for (int64_t i = 0; i < count; i++)
-                potentials[step * stride + i] = (int32_t)charge[i];
+                now.potentials[step * now.stride + i] = (int32_t)shown[i];
     }
-    return saturated;
+    return largest > POTENTIAL_MAX ? -1 : saturated;
+}
+
+/* The number BLOCK is one the compiler knows: it unrolls and vectorises better. */
+static int64_t fire_whole_block(const block *now, int reset_to_zero)
+{
+    int64_t saturated = reset_to_zero ? fire_block(*now, BLOCK, 1, 0) : fire_block(*now, BLOCK, 0, 0);
+    return saturated < 0 ? fire_block(*now, BLOCK, reset_to_zero, 1) : saturated;
 }
 
 /* Neurons, behind a layer norm where `norm` is not NULL. x: (x_steps, tokens, features), the same at every step where
@@ -148,6 +211,7 @@ int64_t fire(const int32_t *x, int64_t x_steps, int64_t steps, int64_t tokens, i
              factors *scratch)
 {
     int64_t saturated = 0, moving = x_steps > 1, groups = norm ? norm->groups : 1, size = features / groups;
+    int reset_to_zero = cells->reset_to_zero != 0;
     for (int64_t token = 0; token < tokens; token++) {
         const int32_t *row = x + token * features;
         for (int64_t step = 0; norm && step < x_steps; step++)
@@ -156,15 +220,12 @@ int64_t fire(const int32_t *x, int64_t x_steps, int64_t steps, int64_t tokens, i
         for (int64_t group = 0; group < groups; group++)
             for (int64_t i = 0; i < size; i += BLOCK) {
                 int64_t from = group * size + i, out = token * features + from;
-                const factors *by = norm ? scratch + group : NULL;
-                const double *gain = norm ? norm->gain + from : NULL, *offset = norm ? norm->offset + from : NULL;
-                int32_t *shown = potentials ? potentials + out : NULL;
-                if (size - i >= BLOCK) /* a number the compiler knows unrolls and vectorises better */
-                    saturated += fire_block(row + from, moving * tokens * features, steps, BLOCK, by, moving * groups,
-                                            gain, offset, cells, from, stride, spikes + out, shown);
-                else
-                    saturated += fire_block(row + from, moving * tokens * features, steps, size - i, by,
-                                            moving * groups, gain, offset, cells, from, stride, spikes + out, shown);
+                block now = {row + from, moving * tokens * features, steps, norm ? scratch + group : NULL,
+                             moving * groups, norm ? norm->gain + from : NULL, norm ? norm->offset + from : NULL,
+                             cells->keep + from, cells->above + from, cells->taken + from, cells->bias + from,
+                             stride, spikes + out, potentials ? potentials + out : NULL};
+                saturated += size - i < BLOCK ? fire_block(now, size - i, reset_to_zero, 1)
+                                              : fire_whole_block(&now, reset_to_zero);
             }
     }
     return saturated;

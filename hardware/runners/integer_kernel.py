@@ -69,7 +69,7 @@ class KernelNorm:
             np.ascontiguousarray(norm.integer_eps, np.int64),
             np.ascontiguousarray(inverse_square_root_table(), np.int64),
             np.ascontiguousarray(norm.weight * scale),
-            np.ascontiguousarray(norm.bias * scale + 0.5),
+            np.ascontiguousarray((norm.bias + 0.5) * scale),  # half of the last place more
         )
         self._held = _Norm(norm.groups, size, numerator_shift(size), *(part.ctypes.data for part in self._arrays))
         self.address = ctypes.addressof(self._held)
@@ -133,7 +133,7 @@ class Kernel:
         return self._fire(
             x.data_ptr(),
             x_steps,
-            len(spikes),
+            spikes.shape[0],
             tokens,
             features,
             None if norm is None else norm.address,
@@ -144,20 +144,21 @@ class Kernel:
             scratch.data_ptr(),
         )
 
-    def attend(self, x: Tensor, lengths: np.ndarray, heads: int, head_size: int, factor: int) -> Tensor:
+    def attend(self, x: Tensor, lengths: Tensor, heads: int, head_size: int, factor: int) -> Tensor:
         """Return `factor` times the attention product of spikes ``(T, P, 3 D)`` int8 as ``(T, P, D)`` int32.
 
-        Sentences of `lengths` tokens lie one behind the other. Sums must stay below 2^24, the result below 2^31.
+        Sentences of `lengths` tokens, int64, lie one behind the other. Sums must stay below 2^24, the result below
+        2^31.
         """
-        x, lengths = x.contiguous(), np.ascontiguousarray(lengths, np.int64)
+        x = x.contiguous()
         y = torch.empty(x.shape[0], x.shape[1], heads * head_size, dtype=torch.int32)
         padded, longest = _rounded_up(head_size, LANES), _rounded_up(int(lengths.max()), TILE)
         scratch = torch.zeros((4 * longest + padded) * padded)
         self._attend(
             x.data_ptr(),
             x.shape[0],
-            lengths.ctypes.data,
-            len(lengths),
+            lengths.data_ptr(),
+            lengths.numel(),
             longest,
             heads,
             head_size,

@@ -34,10 +34,11 @@ from export.operators import (
     IntegerSpikeAttention,
     TokenSum,
 )
+from export.operators.layer_norm import integer_layer_norm
 from hardware import compare, open_runner
 from hardware.errors import RunnerError
 from hardware.runners.integer import IntegerRunner
-from hardware.runners.integer_kernel import load_kernel
+from hardware.runners.integer_kernel import KernelNorm, load_kernel
 from spikebert.checkpoint import SHIPPED_CHECKPOINTS, load_model, load_tokenizer
 from spikebert.cli.quantization import CALIBRATION_SENTENCES, read_calibration
 from spikebert.data import TASKS, load_examples
@@ -367,8 +368,12 @@ def test_the_c_kernel_computes_the_same(make_model, padded_batch, neuron: str) -
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 @pytest.mark.parametrize("fire_on_equal", [False, True])
-def test_neurons_at_the_limits_of_every_register(compiled: bool, reset: str, fire_on_equal: bool) -> None:
-    """Where a sum of all that drives a neuron is most, and float32, in which C adds it up, has to hold it."""
+@pytest.mark.parametrize("reach", [(1 << 17) - 1, 1 << 15, 1 << 11])
+def test_neurons_at_the_limits_of_every_register(compiled: bool, reset: str, fire_on_equal: bool, reach: int) -> None:
+    """Where a sum of all that drives a neuron is most, and float32, in which C adds it up, has to hold it.
+
+    With less `reach` some potentials are held, or none: C first computes without the limit, and again where need be.
+    """
     if compiled and load_kernel() is None:
         pytest.skip("there is no C compiler")
     rng, features = np.random.default_rng(0), 300
@@ -379,7 +384,7 @@ def test_neurons_at_the_limits_of_every_register(compiled: bool, reset: str, fir
     neurons = IntegerLeakyIntegrateAndFire(
         threshold=extremes(0, (1 << 17) - 1, features),
         decay=extremes(0, 4095, features),
-        bias_mantissa=extremes(-4096, 4095, features),
+        bias_mantissa=extremes(-4096, 4095, features) * (reach > 1 << 11),
         bias_exponent=rng.integers(0, 8, features),
         reset=reset,
         fire_on_equal=fire_on_equal,
@@ -389,7 +394,7 @@ def test_neurons_at_the_limits_of_every_register(compiled: bool, reset: str, fir
     builder.add("neurons", neurons, "input")
     readout = Readout(1.0, np.zeros(features, np.int64))
     network = builder.network("output", "neurons", readout=readout, input_limit=(1 << 17) - 1)
-    inputs = extremes(-(1 << 17) + 1, (1 << 17) - 1, 8, 2, 3, features)
+    inputs = extremes(-reach, reach, 8, 2, 3, features)
     spikes, potentials, _ = simulate(build_graph(network), inputs, np.ones((2, 3), bool))
     with open_runner(network, "reference", "integer") as opened:
         overflows = opened.run(inputs).metadata["overflows"]
@@ -400,7 +405,53 @@ def test_neurons_at_the_limits_of_every_register(compiled: bool, reset: str, fir
     np.testing.assert_array_equal(trace.spikes["neurons"], spikes["neurons"])
     np.testing.assert_array_equal(trace.membrane_potentials["neurons"], potentials["neurons"])
     assert trace.metadata["overflows"] == overflows
-    assert overflows["neurons"]["saturated_potentials"] > 1000
+    saturated = overflows.get("neurons", {"saturated_potentials": 0})["saturated_potentials"]
+    assert saturated == 0 if reach == 1 << 11 else saturated > 0
+    assert saturated > 1000 or reach < (1 << 17) - 1
+
+
+@pytest.mark.skipif(load_kernel() is None, reason="there is no C compiler")
+@pytest.mark.parametrize("size", [1, 3, 16, 130, 768, 4096])
+@pytest.mark.parametrize("spread", [0, 1, 9, 1000, 1 << 16, 1 << 18, 1 << 24])
+def test_layer_norm_in_c_is_the_one_written_in_whole_numbers(size: int, spread: int) -> None:
+    """Numbers close together around any mean, and numbers so large that their norm is found by the longer way.
+
+    Gains are so large that each unit of a normed feature shows, and such that many numbers lie halfway between two.
+    """
+    rng, groups = np.random.default_rng(spread + size), 2
+    spread, mean = min(spread, (1 << 30) // size), min(1 << 24, (1 << 30) // size)
+    norm = IntegerLayerNorm(
+        weight=rng.choice([-(1 << 24) + 1, (1 << 24) - 1, 3 << 20, 1 << 19, 1, 0], groups * size),
+        bias=rng.integers(-(1 << 20), 1 << 20, groups * size) << 19,
+        groups=groups,
+        integer_eps=np.array([1, 1 << 20]),
+        shift=20,
+        unit=np.ones(groups * size),
+    )
+    x = rng.choice([0, 1, mean, -mean], (4, 60, 1)) + rng.integers(-spread, spread + 1, (4, 60, groups * size))
+    kernel = load_kernel()
+    assert kernel is not None
+    expected = integer_layer_norm(x, norm.weight, norm.bias, norm.integer_eps, norm.shift)
+    found = kernel.normalise(torch.from_numpy(x), KernelNorm(norm))
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_threshold_may_lie_between_whole_numbers_or_beyond_them(compiled: bool) -> None:
+    if compiled and load_kernel() is None:
+        pytest.skip("there is no C compiler")
+    thresholds = np.array([-np.inf, -1e300, -128.5, -3, -2.5, -0.1, 0, 0.1, 2.5, 3, 127.5, 1e300, np.inf])
+    for fire_on_equal in (False, True):
+        builder = NetworkBuilder("input", len(thresholds))
+        builder.add("heaviside", Heaviside(thresholds, fire_on_equal), "input")
+        readout = Readout(1.0, np.zeros(len(thresholds), np.int64))
+        network = builder.network("output", "heaviside", readout=readout, input_limit=128)
+        inputs = np.broadcast_to(np.arange(-128, 129)[None, :, None, None], (1, 257, 1, len(thresholds)))
+        with open_runner(network, "integer", "integer", compiled=compiled) as opened:
+            assert opened.methods["heaviside"] == "comparison"
+            spikes = opened.run(inputs).spikes["heaviside"]
+        expected = inputs >= thresholds if fire_on_equal else inputs > thresholds
+        np.testing.assert_array_equal(spikes, expected)
 
 
 @pytest.mark.skipif(load_kernel() is None, reason="there is no C compiler")
@@ -412,7 +463,7 @@ def test_attention_in_c_is_the_sum_it_stands_for(head_size: int, heads: int) -> 
     x = np.random.default_rng(head_size).integers(0, 6, (3, lengths.sum(), 3 * width))
     kernel = load_kernel()
     assert kernel is not None
-    found = kernel.attend(torch.from_numpy(x).to(torch.int8), lengths, heads, head_size, 4).numpy()
+    found = kernel.attend(torch.from_numpy(x).to(torch.int8), torch.from_numpy(lengths), heads, head_size, 4).numpy()
     parts = np.split(x.reshape(3, -1, 3, heads, head_size), np.cumsum(lengths)[:-1], 1)
     expected = [
         np.einsum("tnhd,tmhd,tmhe->tnhe", *(part[:, :, role] for role in range(3))).reshape(3, -1, width) * 4
