@@ -2,8 +2,9 @@
  *
  * What each line means stands in export/operators: layer_norm.py, leaky_integrate_and_fire.py, spike_attention.py. All
  * floating numbers here are whole below 2^53 (2^24 in float), or such by a power of two, as the runner proves before it
- * calls. Nothing is rounded but where floor, trunc and nearest say so (and in `fire_block` where it makes no difference): fused
- * multiply-adds cannot change a number. The macros in capitals that are not defined here come from the Python side.
+ * calls. Nothing is rounded but where floor, trunc and nearest say so (and in `fire_block` where it makes no
+ * difference): fused multiply-adds cannot change a number. The macros in capitals that are not defined here come from
+ * the Python side.
  */
 #include <math.h>
 #include <stddef.h>
