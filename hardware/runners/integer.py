@@ -480,13 +480,13 @@ def _name(kind: torch.dtype) -> str:
 def _product(operator: IntegerAffine, kind: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return what takes ``(T, P, in)`` to ``(T, P, out)`` in a type that is exact."""
     weight = torch.from_numpy(operator.weight).to(device, kind).t()
-    bias = None if operator.bias is None else torch.from_numpy(operator.bias).to(device)
-    multiply = torch._int_mm if kind == torch.int8 else torch.mm
+    multiply, sums_in = (torch._int_mm, torch.int32) if kind == torch.int8 else (torch.mm, kind)
+    bias = None if operator.bias is None else torch.from_numpy(operator.bias).to(device, sums_in)
 
     def product(x: Tensor) -> Tensor:
         steps, tokens, features = x.shape
         y = multiply(x.to(kind).reshape(-1, features), weight).view(steps, tokens, -1)
-        return y if bias is None else y.add_(bias.to(y.dtype))
+        return y if bias is None else y.add_(bias)
 
     return product
 
