@@ -7,6 +7,7 @@ graph while all limits hold. Cores fill chips in that order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Mapping as Table
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from hardware.edges import check_trace
 from hardware.errors import PlacementError, TraceMismatchError
 from hardware.loihi.chip import Chip, find_chip
 from hardware.loihi.connectivity import Part
-from hardware.loihi.mapping import HOST_INPUT, HOST_READOUT, Mapping, map_network
+from hardware.loihi.mapping import HOST_INPUT, HOST_READOUT, Mapping, Population, map_network
 from hardware.loihi.rules import GRAPH, Subject, Violation, check
 from hardware.loihi.tiling import (
     RESOURCES,
@@ -312,34 +313,66 @@ def _best_tilings(mapping: Mapping, tokens: int, chip: Chip) -> dict[str, Tiling
         if len(exact) > most:
             return exact
     whole = [tilings for tilings in found if len(tilings) == most]
-    return min(whole, key=lambda tilings: len(_assemble(mapping, tilings, tokens, chip)))
+    return min(whole, key=lambda tilings: _number_of_cores(mapping, tilings, tokens, chip))
 
 
 def _assemble(mapping: Mapping, tilings: Table[str, Tiling], tokens: int, chip: Chip) -> tuple[Core, ...]:
-    """Put slices on cores: populations of one slice share a core with the next such while it holds them."""
-    fan_out = fan_outs(mapping, dict(tilings), tokens)
+    """Put slices on cores: one each, but for populations of a single slice, which share cores."""
+    fan_out, sharing = fan_outs(mapping, dict(tilings), tokens), _sharing(mapping, tilings, tokens, chip)
     filled: list[list[Slice]] = []
-    shared: list[Slice] | None = None  # the last core of its kind, wherever it stands
-    load = Resources()
     for name, tiling in tilings.items():
-        population = mapping.populations[name]
-        slices = [
-            Slice(name, part, span, needs(population, part, span[1] - span[0], tokens, fan_out[name], chip))
-            for span in _token_spans(tokens, tiling.copies)
-            for part in tiling.parts
-        ]
-        if len(slices) > 1:
-            filled.extend([piece] for piece in slices)
-            continue
-        (piece,) = slices
-        if shared is not None and not (load + piece.resources).exceeded(chip):
-            shared.append(piece)
-            load += piece.resources
-        else:
-            shared, load = [piece], piece.resources
-            filled.append(shared)
+        if tiling.slices(tokens) > 1:
+            filled += [[piece] for piece in _slices(mapping.populations[name], tiling, tokens, fan_out[name], chip)]
+        elif name in sharing:
+            filled.append(
+                [
+                    piece
+                    for other in sharing[name]
+                    for piece in _slices(mapping.populations[other], tilings[other], tokens, fan_out[other], chip)
+                ]
+            )
     per_chip = chip["cores_per_chip"]
     return tuple(Core(index, index // per_chip, tuple(slices)) for index, slices in enumerate(filled))
+
+
+def _slices(population: Population, tiling: Tiling, tokens: int, fan_out: np.ndarray, chip: Chip) -> Iterator[Slice]:
+    """Yield the slices of a population, tokens first."""
+    spans = _token_spans(tokens, tiling.copies)
+    needed = {  # the same at whatever tokens, so it is worked out for a full span and for the last one only
+        copies: [needs(population, part, copies, tokens, fan_out, chip) for part in tiling.parts]
+        for copies in {stop - first for first, stop in spans}
+    }
+    for span in spans:
+        for part, resources in zip(tiling.parts, needed[span[1] - span[0]], strict=True):
+            yield Slice(population.name, part, span, resources)
+
+
+def _sharing(mapping: Mapping, tilings: Table[str, Tiling], tokens: int, chip: Chip) -> dict[str, list[str]]:
+    """Return which populations of a single slice share a core, by the first of them.
+
+    Each has that of the one before it while the core holds them, wherever that stands.
+    """
+    fan_out = fan_outs(mapping, dict(tilings), tokens)
+    sharing: dict[str, list[str]] = {}
+    shared: list[str] | None = None
+    load = Resources()
+    for name, tiling in tilings.items():
+        if tiling.slices(tokens) > 1:
+            continue
+        (piece,) = _slices(mapping.populations[name], tiling, tokens, fan_out[name], chip)
+        if shared is not None and not (load + piece.resources).exceeded(chip):
+            shared.append(name)
+            load += piece.resources
+        else:
+            shared, load = [name], piece.resources
+            sharing[name] = shared
+    return sharing
+
+
+def _number_of_cores(mapping: Mapping, tilings: Table[str, Tiling], tokens: int, chip: Chip) -> int:
+    """Return how many cores `_assemble` fills, without the slices in them: there may be a million."""
+    own = sum(tiling.slices(tokens) for tiling in tilings.values() if tiling.slices(tokens) > 1)
+    return own + len(_sharing(mapping, tilings, tokens, chip))
 
 
 def _token_spans(tokens: int, copies: int) -> list[tuple[int, int]]:

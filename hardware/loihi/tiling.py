@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -262,29 +263,26 @@ def _fewest_parts(
         int(fan_out.min()) == int(fan_out.max())
     )
 
-    def fits(parts: tuple[Part, ...]) -> bool:
-        tested = parts[:1] if uniform else parts  # the first is as large as any
+    def fits(fineness: int) -> bool:
+        parts = cut(population, fineness)
+        tested = islice(parts, 1) if uniform else parts  # the first is as large as any
         return not any(needs(population, part, copies, tokens, fan_out, chip).exceeded(chip) for part in tested)
 
     ways = population.positions + population.channels // population.unit - 1
-    low, high, found = 1, 1, None
-    while True:
-        parts = tuple(cut(population, high))
-        if fits(parts):
-            found = parts
-            break
-        if high == ways or len(parts) > most_parts:
+    low, high = 1, 1
+    while not fits(high):
+        if high == ways or number_of_parts(population, high) > most_parts:
             return None
         low, high = high + 1, min(2 * high, ways)
+    found = high
     high -= 1
     while low <= high:
         middle = (low + high) // 2
-        parts = tuple(cut(population, middle))
-        if fits(parts):
-            found, high = parts, middle - 1
+        if fits(middle):
+            found, high = middle, middle - 1
         else:
             low = middle + 1
-    return found
+    return tuple(cut(population, found))
 
 
 def cut(population: Population, fineness: int) -> Iterator[Part]:
@@ -293,16 +291,27 @@ def cut(population: Population, fineness: int) -> Iterator[Part]:
     Up to the number of positions it is into how many ranges of positions they are cut, all channels in each; beyond it,
     every position is by itself and the channels are cut as well.
     """
-    position_ranges = min(fineness, population.positions)
-    channel_ranges = max(1, fineness - population.positions + 1)
+    position_steps, unit_steps = _steps(population, fineness)
     units = population.channels // population.unit
-    for positions in _ranges(population.positions, position_ranges):
-        for first, last in _ranges(units, channel_ranges):
-            yield Part((first * population.unit, last * population.unit), positions)
+    for position in position_steps:
+        positions = position, min(population.positions, position + position_steps.step)
+        for unit in unit_steps:
+            last = min(units, unit + unit_steps.step)
+            yield Part((unit * population.unit, last * population.unit), positions)
 
 
-def _ranges(length: int, pieces: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of equal length, the last perhaps shorter, in at most `pieces`."""
-    step = -(-length // pieces)
-    for first in range(0, length, step):
-        yield first, min(length, first + step)
+def number_of_parts(population: Population, fineness: int) -> int:
+    """Return how many parts `cut` yields."""
+    position_steps, unit_steps = _steps(population, fineness)
+    return len(position_steps) * len(unit_steps)
+
+
+def _steps(population: Population, fineness: int) -> tuple[range, range]:
+    """Return where ranges of positions and of units begin: all of equal length, the last perhaps shorter."""
+    units = population.channels // population.unit
+    position_ranges = min(fineness, population.positions)
+    unit_ranges = max(1, fineness - population.positions + 1)
+    return (
+        range(0, population.positions, -(-population.positions // position_ranges)),
+        range(0, units, -(-units // unit_ranges)),
+    )
