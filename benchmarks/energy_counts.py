@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from export.network import Network
-from hardware.energy import EnergyEstimate, OperationCounts, energy_models, estimate_energy
+from hardware.energy import EnergyEstimate, EnergyModel, OperationCounts, energy_models, estimate_energy
 from hardware.energy.baselines import BASELINES, Baseline, QuantizedTwin, TransformerBaseline
 from hardware.energy.comparison import EnergyComparison, compare_energy, dense_pricing, firing_rate, scale_firing
 from hardware.energy.operation_counts import headline
@@ -81,11 +81,17 @@ class Measurement:
         return QuantizedTwin(self.network, round(self.counts.time_steps))
 
     @cached_property
+    def models(self) -> dict[str, EnergyModel]:
+        """The energy models, those of a chip with this network placed on it."""
+        tokens = self.counts.longest_sentence
+        return {name: model.for_network(self.network, tokens) for name, model in energy_models().items()}
+
+    @cached_property
     def comparisons(self) -> list[EnergyComparison]:
         """Every energy model's answer against every baseline."""
         return [
             compare_energy(self.counts, baseline, self.lengths, model)
-            for model in energy_models().values()
+            for model in self.models.values()
             for baseline in self.baselines
         ]
 

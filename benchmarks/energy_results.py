@@ -167,7 +167,7 @@ class EnergyResults:
     def _energy_table(self) -> ReportTable:
         rows = []
         for name, model in energy_models().items():
-            estimates = [estimate_energy(measurement.counts, model=model) for measurement in self.measured]
+            estimates = [estimate_energy(m.counts, model=m.models[name]) for m in self.measured]
             rows.append((name, "in" if model.includes_memory else "out", *(number(e.energy_mj) for e in estimates)))
         columns = ("energy model", "memory", *(measurement.data.replace(" ", "\n") for measurement in self.measured))
         notes = ("Estimates, mJ a sentence at its real length. What each rests on stands at the end.",)

@@ -29,7 +29,7 @@ if sys.version_info >= (3, 11):
 else:  # the standard library has it from 3.11 on
     import tomli as tomllib
 
-from export.network import Network
+from export.network import Network, parse_graph
 from hardware.energy.errors import EnergyModelError
 from hardware.energy.operation_counts import (
     ATTENTION_ORDERS,
@@ -82,6 +82,10 @@ class Timing:
     energy_delay_product : float
         Energy of a sentence times `seconds`, in J s.
     basis : str
+    cores, chips : int or None
+        What the network takes of the hardware, where the model says.
+    placement : str
+        Where cores and chips are from: ``placed: …``, or ``best case: …, because …``.
     """
 
     steps: float
@@ -92,6 +96,9 @@ class Timing:
     static_mj: float
     energy_delay_product: float
     basis: str
+    cores: int | None = None
+    chips: int | None = None
+    placement: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -141,6 +148,13 @@ class EnergyModel(ABC):
     @abstractmethod
     def priced(self, node: NodeOperations) -> frozenset[str]:
         """Return the kinds of operation this model has a figure for at a node; the estimate lists the others."""
+
+    def for_network(self, network: Network, tokens: int) -> EnergyModel:
+        """Return the model as it prices one network, for sentences of up to so many tokens.
+
+        A model of a chip places the network on it; most models price every network alike and return themselves.
+        """
+        return self
 
     def timing(self, counts: OperationCounts, dynamic_mj: float) -> Timing | None:
         """Return how long a sentence takes, where the model has time; `dynamic_mj` is its energy without static."""
@@ -284,7 +298,8 @@ def estimate_energy(
     trace : Trace or OperationCounts
         What ran; counts where it was counted already, or streamed.
     graph : nir.NIRGraph or Network, optional
-        The graph that ran; needed with a trace.
+        The graph that ran; needed with a trace. A model of a chip places it; see `EnergyModel.for_network`, which
+        whoever prices counts several times calls once.
     model : str, Path or EnergyModel
         A name of `ENERGY_MODELS`, a .json or .toml file, or a model.
 
@@ -300,12 +315,15 @@ def estimate_energy(
     >>> estimate_energy(trace, graph, model="horowitz-int8").energy_mj
     """
     chosen = energy_model(model)
+    network = parse_graph(graph) if isinstance(graph, nir.NIRGraph) else graph
     if isinstance(trace, OperationCounts):
         counts = trace
-    elif graph is None:
+    elif network is None:
         raise EnergyModelError("a trace needs its graph to be counted; give graph, or counts in place of the trace")
     else:
-        counts = count_operations(trace, graph)
+        counts = count_operations(trace, network)
+    if network is not None:
+        chosen = chosen.for_network(network, counts.longest_sentence)
     by_node, by_kind = _charge(chosen, counts, "real")
     dynamic = sum(by_node.values())
     timing = chosen.timing(counts, dynamic)
@@ -323,7 +341,8 @@ def estimate_energy(
         source=chosen.source,
         precision=chosen.precision,
         technology=chosen.technology,
-        basis=f"estimate, not a measurement: {chosen.basis}",
+        basis=f"estimate, not a measurement: {chosen.basis}"
+        + (f"; {timing.placement}" if timing is not None and timing.placement else ""),
         includes_memory=chosen.includes_memory,
         energy_mj=dynamic + (timing.static_mj if timing else 0.0),
         padding_mj=sum(_charge(chosen, counts, "padding")[0].values()),

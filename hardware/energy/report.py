@@ -187,6 +187,8 @@ def timing_table(estimates: Sequence[EnergyEstimate]) -> ReportTable | None:
         assert timing is not None
         host = {kind.removeprefix("host: "): mj for kind, mj in estimate.by_kind.items() if kind.startswith("host: ")}
         for title, value in {
+            "cores": DASH if timing.cores is None else f"{timing.cores:,}",
+            "chips": DASH if timing.chips is None else f"{timing.chips:,}",
             "steps a sentence": f"{timing.steps:g}",
             "µs a step": number(1e6 * timing.seconds_per_step),
             "µs a sentence": number(1e6 * timing.seconds),

@@ -7,6 +7,7 @@ graph while all limits hold. Cores fill chips in that order.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from collections.abc import Mapping as Table
 from dataclasses import dataclass
@@ -153,6 +154,27 @@ class Placement:
     def chips(self) -> int:
         """Chips that are needed."""
         return -(-len(self.cores) // self.chip["cores_per_chip"])
+
+    @functools.cached_property
+    def cores_reached(self) -> dict[str, float]:
+        """Cores that a spike goes to, by its source, which may be on the host: the mean over its neurons and tokens.
+
+        Each list of weights that a core has for it counts, as an axon of its own, and so does the host where it reads.
+        """
+        axons: dict[str, int] = {}
+        neurons: dict[str, int] = {}
+        for core in self.cores:
+            for piece in core.slices:
+                for projection in self.mapping.populations[piece.node].projections:
+                    copies = piece.tokens[1] - piece.tokens[0]
+                    arriving = projection.connectivity.axons(piece.part, copies, self.tokens)
+                    for source in projection.sources:
+                        axons[source] = axons.get(source, 0) + arriving
+                        neurons[source] = projection.connectivity.in_features * self.tokens
+        reached = {source: axons[source] / neurons[source] for source in axons}
+        for name, population in self.mapping.populations.items():
+            reached[name] = reached.get(name, 0.0) + (population.read_by_host and population.sends_spikes)
+        return reached
 
     @property
     def total(self) -> Resources:

@@ -106,6 +106,7 @@ def energy(
     chosen = [energy_model(name) for name in names]
     seed_everything(seed)
     run = _count(open_source(SourceOptions.of(of_source), seed))
+    chosen = [model.for_network(run.network, run.counts.longest_sentence) for model in chosen]
     twin = QuantizedTwin(run.network, round(run.counts.time_steps))
     if baseline_name is None:
         baseline_name = DEFAULT_BASELINE if run.network.token_encoding is not None else QuantizedTwin.name

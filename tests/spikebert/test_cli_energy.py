@@ -138,6 +138,26 @@ def test_the_table_says_who_loses_and_fits(checkpoint: Path) -> None:
     assert "estimate, not a measurement" in " ".join(words)
 
 
+def test_loihi1_takes_the_cores_and_chips_that_place_prints(checkpoint: Path, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    write_nir(tmp_path / "model.nir", to_nir(model))
+    placed = click.testing.CliRunner().invoke(
+        main, ["place", str(tmp_path / "model.nir"), "--chip", "loihi1", "--tokens", str(max(TOKENS)), "--json"]
+    )
+    expected = json.loads(placed.stdout)
+    for source in ((checkpoint,), (tmp_path / "model.nir", "--tokenizer", checkpoint)):
+        found = _json(*source, "--text", *TEXTS, "--model", "loihi1")["estimates"]["loihi1"]
+        assert (found["timing"]["cores"], found["timing"]["chips"]) == (expected["cores"], expected["chips"])
+        cores = f"placed: {expected['cores']} core{'s' * (expected['cores'] > 1)} on {expected['chips']} chip"
+        assert found["timing"]["placement"].startswith(cores)
+        assert found["timing"]["placement"] in found["basis"]
+        for rule in {violation["rule"] for violation in expected["violations"]}:
+            assert rule in found["timing"]["placement"]
+    said = " ".join(_invoke(checkpoint, "--text", *TEXTS, "--model", "loihi1").stdout.split())
+    assert f"chips {expected['chips']}" in said
+    assert cores in said
+
+
 def test_files_are_written_and_not_over_others(checkpoint: Path, tmp_path: Path) -> None:
     table, page = tmp_path / "energy.csv", tmp_path / "energy.html"
     arguments = (checkpoint, "--text", *TEXTS, "--csv", table, "--html", page, "--model", "paper", "memory")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from export import to_nir
+from export import parse_graph, to_nir
 from export.network import Network, NetworkBuilder, TokenEncoding
 from export.operators import Affine, Heaviside, LeakyIntegrateAndFire
 from hardware import run
@@ -40,6 +40,7 @@ from hardware.energy.paper import (
     spikebert_energy_mj,
 )
 from hardware.energy.report import mean_field_table, timing_table
+from hardware.loihi import place
 from hardware.trace import Trace
 
 MODELS = (
@@ -371,6 +372,109 @@ def test_loihi_sends_a_spike_to_every_core_that_reads_it() -> None:
     node = replace(token_counts().nodes["second"], readers=(3072, 768))  # three cores and one
     charged = LOIHI1.charge(node, node.real, token_counts())
     assert charged["spike traffic"] == pytest.approx(1 * 4 * (1.7 + 3.0 * 2.625 + 4.0 * 1.25))
+
+
+def dense_network(width: int, fan_out: int) -> Network:
+    """Spikes -> affine without bias -> neurons that never fire."""
+    builder = NetworkBuilder("input", width)
+    builder.add("affine", Affine(np.zeros((fan_out, width))), "input")
+    builder.add("neurons", neurons(fan_out), "affine")
+    return builder.network("output", "neurons", input_shape=(width,))
+
+
+def dense_trace(network: Network, spikes: int, sentences: int = 2) -> Trace:
+    """Two steps with the first `spikes` inputs on at each."""
+    given = np.zeros((2, sentences, 1, network.input_features), np.uint8)
+    given[..., :spikes] = 1
+    silent = np.zeros((2, sentences, 1, network.nodes[-1].operator.out_features), np.uint8)
+    mask = np.ones((sentences, 1), bool)
+    return Trace({"input": given, "neurons": silent}, np.zeros((sentences, 1, 0)), mask)
+
+
+def test_loihi_placed_by_hand() -> None:
+    # 1,500 lists of 100 weights take 1,500 x (2 x 10 + 100 x 8) bits and more: 150 KB, so two cores of 50 neurons each,
+    # where the best case knows of 100 neurons only and has one. Each holds half of the work of a step:
+    # 40 spikes x 50 synapses, and 50 neurons that do not fire.
+    network = dense_network(1500, 100)
+    trace = dense_trace(network, 40)
+    found = estimate_energy(trace, network, model="loihi1")
+    assert found.timing is not None
+    assert (found.timing.cores, found.timing.chips) == (2, 1)
+    per_step = (40 * 50 * 3.5 + 50 * 5.3 + 465) * 1e-9
+    assert found.timing.seconds_per_step == pytest.approx(per_step)
+    assert found.timing.seconds == pytest.approx(2 * per_step)  # 2 + 1 - 1 steps
+    assert found.by_kind["static"] == pytest.approx(2 * per_step * 104.4)
+    best = estimate_energy(count_operations(trace, network), model="loihi1")
+    assert best.timing is not None
+    assert (best.timing.cores, best.timing.chips) == (1, 1)
+    assert best.timing.seconds_per_step == pytest.approx((40 * 100 * 3.5 + 100 * 5.3 + 465) * 1e-9)
+    assert best.timing.placement.startswith("best case: 1 core on 1 chip, because nobody said which graph was counted")
+    assert found.timing.placement.startswith("placed: 2 cores on 1 chip; it breaks rules")  # of floats
+    for estimate in (found, best):
+        assert estimate.timing is not None
+        assert estimate.timing.placement in estimate.basis
+        assert estimate.timing.placement in estimate.timing.basis
+        assert estimate.to_dict()["timing"]["cores"] == estimate.timing.cores
+
+
+def test_loihi_takes_the_cores_and_chips_that_place_says(make_model: Callable[..., Any]) -> None:
+    network = parse_graph(to_nir(make_model(num_hidden_layers=2)))
+    ids = np.random.default_rng(0).integers(1, network.token_encoding.vocabulary, (2, 9))
+    trace = run(network, ids)
+    placed = place(network, "loihi1", 9, trace)
+    found = estimate_energy(trace, network, model="loihi1")
+    assert found.timing is not None
+    assert (found.timing.cores, found.timing.chips) == (len(placed.cores), placed.chips)
+    assert found.by_kind["static"] == pytest.approx(placed.chips * 104.4 * found.timing.seconds)
+    for violation in placed.violations:
+        assert f"{violation.rule} (" in found.timing.placement
+
+
+@pytest.mark.parametrize("width", [48, 700])
+def test_loihi_sends_spikes_to_the_cores_that_place_says(width: int) -> None:
+    """Against the traffic that placement counts spike by spike, of a network whose spikes the host does not read."""
+    rng = np.random.default_rng(0)
+    builder = NetworkBuilder("input", 3)
+    builder.add("embedding", Affine(rng.normal(size=(300, 3))), "input")
+    builder.add("first", neurons(300), "embedding")
+    builder.add("up", Affine(rng.normal(size=(width, 300))), "first")
+    builder.add("middle", neurons(width), "up")
+    builder.add("down", Affine(rng.normal(size=(40, width))), "middle")
+    builder.add("last", neurons(40), "down")
+    network = builder.network("output", "last", token_encoding=TokenEncoding(3, 0), time_steps=3)
+    trace = run(network, rng.integers(0, 3, (2, 5)))
+    traffic = place(network, "loihi1", 5, trace).traffic
+    found = estimate_energy(trace, network, model="loihi1")
+    hops = 1.7 + 3.0 * 2.625 + 4.0 * 1.25
+    assert traffic is not None
+    assert traffic.sent > 0 < traffic.from_host
+    assert found.by_kind["host: spikes injected"] == pytest.approx(traffic.from_host * hops / 1e9)
+    to_host = trace.spikes["last"].sum() / 2  # the output; placement counts spikes to cores only
+    assert found.by_kind["spike traffic"] == pytest.approx((traffic.sent + to_host) * hops / 1e9)
+
+
+def test_loihi_says_why_it_has_only_a_best_case() -> None:
+    network = dense_network(5000, 1)  # 5,000 axons into one neuron
+    found = estimate_energy(dense_trace(network, 1), network, model="loihi1")
+    assert found.timing is not None
+    assert found.timing.placement.startswith(
+        "best case: 1 core on 1 chip, because 1 of 1 populations fit no core (in_axons_per_core of neurons: 5000, at "
+        "most 4096)"
+    )
+
+
+def test_loihi_is_placed_for_sentences_as_long_as_those_counted(make_model: Callable[..., Any]) -> None:
+    network = parse_graph(to_nir(make_model()))
+    counts = count_operations(run(network, np.array([[1, 2, 3]])), network)
+    assert estimate_energy(counts, model=LOIHI1.for_network(network, 3)) == estimate_energy(counts, network, "loihi1")
+    with pytest.raises(EnergyModelError, match=r"for sentences of up to 2 tokens, counted is one of 3; .*network, 3\)"):
+        estimate_energy(counts, model=LOIHI1.for_network(network, 2))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "loihi1"])
+def test_models_of_no_chip_price_every_network_alike(name: str) -> None:
+    model = energy_model(name)
+    assert model.for_network(token_network(), 1) is model
 
 
 # Models from files
