@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from nir.data_ir import EventData, NIRGraphData, NIRNodeData, TimeGriddedData
 
+from export.network import INTEGER, Network
 from hardware.errors import TraceError, TraceMismatchError
-from hardware.runners.runner import Runner, as_array
+from hardware.runners.runner import FLOAT_PRECISIONS, Runner, as_array
 from hardware.trace import POTENTIAL_SUFFIX, RESERVED_ARRAYS, Trace, read_arrays
 
 EVENTS, SHAPE = ".events", ".shape"
@@ -31,6 +32,29 @@ def load_trace(path: str | Path) -> Trace:
     """
     path = Path(path)
     return trace_from_arrays(read_arrays(path), path)
+
+
+def check_kind(trace: Trace, network: Network, path: str | Path) -> None:
+    """Check that a trace was recorded on a graph of the kind given: of floats, or of whole numbers.
+
+    An integer graph has the nodes of the float graph it was made of, so nothing else tells their traces apart. One that
+    does not say its precision, as other tools' do not, passes.
+
+    Raises
+    ------
+    TraceMismatchError
+        It says that it is of the other kind.
+    """
+    precision = str(trace.precision)
+    if precision not in (INTEGER, *FLOAT_PRECISIONS):
+        return
+    if (precision == INTEGER) != network.is_integer:
+        kinds = ("a float graph", "an integer graph")
+        recorded, given = kinds[precision == INTEGER], kinds[network.is_integer]
+        raise TraceMismatchError(
+            f"{path}: was recorded at precision {precision!r}, on {recorded}, and the graph given is {given}; their "
+            "spikes differ, so give the graph it was recorded on"
+        )
 
 
 def trace_from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Trace:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.markup import escape
 
-from spikebert.cli.application import Function, Positive
+from spikebert.cli.application import Function, Positive, messages
 from spikebert.cli.inputs import (
     Sentences,
     Values,
@@ -20,8 +21,13 @@ from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from export.network import Network
+    from hardware.trace import Trace
 
 NIR_SUFFIX = ".nir"
+ONNX = "onnx"
+"""The runner whose traces name an ONNX file, which the NIR file was exported to."""
+SHOWN_DIGITS = 16
+"""Of a hash."""
 DEFAULT_TOKENIZER = "default"
 MAX_PADDED_LENGTH = 1 << 16
 """Tokens of a sentence; a graph that asks for more is not to be believed."""
@@ -120,6 +126,28 @@ class GraphOptions:
             return read_ids(self.ids_file)
         padded = None if network is None else _padded_length(network)
         return read_sentences(self.tokenizer(), texts, task, data_dir, split, limit, padded, padded)
+
+
+def check_recorded_on(trace: Trace, trace_file: Path, network: Network, graph_file: Path) -> None:
+    """Check a recorded trace's own words about its graph; say so where it names another file of the same kind.
+
+    Raises
+    ------
+    TraceMismatchError
+        It says that it was recorded on a graph of the other kind, see `hardware.recorded.check_kind`.
+    """
+    from hardware.recorded import check_kind
+    from spikebert.provenance import file_sha256
+
+    check_kind(trace, network, trace_file)
+    recorded_on = trace.metadata.get("graph_sha256")
+    if trace.metadata.get("runner") != ONNX and recorded_on not in (None, file_sha256(graph_file)):
+        messages.print(
+            f"[bold yellow]note[/]: {escape(str(trace_file))} says that it was recorded on a file of sha256 "
+            f"{escape(str(recorded_on)[:SHOWN_DIGITS])}…, which {escape(str(graph_file))} is not; what is counted "
+            "holds only if both compute the same",
+            soft_wrap=True,
+        )
 
 
 def default_precision(network: Network) -> str:

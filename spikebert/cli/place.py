@@ -14,7 +14,7 @@ from spikebert.cli.application import (
     print_json,
     results,
 )
-from spikebert.cli.graph_runs import dt_option
+from spikebert.cli.graph_runs import check_recorded_on, dt_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -72,7 +72,10 @@ def place(
     if picture_file is not None:
         picture_format(picture_file)
     _, network = read_network(graph_file, dt)
-    trace = None if trace_file is None else load_trace(trace_file)
+    trace = None
+    if trace_file is not None:
+        trace = load_trace(trace_file)
+        check_recorded_on(trace, trace_file, network, graph_file)
     found = place_graph(network, chip, tokens, trace)
     record = {**run_record(seed), "file_sha256": file_sha256(graph_file)}
     if picture_file is not None:

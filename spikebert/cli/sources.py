@@ -11,7 +11,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spikebert.cli.application import Function, MultiValueCommand, messages
-from spikebert.cli.graph_runs import NIR_SUFFIX, GraphOptions, default_precision, graph_options
+from spikebert.cli.graph_runs import NIR_SUFFIX, GraphOptions, check_recorded_on, default_precision, graph_options
 from spikebert.cli.inputs import Sentences, Values, read_sentences, read_values, sentence_lengths, sentence_options
 from spikebert.errors import ConfigurationError
 
@@ -247,6 +247,7 @@ def _recorded(options: SourceOptions, seed: int) -> Source:
         raise ConfigurationError("--runner has no meaning beside --trace, where nothing is run")
     trace = load_trace(trace_file)
     _, network = read_network(graph_file, given.dt)
+    check_recorded_on(trace, trace_file, network, graph_file)
     if given.input_file is not None:
         trace = with_input(trace, network, read_values(given.input_file).array)
     name = f"{trace_file} on {graph_file}"
@@ -262,6 +263,7 @@ def _recorded(options: SourceOptions, seed: int) -> Source:
             **run_record(seed),
             **_of_file("trace", trace_file),
             **_of_file("graph", graph_file),
+            "trace_graph_sha256": trace.metadata.get("graph_sha256"),
             **_of_file("input", given.input_file),
             "runner": trace.metadata.get("runner"),
             "run_precision": trace.precision,

@@ -14,9 +14,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from export import to_nir, write_nir
+from export import quantize, read_nir, to_nir, write_nir
 from hardware.runners import open_runner
 from spikebert.cli import main
+from spikebert.provenance import file_sha256
 
 TEXTS = ("a warm film .", "the dull story", "good")
 TOKENS = (6, 5, 3)  # with [CLS] and [SEP]
@@ -114,6 +115,58 @@ def test_a_trace_of_another_tool_goes_through_the_same_counters(checkpoint: Path
     for key in ("operations", "energy_mj", "ratio", "tokens", "baseline"):
         assert found[key] == own[key], key
     assert len(found["trace_sha256"]) == len(found["graph_sha256"]) == 64
+
+
+@pytest.fixture(scope="module")
+def both_kinds(checkpoint: Path) -> dict[str, tuple[Path, Path]]:
+    """The float graph of a model and the integer one made of it, which has the same nodes; a trace of each."""
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    ids = AutoTokenizer.from_pretrained(checkpoint)(list(TEXTS))["input_ids"]
+    graphs = {"float": to_nir(model), "integer": quantize(to_nir(model), calibration=ids)}
+    found = {}
+    for kind, graph in graphs.items():
+        file, trace = checkpoint.parent / f"{kind}.nir", checkpoint.parent / f"{kind}.npz"
+        write_nir(file, graph)
+        given = ("--text", *TEXTS, "--tokenizer", str(checkpoint), "-o", str(trace))
+        result = click.testing.CliRunner().invoke(main, ["simulate", str(file), *given])
+        assert result.exit_code == 0, result.output
+        found[kind] = (file, trace)
+    return found
+
+
+@pytest.mark.parametrize("command", ["energy", "profile", "place"])
+@pytest.mark.parametrize(("recorded", "given"), [("float", "integer"), ("integer", "float")])
+def test_a_trace_of_the_other_kind_of_graph_is_refused(
+    both_kinds: dict[str, tuple[Path, Path]], command: str, recorded: str, given: str
+) -> None:
+    (graph, own), (_, other) = both_kinds[given], both_kinds[recorded]
+    alone = ("--chip", "loihi2", "--tokens", str(max(TOKENS)))
+    before = (str(graph), *alone) if command == "place" else ("--graph", str(graph))
+    runner = click.testing.CliRunner()
+    accepted = runner.invoke(main, [command, *before, "--trace", str(own), "--json"])
+    assert accepted.exit_code in ((0, 1) if command == "place" else (0,)), accepted.output
+    assert "note" not in accepted.stderr
+    refused = runner.invoke(main, [command, *before, "--trace", str(other)])
+    said = " ".join(refused.stderr.split())
+    assert refused.exit_code == 2, refused.output
+    assert refused.stdout == ""
+    kinds = {"float": "a float graph", "integer": "an integer graph"}
+    assert f"{recorded}.npz: was recorded at precision" in said
+    assert f"on {kinds[recorded]}, and the graph given is {kinds[given]}" in said
+
+
+def test_a_trace_of_another_file_of_the_same_kind_is_counted_with_a_note(
+    both_kinds: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    file, trace = both_kinds["float"]
+    graph = read_nir(file)
+    graph.metadata["note"] = "the same graph, said otherwise"
+    write_nir(tmp_path / "again.nir", graph)
+    result = _invoke("--trace", trace, "--graph", tmp_path / "again.nir", "--model", "paper", "--json")
+    assert result.exit_code == 0, result.output
+    assert f"says that it was recorded on a file of sha256 {file_sha256(file)[:16]}" in " ".join(result.stderr.split())
+    found = json.loads(result.stdout)
+    assert found["trace_graph_sha256"] == file_sha256(file) != found["graph_sha256"]
 
 
 def test_a_model_from_a_file_is_used(checkpoint: Path, tmp_path: Path) -> None:
