@@ -19,6 +19,8 @@ from spikebert.errors import ConfigurationError
 
 FIRST_FACTS = ("kind", "file", "source", "bytes", "sha256", "precision", "time_steps", "dt", "parameters")
 """What is said first of any file, in this order."""
+PROBLEM = "tokenizer_problem"
+"""What is said whole, behind the table, where it is not None."""
 LONGEST_FACT = 160
 TIMED = ("LIF", "IF", "CubaLIF", "LI", "CubaLI", "I", "Delay")
 """Types of NIR nodes that count in seconds."""
@@ -33,8 +35,9 @@ SHOWN_VALUES = 8
 def info(path: str, dt: float | None, seed: int, as_json: bool) -> None:
     """Explain a checkpoint (folder, or the word default), a .nir, .onnx, .net or trace file (.npz).
 
-    Nodes, operators and which of them are not standard, parameters, neuron semantics, precision, hash. Of a NIR file
-    that does not say how long a time step is, what its nodes hold; with --dt what they compute.
+    Nodes, operators and which of them are not standard, parameters, neuron semantics, precision, hash; of a checkpoint
+    whether its tokenizer is there, can be read and fits the vocabulary. Of a NIR file that does not say how long a time
+    step is, what its nodes hold; with --dt what they compute.
 
     \b
     Examples:
@@ -56,10 +59,12 @@ def info(path: str, dt: float | None, seed: int, as_json: bool) -> None:
         print_json(facts)
         return
     first = [key for key in FIRST_FACTS if key in facts]
-    for key in [*first, *(key for key in facts if key not in FIRST_FACTS)]:
+    for key in [*first, *(key for key in facts if key not in (*FIRST_FACTS, PROBLEM))]:
         if not isinstance(facts[key], list | dict):
             results.print(f"{key.replace('_', ' ')}: {_in_short(key, facts[key])}", markup=False, soft_wrap=True)
     results.print(table)
+    if facts.get(PROBLEM):
+        results.print("[bold yellow]tokenizer[/]:", escape(facts[PROBLEM]), soft_wrap=True)
     for equations, nodes in facts.get("neuron_equations", {}).items():
         results.print(f"{nodes} nodes of neurons compute {equations}", markup=False, soft_wrap=True)
     marked = facts.get("non_standard_nodes")
@@ -98,12 +103,45 @@ def _explain_checkpoint(name: str) -> tuple[dict[str, Any], Table]:
         "attention": config.attention,
         "attention_threshold": config.attention_threshold,
         "labels": json.dumps(config.id2label),
+        **_tokenizer_facts(name, config.vocab_size),
         "configuration": config.to_diff_dict(),
     }
     table = Table("parameter", "shape", box=None)
     for key, shape in layers.items():
         table.add_row(key, " x ".join(map(str, shape)))
     return facts, table
+
+
+def _tokenizer_facts(name: str, vocabulary: int) -> dict[str, Any]:
+    """Return what lies beside the weights to read text with, and what is wrong with it; a model runs without one.
+
+    Parameters
+    ----------
+    name : str
+        Of the checkpoint.
+    vocabulary : int
+        Rows of the embedding table.
+    """
+    from spikebert.checkpoint import load_tokenizer
+    from spikebert.errors import CheckpointError
+
+    problem: str | None = None
+    try:
+        tokenizer = load_tokenizer(name)
+    except CheckpointError as error:
+        problem = f"{error}. Until then nothing reads text for it; its graph runs on token ids (simulate --ids)"
+        return {"tokenizer": "none that can be used", PROBLEM: problem}
+    backend, tokens = getattr(tokenizer, "backend_tokenizer", None), tokenizer.get_vocab()
+    kind = type(tokenizer if backend is None else backend.model).__name__
+    said = f"{kind}, {len(tokens):,} tokens for the {vocabulary:,} rows of the embedding"
+    last = max(tokens.values(), default=-1)
+    if last >= vocabulary:
+        beyond = sum(index >= vocabulary for index in tokens.values())
+        problem = (
+            f"{beyond:,} of its {len(tokens):,} tokens have ids up to {last:,}, and the embedding has {vocabulary:,} "
+            "rows, so a sentence with one of them is refused. Put the tokenizer there that the model was trained with"
+        )
+    return {"tokenizer": said, PROBLEM: problem}
 
 
 def _explain_nir(path: Path, dt: float | None = None) -> tuple[dict[str, Any], Table]:

@@ -5,6 +5,7 @@ Each folder here is a good one with one thing wrong in it.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -22,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification
 from spikebert import checkpoint as checkpoint_module
 from spikebert.checkpoint import load_model, load_tokenizer, save_checkpoint
-from spikebert.errors import CheckpointError
+from spikebert.cli import main
+from spikebert.errors import CheckpointError, ConfigurationError
 
 Change = Callable[[Path], Any]
 
@@ -204,6 +207,48 @@ def test_a_tokenizer_with_one_thing_wrong(what: str, bad: Path) -> None:
         load_tokenizer(bad)
     assert str(bad) in str(caught.value)
     assert said in str(caught.value)
+
+
+def _info(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return what ``spikebert info`` says of a checkpoint, as JSON and as people read it."""
+    as_json, as_text = (CliRunner().invoke(main, ["info", str(folder), *more]) for more in (["--json"], []))
+    assert (as_json.exit_code, as_text.exit_code) == (0, 0), as_json.output + as_text.output
+    return json.loads(as_json.stdout), " ".join(as_text.stdout.split())
+
+
+def test_info_says_that_a_tokenizer_fits(good: Path, tiny_tokenizer: Any) -> None:
+    found, said = _info(good)
+    tokens = len(tiny_tokenizer)
+    assert found["tokenizer_problem"] is None
+    assert found["tokenizer"] == f"WordPiece, {tokens} tokens for the {tokens} rows of the embedding"
+    assert found["tokenizer"] in said
+    assert "problem" not in said
+
+
+@pytest.mark.parametrize("what", TOKENIZERS)
+def test_info_says_what_is_wrong_with_a_tokenizer_and_explains_the_rest(what: str, bad: Path) -> None:
+    change, why = TOKENIZERS[what]
+    change(bad)
+    found, said = _info(bad)
+    assert found["tokenizer"] == "none that can be used"
+    assert why in found["tokenizer_problem"]
+    assert "runs on token ids" in found["tokenizer_problem"]
+    assert " ".join(found["tokenizer_problem"].split()) in said
+    assert (found["kind"], found["hidden_size"]) == ("checkpoint", 8)
+
+
+def test_info_says_that_a_tokenizer_has_more_tokens_than_the_model(bad: Path, tiny_tokenizer: Any) -> None:
+    larger = copy.deepcopy(tiny_tokenizer)
+    larger.add_tokens(["crocodile", "walrus", "otter"])
+    larger.save_pretrained(bad)
+    rows = len(tiny_tokenizer)
+    found, said = _info(bad)
+    assert found["tokenizer_problem"].startswith(
+        f"3 of its {rows + 3} tokens have ids up to {rows + 2}, and the embedding has {rows} rows"
+    )
+    assert found["tokenizer_problem"] in said
+    with pytest.raises(ConfigurationError, match="vocabulary has ids 0 to"):  # what it warns of
+        load_model(bad)(torch.tensor([load_tokenizer(bad)("a walrus")["input_ids"]]))
 
 
 def test_text_files_are_not_read_whole_whatever_their_size(bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
