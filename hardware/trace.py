@@ -7,7 +7,8 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -244,31 +245,56 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read every array of an .npz file, if they fit into memory.
+def read_arrays(path: Path, what: str = "a trace", names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Read arrays of an .npz file, if they fit into memory.
+
+    Parameters
+    ----------
+    path : Path
+    what : str
+        What the file should have been, for messages.
+    names : collection of str, optional
+        Of those to read, see `array_names`; all by default.
 
     Raises
     ------
     TraceError
         The file is missing, no .npz, holds pickled objects, or unpacks to more than there is memory.
     """
-    if not path.is_file():
-        raise TraceError(f"{path}: no such file")
     limit = min(MAX_TRACE_BYTES, _memory_of_machine())
-    try:
-        with zipfile.ZipFile(path) as archive:
-            declared = sum(_declared_bytes(archive, member) for member in archive.infolist())
+    with _opened(path, what) as archive:
+        members = [member for member in archive.infolist() if names is None or _array_name(member) in names]
+        declared = sum(_declared_bytes(archive, member) for member in members)
         if declared > limit:
             raise TraceError(f"{path}: unpacks to {declared} bytes; at most {limit} are read")
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+            return {key: file[key] for key in file.files if names is None or key in names}
+
+
+def array_names(path: Path, what: str = "a trace") -> list[str]:
+    """Return the names of the arrays in an .npz file; `what` and errors as of `read_arrays`."""
+    with _opened(path, what) as archive:
+        return [_array_name(member) for member in archive.infolist()]
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[zipfile.ZipFile]:
+    """Open an .npz file, and turn what goes wrong while it is read into a `TraceError`."""
+    if not path.is_file():
+        raise TraceError(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
     except TraceError:
         raise
     except Exception as error:  # a damaged file makes zipfile, zlib and NumPy raise whatever they trip over
         raise TraceError(
-            f"{path}: is not a trace (.npz without pickled objects): {type(error).__name__}: {error}"
+            f"{path}: is not {what} (.npz without pickled objects): {type(error).__name__}: {error}"
         ) from error
-    return arrays
+
+
+def _array_name(member: zipfile.ZipInfo) -> str:
+    return member.filename.removesuffix(".npy")
 
 
 def _check_array(value: np.ndarray, what: str, shape: tuple[int, ...], kinds: str = "fui") -> None:

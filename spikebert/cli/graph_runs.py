@@ -37,7 +37,8 @@ input_option = click.option(
     "--input",
     "input_file",
     type=click.Path(path_type=Path),
-    help="Spikes or values as .npy, for a graph that reads no tokens: (time steps, samples, ...) in the graph's shape.",
+    help="Spikes or values as .npy, .npz or .npz:NAME, for a graph that reads no tokens: (time steps, samples, ...) in "
+    "the graph's shape.",
 )
 
 
@@ -50,7 +51,7 @@ def graph_options(function: Function) -> Function:
             "--ids",
             "ids_file",
             type=click.Path(path_type=Path),
-            help="Token ids (sentences, tokens) as .npy, 0 is padding.",
+            help="Token ids (sentences, tokens) as .npy, .npz or .npz:NAME; 0 is padding.",
         ),
         click.option(
             "--tokenizer",

@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from spikebert.cli.application import Function, data_directory
+from spikebert.cli.arrays import read_array
 from spikebert.errors import ConfigurationError
 
 BATCH_SIZE = 8
@@ -179,34 +180,13 @@ def read_sentences(
     return Sentences([" ".join(row) for row in rows], ids, tokenizer.pad_token_id or 0, padded_length)
 
 
-def read_array(path: Path, expected: str = "an array of two axes or more, none of them empty") -> np.ndarray:
-    """Return the array of an .npy file; `expected` says in an error what should have been there.
-
-    Raises
-    ------
-    ConfigurationError
-        The file is no .npy array of two axes or more.
-    """
-    if path.exists() and not path.is_file():
-        raise ConfigurationError(f"{path}: is not a regular file")
-    try:
-        # mapped first, so that no memory is taken for what the file does not hold
-        array = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError, TypeError, OverflowError) as error:
-        raise ConfigurationError(f"{path}: is not an .npy array: {error}") from error
-    if not isinstance(array, np.ndarray) or array.ndim < 2 or 0 in array.shape:
-        shape = getattr(array, "shape", None)
-        raise ConfigurationError(f"{path}: holds shape {shape}; expected {expected}")
-    return array
-
-
 def read_values(path: Path) -> Values:
-    """Return samples of input values from an .npy file ``(T, B, *shape)``.
+    """Return samples of input values ``(T, B, *shape)`` from an array of a file.
 
     Raises
     ------
-    ConfigurationError
-        The file is no .npy array of numbers of two axes or more.
+    ConfigurationError, TraceError
+        There is no such array (see `spikebert.cli.arrays`), or it is none of numbers of two axes or more.
     """
     array = read_array(path)
     if array.dtype.kind not in "fiub":
@@ -218,12 +198,12 @@ def read_values(path: Path) -> Values:
 
 
 def read_ids(path: Path) -> Sentences:
-    """Return sentences of token ids from an .npy file, zeros at the end of a row being padding.
+    """Return sentences of token ids from an array of a file, zeros at the end of a row being padding.
 
     Raises
     ------
-    ConfigurationError
-        The file is no .npy array of whole numbers, or a sentence is all padding.
+    ConfigurationError, TraceError
+        There is no such array (see `spikebert.cli.arrays`), it is none of whole numbers, or a sentence is all padding.
     """
     expected = "whole numbers (sentences, tokens)"
     ids = read_array(path, expected)

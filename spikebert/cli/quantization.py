@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 
 from spikebert.cli.application import Function, data_directory
+from spikebert.cli.arrays import names_array
 from spikebert.cli.inputs import read_ids
 from spikebert.errors import ConfigurationError
 
@@ -71,7 +72,7 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
 def read_calibration(
     calibration: str, tokenizer: Any, data_dir: Path | None, limit: int, max_tokens: int | None
 ) -> list[list[int]]:
-    """Return token ids of the sentences of a calibration: a task's training split, a text file, or ids as .npy.
+    """Return token ids of the sentences of a calibration: a task's training split, a text file, or ids (.npy, .npz).
 
     Raises
     ------
@@ -86,7 +87,7 @@ def read_calibration(
     if calibration in TASKS:
         examples = load_examples(find_task(calibration), CALIBRATION_SPLIT, data_directory(data_dir))[:limit]
         rows: list[tuple[str, ...]] = [example.texts for example in examples]
-    elif path.suffix == ".npy":
+    elif names_array(calibration):
         return read_ids(path).token_ids[:limit]
     elif path.is_file():
         try:
@@ -98,7 +99,7 @@ def read_calibration(
     else:
         raise ConfigurationError(
             f"calibration {calibration!r} is neither a task ({', '.join(TASKS)}) nor a file of sentences, one a line, "
-            "or of token ids (.npy)"
+            "or of token ids (.npy, .npz)"
         )
     if not rows:
         raise ConfigurationError(f"calibration {calibration!r} holds no sentence")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from spikebert.cli.application import common_options, messages, print_json, refuse_overwrite, results
-from spikebert.cli.inputs import read_array
+from spikebert.cli.arrays import names_array, read_array
 from spikebert.cli.quantization import quantization_options, quantization_table, read_calibration, split_options
 from spikebert.errors import ConfigurationError
 
@@ -19,8 +19,9 @@ from spikebert.errors import ConfigurationError
 @click.option(
     "--calibration",
     required=True,
-    help="Sentences to choose scales on: a task (its training split), a text file, or token ids as .npy; for a graph "
-    "that reads no tokens, whole numbers as .npy: (time steps, samples, ...) in the graph's shape.",
+    help="Sentences to choose scales on: a task (its training split), a text file, or token ids as .npy, .npz or "
+    ".npz:NAME; for a graph that reads no tokens, whole numbers in such a file: (time steps, samples, ...) in the "
+    "graph's shape.",
 )
 @click.option(
     "--dt", type=click.FloatRange(min=0, min_open=True), help="Seconds of a time step, where MODEL.nir does not say."
@@ -69,11 +70,13 @@ def quantize(
     tokenizer = None
     given: Any
     if network.token_encoding is None:
-        if not calibration.endswith(".npy"):
-            raise ConfigurationError(f"{graph_file}: reads values; give --calibration FILE.npy, not {calibration!r}")
+        if not names_array(calibration):
+            raise ConfigurationError(
+                f"{graph_file}: reads values; give --calibration FILE.npy or FILE.npz, not {calibration!r}"
+            )
         given = read_array(Path(calibration))[:, :limit]
         samples, kind = given.shape[1], "samples"
-    elif not calibration.endswith(".npy"):
+    elif not names_array(calibration):
         from spikebert.checkpoint import load_tokenizer
 
         tokenizer = load_tokenizer(tokenizer_name)

@@ -11,6 +11,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spikebert.cli.application import Function, MultiValueCommand, messages
+from spikebert.cli.arrays import array_file
 from spikebert.cli.graph_runs import NIR_SUFFIX, GraphOptions, check_recorded_on, default_precision, graph_options
 from spikebert.cli.inputs import Sentences, Values, read_sentences, read_values, sentence_lengths, sentence_options
 from spikebert.errors import ConfigurationError
@@ -272,10 +273,10 @@ def _recorded(options: SourceOptions, seed: int) -> Source:
 
 
 def _of_file(role: str, path: Path | None) -> dict[str, str]:
-    """Return name and hash of a file as a record has them."""
+    """Return name and hash of a file, or of the one an array is in, as a record has them."""
     from spikebert.provenance import file_sha256
 
-    return {} if path is None else {role: str(path), f"{role}_sha256": file_sha256(path)}
+    return {} if path is None else {role: str(path), f"{role}_sha256": file_sha256(array_file(path))}
 
 
 def _words(tokenizer: Any) -> Words:

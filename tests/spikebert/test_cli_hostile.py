@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,64 @@ def test_arrays(name: str, command: str, graph_file: Path, tmp_path: Path) -> No
     make(tmp_path / "ids.npy")
     said = said.replace("no .npy array", "is not an .npy array")
     _refused(command, graph_file, "--ids", tmp_path / "ids.npy", said=said)
+
+
+def _zipped(header: bytes) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("ids.npy", header)
+
+    return make
+
+
+NOT_ARRAYS = "is not an archive of arrays (.npz without pickled objects)"
+ARCHIVES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a pipe": (os.mkfifo, "is not a regular file"),
+    "a folder": (os.mkdir, "is not a regular file"),
+    "absent": (lambda path: None, "no such file"),
+    "no archive": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)), NOT_ARRAYS),
+    "more than any memory holds": (
+        _zipped(_header("(1000000000, 1000000)", "<i8")),
+        "unpacks to 8000000000000000 bytes",
+    ),
+    "less than it says": (_zipped(_header("(1, 4)", "<i8") + bytes(8)), NOT_ARRAYS),
+    "a negative length": (_zipped(_header("(-1, 4)", "<i8") + bytes(64)), NOT_ARRAYS),
+    "objects": (lambda path: np.savez(path, ids=np.array([[{}]], object)), NOT_ARRAYS),
+    "no arrays": (lambda path: np.savez(path), "holds 0 arrays (none at all)"),
+    "many arrays": (
+        lambda path: np.savez(path, **{f"layer{index}": np.ones((1, 2), int) for index in range(20)}),
+        "holds 20 arrays (layer0, layer1, layer2, layer3, layer4, layer5, layer6, layer7, …); name one behind it",
+    ),
+    "text": (_zipped(b"spikes"), NOT_ARRAYS),
+    "fractions": (lambda path: np.savez(path, np.array([[2.0, 1.0]])), "expected whole numbers"),
+    "a row": (lambda path: np.savez(path, np.array([2, 1])), "holds shape (2,); expected whole numbers"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+@pytest.mark.parametrize("command", ["simulate", "profile", "energy"])
+def test_archives(name: str, command: str, graph_file: Path, tmp_path: Path) -> None:
+    make, said = ARCHIVES[name]
+    make(tmp_path / "ids.npz")
+    _refused(command, graph_file, "--ids", tmp_path / "ids.npz", said=said)
+
+
+def test_an_array_that_an_archive_does_not_hold(graph_file: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "ids.npz", mine=np.array([[2, 3]]), huge=np.array([[2, 3]]))
+    _refused(
+        "simulate", graph_file, "--ids", f"{tmp_path}/ids.npz:yours", said="holds no array 'yours'; it holds mine, huge"
+    )
+    _refused("simulate", graph_file, "--ids", f"{tmp_path}/ids.npz:", said="holds no array ''")
+    _refused("simulate", graph_file, "--ids", f"{tmp_path}/no.npz:mine", said="no.npz: no such file")
+
+
+def test_only_the_array_asked_for_is_unpacked(graph_file: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "ids.npz", "w") as archive:
+        archive.writestr("huge.npy", _header("(1000000000, 1000000)", "<i8"))
+        with archive.open("mine.npy", "w") as file:
+            np.save(file, np.array([[2, 3]]))
+    assert _invoke("simulate", graph_file, "--ids", f"{tmp_path}/ids.npz:mine").exit_code == 0
+    _refused("simulate", graph_file, "--ids", f"{tmp_path}/ids.npz:huge", said="unpacks to 8000000000000000 bytes")
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0", "x"])
