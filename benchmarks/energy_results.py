@@ -105,7 +105,7 @@ class EnergyResults:
             comparison_table(f"Estimated energy of a sentence, {own}", self.first.comparisons),
             mean_field_table(self.first.counts),
         ]
-        timing = timing_table([comparison.network for comparison in self.first.comparisons])
+        timing = self._timing_table()
         if timing is not None:
             found.append(timing)
         if self.base is not None:
@@ -170,8 +170,20 @@ class EnergyResults:
             estimates = [estimate_energy(m.counts, model=m.models[name]) for m in self.measured]
             rows.append((name, "in" if model.includes_memory else "out", *(number(e.energy_mj) for e in estimates)))
         columns = ("energy model", "memory", *(measurement.data.replace(" ", "\n") for measurement in self.measured))
-        notes = ("Estimates, mJ a sentence at its real length. What each rests on stands at the end.",)
+        notes = (
+            "Estimates, mJ a sentence at its real length. What each rests on stands at the end of energy.md and "
+            "energy.html.",
+        )
         return ReportTable("Energy of the spiking network", columns, rows, notes, frozenset({0, 1}), NONE)
+
+    def _timing_table(self) -> ReportTable | None:
+        estimates = [
+            (estimate_energy(measurement.counts, model=model), measurement.data)
+            for measurement in (self.first, self.base)
+            if measurement is not None
+            for model in measurement.models.values()
+        ]
+        return timing_table(*zip(*estimates, strict=True))
 
     def _baseline_table(self) -> ReportTable:
         by_name: dict[str, list[BaselineCount]] = {}
@@ -216,10 +228,10 @@ class EnergyResults:
             for baseline in measurement.baselines if measurement else ():
                 found = [c for c in measurement.comparisons if c.baseline == baseline.name]
                 parts = []
-                for verdict in ("LOSES", "wins"):
+                for verdict, words in (("LOSES", "LOSES"), ("wins", "wins"), (DASH, "no comparison")):
                     models = [c.network.model for c in found if c.verdict == verdict]
                     if models:
-                        parts.append(f"{verdict} under {', '.join(models)}")
+                        parts.append(f"{words} under {', '.join(models)}")
                 lines.append(f"{measurement.title}, against {baseline.name}: {'; '.join(parts)}")
         return lines
 

@@ -183,6 +183,7 @@ class EnergyComparison:
             "break_even": self.break_even,
             "remark": self.remark,
             "basis": self.network.basis,
+            "placement": self.network.timing.placement if self.network.timing else "",
         }
 
 

@@ -164,7 +164,8 @@ class Loihi1Model(EnergyModel):
             cores,
             chips,
             sum(map(_nanoseconds, _on_chip(counts))) / counts.sentence_steps / cores,
-            f"best case: {_in_words(cores, chips)}, because {self.obstacle}; synapses and axons are assumed to fit",
+            f"best case: {_in_words(cores, chips)}, as few as its neurons fill, because {self.obstacle}; synapses and "
+            "axons are assumed to fit",
             "the work of all, spread evenly over the cores",
         )
 
@@ -240,6 +241,6 @@ LOIHI1 = Loihi1Model(
     includes_memory=True,
     basis="23.6 pJ a synaptic operation (a published minimum), 81 or 52 pJ a neuron update, 1.7 pJ and assumed tile "
     "hops a spike and core; the host gathers the embedding from DRAM and injects the first spikes at the price of a "
-    "spike (assumed; a real host costs more); static power of the chips it takes, over an assumed time; norms, "
-    "attention, token mean and head are not in it",
+    "spike (assumed; a real host costs more); static power of the chips it takes, over an assumed time; where "
+    "cores, chips and time are from stands beside the time; norms, attention, token mean and head are not in it",
 )

@@ -250,6 +250,8 @@ class EnergyEstimate:
         Operations at real tokens, of all sentences, that the model has no figure for: they are not in the energy.
     sentences, real_tokens, padding_tokens : int
     timing : Timing or None
+    partly_unpriced : tuple of str
+        Kinds of `unpriced` that the model has a figure for at other nodes.
     """
 
     model: str
@@ -268,6 +270,7 @@ class EnergyEstimate:
     real_tokens: int
     padding_tokens: int
     timing: Timing | None = None
+    partly_unpriced: tuple[str, ...] = ()
 
     @property
     def total_energy_mj(self) -> float:
@@ -341,8 +344,7 @@ def estimate_energy(
         source=chosen.source,
         precision=chosen.precision,
         technology=chosen.technology,
-        basis=f"estimate, not a measurement: {chosen.basis}"
-        + (f"; {timing.placement}" if timing is not None and timing.placement else ""),
+        basis=f"estimate, not a measurement: {chosen.basis}",
         includes_memory=chosen.includes_memory,
         energy_mj=dynamic + (timing.static_mj if timing else 0.0),
         padding_mj=sum(_charge(chosen, counts, "padding")[0].values()),
@@ -350,6 +352,7 @@ def estimate_energy(
         by_kind=by_kind,
         alternatives_mj=alternatives,
         unpriced=_unpriced(chosen, counts),
+        partly_unpriced=_partly_unpriced(chosen, counts),
         sentences=counts.sentences,
         real_tokens=counts.real_tokens,
         padding_tokens=counts.padding_tokens,
@@ -384,6 +387,11 @@ def _unpriced(model: EnergyModel, counts: OperationCounts) -> dict[str, int]:
             if kind not in model.priced(node) and kind not in STATISTIC_KINDS:
                 missing[kind] = missing.get(kind, 0) + count
     return missing
+
+
+def _partly_unpriced(model: EnergyModel, counts: OperationCounts) -> tuple[str, ...]:
+    priced = {kind for node in counts.nodes.values() for kind in node.real if kind in model.priced(node)}
+    return tuple(kind for kind in _unpriced(model, counts) if kind in priced)
 
 
 def energy_model(model: str | Path | EnergyModel) -> EnergyModel:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hardware.energy.comparison import EnergyComparison
 from hardware.energy.models import EnergyEstimate
@@ -54,20 +56,9 @@ class ReportTable:
             if len(row) != len(self.columns):
                 raise ValueError(f"{self.title}: a row has {len(row)} cells and the table {len(self.columns)} columns")
 
-    def to_rich(self) -> Table:
-        """Return the table for a terminal."""
-        table = Table(
-            title=escape(self.title),
-            title_justify="left",
-            title_style="bold",
-            box=None,
-            pad_edge=False,
-            padding=(0, 1, 0, 0),
-            header_style="bold",
-            caption=escape("\n".join(self.notes)) or None,
-            caption_justify="left",
-            caption_style="",
-        )
+    def to_rich(self) -> Group:
+        """Return the table for a terminal, with its title and notes as wide as that is."""
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for index, column in enumerate(self.columns):
             table.add_column(
                 escape(column),
@@ -76,7 +67,7 @@ class ReportTable:
             )
         for row in self.rows:
             table.add_row(*(f"[bold red]{cell}[/]" if cell == LOSES else escape(cell) for cell in row))
-        return table
+        return Group(Text(self.title, "bold"), table, *map(Text, self.notes))
 
     def to_markdown(self) -> str:
         """Return the table as Markdown, under a heading."""
@@ -137,7 +128,8 @@ def operations_table(counts: OperationCounts) -> ReportTable:
     rows.append(_operation_cells("all nodes", "", counts.totals, counts.sentences, unit))
     notes: tuple[str, ...] = (
         f"Means of {counts.sentences:,} sentences, {counts.real_tokens:,} real tokens, {counts.time_steps:g} time "
-        "steps. Graded: inputs above 1, as one multi-bit operation or as repeated additions, never both.",
+        "steps. AC: accumulates; graded are those of inputs above 1, as one multi-bit operation or as repeated "
+        "additions, never both. MAC: dense multiply-accumulates.",
     )
     if counts.padding_tokens:
         added = headline(counts.padding_totals)
@@ -176,16 +168,26 @@ def mean_field_table(counts: OperationCounts) -> ReportTable:
     return ReportTable("Mean field (Eq. 18) beside the exact count", columns, rows, notes)
 
 
-def timing_table(estimates: Sequence[EnergyEstimate]) -> ReportTable | None:
-    """Return time, throughput, static and host energy where an energy model has time; None where none has."""
-    timed = {estimate.model: estimate for estimate in estimates if estimate.timing is not None}
+def timing_table(estimates: Sequence[EnergyEstimate], of: Sequence[str] = ()) -> ReportTable | None:
+    """Return time, throughput and what the energy goes to where an energy model has time; None where none has.
+
+    Parameters
+    ----------
+    estimates : sequence of EnergyEstimate
+    of : sequence of str, optional
+        What each of them is of, where they are of several networks or data sets.
+    """
+    names = (
+        [f"{e.model}, {what}" for e, what in zip(estimates, of, strict=True)] if of else [e.model for e in estimates]
+    )
+    timed = {name: each for name, each in zip(names, estimates, strict=True) if each.timing is not None}
     if not timed:
         return None
+    kinds = dict.fromkeys(kind for estimate in timed.values() for kind in estimate.by_kind)
     quantities: dict[str, list[str]] = {}
     for estimate in timed.values():
         timing = estimate.timing
         assert timing is not None
-        host = {kind.removeprefix("host: "): mj for kind, mj in estimate.by_kind.items() if kind.startswith("host: ")}
         for title, value in {
             "cores": DASH if timing.cores is None else f"{timing.cores:,}",
             "chips": DASH if timing.chips is None else f"{timing.chips:,}",
@@ -195,8 +197,7 @@ def timing_table(estimates: Sequence[EnergyEstimate]) -> ReportTable | None:
             "sentences a second": number(timing.sentences_per_second),
             "sentences a second, pipelined": number(timing.pipelined_sentences_per_second),
             "mJ a sentence": number(estimate.energy_mj),
-            "of these static": number(timing.static_mj),
-            **{f"of these host, {kind}": number(mj) for kind, mj in host.items()},
+            **{f"of these {kind.replace(':', ',')}": number(estimate.by_kind.get(kind, 0.0)) for kind in kinds},
             "energy-delay product, nJ s": number(1e9 * timing.energy_delay_product),
         }.items():
             quantities.setdefault(title, []).append(value)
@@ -245,7 +246,12 @@ def comparison_table(title: str, comparisons: Sequence[EnergyComparison]) -> Rep
     differing = {c.baseline for c in comparisons if c.precision["baseline"] not in (None, c.network.precision)}
     rest = {name: ", all else in the precision named" if name in differing else "" for name in titles}
     notes = [f"{name}: {title}{rest[name]}" for name, title in titles.items()]
-    notes.append("break-even: the firing rate at which both need the same, all else as counted.")
+    notes.append(
+        "break-even: the firing rate at which both need the same, all else as counted; any: the spiking network needs "
+        "less at every rate, none: at no rate."
+    )
+    if any(comparison.baseline_estimate is None for comparison in comparisons):
+        notes.append(f"{DASH}: the energy model has no price for that network.")
     return ReportTable(title, columns, rows, tuple(notes), frozenset({0, 1, 5}))
 
 
@@ -288,9 +294,13 @@ def explanations(comparisons: Sequence[EnergyComparison]) -> list[str]:
     for comparison in comparisons:
         if comparison.remark:
             said.setdefault(comparison.remark, []).append(f"{comparison.network.model} against {comparison.baseline}")
-        if comparison.network.unpriced:
-            kinds = ", ".join(sorted(comparison.network.unpriced))
-            said.setdefault(f"has no figure for, and leaves out: {kinds}", []).append(comparison.network.model)
+        elsewhere = set(comparison.network.partly_unpriced)
+        never = ", ".join(sorted(set(comparison.network.unpriced) - elsewhere))
+        if never:
+            said.setdefault(f"has no figure for, and leaves out: {never}", []).append(comparison.network.model)
+        if elsewhere:
+            where = f"leaves out at some nodes, as those on the host: {', '.join(sorted(elsewhere))}"
+            said.setdefault(where, []).append(comparison.network.model)
     return [f"{', '.join(dict.fromkeys(who))}: {what}" for what, who in said.items()]
 
 
@@ -330,6 +340,7 @@ def render_page(
             paragraphs=paragraphs,
             record=record,
             loses=LOSES,
+            indent=INDENT,
         )
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -31,14 +32,14 @@ CAPTIONS = {
 }
 
 
-def profile_tables(profile: Profile, operations: OperationCounts | None = None) -> list[Table]:
+def profile_tables(profile: Profile, operations: OperationCounts | None = None) -> list[RenderableType]:
     """Return tables for a terminal of 80 columns.
 
     Rates; where collected values and sparsity, and persistence; and where they were counted operations.
     """
-    tables = [_rate_table(profile), _value_table(profile), _persistence_table(profile)]
+    tables: list[RenderableType | None] = [_rate_table(profile), _value_table(profile), _persistence_table(profile)]
     tables.append(None if operations is None else operations_table(operations).to_rich())
-    return [table for table in tables if table]
+    return [table for table in tables if table is not None]
 
 
 def _rate_table(profile: Profile) -> Table:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import click
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -223,7 +224,7 @@ class _Steps:
     def say(self, text: str) -> None:
         self.console.print(f"  {text}", soft_wrap=True)
 
-    def show(self, table: Table) -> None:
+    def show(self, table: RenderableType) -> None:
         from rich.padding import Padding
 
         self.console.print(Padding(table, (0, 0, 0, 2)))

@@ -130,7 +130,7 @@ def energy(
         results.print(table.to_rich())
         results.print()
     for line in explanations(comparisons):
-        results.print(line, markup=False)
+        results.print(f"* {line}", markup=False)
 
 
 def _count(source: Source) -> CountedRun:
@@ -226,7 +226,7 @@ def _write_page(
     write_page(
         path,
         title="Energy estimate",
-        subject=run.title,
+        subject=f"{run.title}: {run.record['data']}",
         facts=[
             (f"{firing_rate(counts):.1%}", "mean firing rate"),
             (f"{counts.sentences:,}", "sentences"),

@@ -131,6 +131,19 @@ def test_where_the_spiking_network_loses_the_tables_say_so(run: tuple[str, Path]
         rows = [line for line in text.splitlines() if "LOSES" in line and "under" not in line]
         assert len(rows) == len(losses)
     assert (run[1] / "energy.html").read_text().count(">LOSES</b>") == len(losses)
+    verdicts = " ".join(run[0].split()).split("* ")
+    for name in {row["baseline"] for row in found["measured"][0]["comparisons"]}:
+        (verdict,) = [line for line in verdicts if f"against {name}: " in line]
+        for row in found["measured"][0]["comparisons"]:
+            if row["baseline"] == name and row["ratio"] is None:
+                assert row["energy_model"] in verdict.partition("no comparison under ")[2]
+
+
+def test_each_chip_model_says_where_its_cores_and_chips_are_from(run: tuple[str, Path], found: dict[str, Any]) -> None:
+    said = {row["placement"] for row in found["measured"][0]["comparisons"] if row["energy_model"] == "loihi1"}
+    assert len(said) == 1
+    assert said.pop().startswith("placed: ")
+    assert f"loihi1, {found['measured'][0]['data']}: placed: " in " ".join(run[0].split())
 
 
 def test_the_ratio_gets_worse_with_every_time_step(found: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from export import parse_graph, to_nir
 from export.network import Network, NetworkBuilder, TokenEncoding
@@ -29,6 +31,8 @@ from hardware.energy import (
     estimate_energy,
     load_energy_model,
 )
+from hardware.energy.baselines import BASELINES
+from hardware.energy.comparison import compare_energy
 from hardware.energy.loihi1 import LOIHI1
 from hardware.energy.memory import MEMORY, access_picojoules
 from hardware.energy.operation_counts import NodeOperations, Split
@@ -39,7 +43,7 @@ from hardware.energy.paper import (
     mean_field_synaptic_operations,
     spikebert_energy_mj,
 )
-from hardware.energy.report import mean_field_table, timing_table
+from hardware.energy.report import explanations, mean_field_table, timing_table
 from hardware.loihi import place
 from hardware.trace import Trace
 
@@ -408,11 +412,12 @@ def test_loihi_placed_by_hand() -> None:
     assert best.timing is not None
     assert (best.timing.cores, best.timing.chips) == (1, 1)
     assert best.timing.seconds_per_step == pytest.approx((40 * 100 * 3.5 + 100 * 5.3 + 465) * 1e-9)
-    assert best.timing.placement.startswith("best case: 1 core on 1 chip, because nobody said which graph was counted")
+    assert best.timing.placement.startswith(
+        "best case: 1 core on 1 chip, as few as its neurons fill, because nobody said"
+    )
     assert found.timing.placement.startswith("placed: 2 cores on 1 chip; it breaks rules")  # of floats
     for estimate in (found, best):
         assert estimate.timing is not None
-        assert estimate.timing.placement in estimate.basis
         assert estimate.timing.placement in estimate.timing.basis
         assert estimate.to_dict()["timing"]["cores"] == estimate.timing.cores
 
@@ -458,8 +463,8 @@ def test_loihi_says_why_it_has_only_a_best_case() -> None:
     found = estimate_energy(dense_trace(network, 1), network, model="loihi1")
     assert found.timing is not None
     assert found.timing.placement.startswith(
-        "best case: 1 core on 1 chip, because 1 of 1 populations fit no core (in_axons_per_core of neurons: 5000, at "
-        "most 4096)"
+        "best case: 1 core on 1 chip, as few as its neurons fill, because 1 of 1 populations fit no core "
+        "(in_axons_per_core of neurons: 5000, at most 4096)"
     )
 
 
@@ -575,3 +580,29 @@ def test_time_is_shown_where_a_model_has_it(counts: OperationCounts) -> None:
         float(shown["energy-delay product, nJ s"].replace(",", "")), rel=0.02
     )
     assert {"of these host, embedding read", "of these host, spikes injected"} <= set(shown)
+    parts = [float(value) for title, value in shown.items() if title.startswith("of these ")]
+    assert sum(parts) == pytest.approx(energy, rel=0.01)
+    assert timing_table([paper, loihi], ["sst2", "sst2"]).columns[1:] == ("loihi1, sst2",)
+
+
+def test_notes_are_as_wide_as_the_terminal_however_narrow_the_table(counts: OperationCounts) -> None:
+    table = timing_table([estimate_energy(counts, model="loihi1")])
+    assert table is not None
+    console = Console(width=90, file=io.StringIO())
+    console.print(table.to_rich())
+    lines = console.file.getvalue().splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("loihi1: "))
+    said, *rest = lines[start:]
+    assert max(len(line.rstrip()) for line in lines[:start]) < 60
+    assert len(said.rstrip()) + len(rest[0].split()[0]) >= 89, "another word would have had room"
+    assert " ".join(" ".join(lines[start:]).split()) == table.notes[0]
+
+
+def test_what_a_model_leaves_out_at_some_nodes_only_is_said_apart() -> None:
+    found = estimate_energy(token_counts(), model="loihi1")
+    assert found.partly_unpriced == ("comparison",)
+    assert found.unpriced["comparison"] == 3  # of the host, for the first spikes, once; the chip's own are priced
+    assert not estimate_energy(token_counts(), model="horowitz-fp32").partly_unpriced
+    said = explanations([compare_energy(token_counts(), BASELINES["bert-base-cased"], [1], "loihi1")])
+    assert "loihi1: leaves out at some nodes, as those on the host: comparison" in said
+    assert not [line for line in said if "has no figure for, and leaves out" in line and "comparison" in line]
