@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from export.network import Network
@@ -21,7 +22,7 @@ from hardware.energy.memory import DRAM
 from hardware.energy.models import JOULES_PER_MILLIJOULE, EnergyModel, Price, Timing
 from hardware.energy.operation_counts import NodeOperations, OperationCounts, Tally
 from hardware.errors import PlacementError
-from hardware.loihi import Placement, place
+from hardware.loihi import Placement, Violation, misfits, place
 from hardware.loihi.chip import LOIHI1 as CHIP
 
 DAVIES = "Davies et al. 2018, IEEE Micro 38(1), table 2 (0.75 V, pre-silicon simulation)"
@@ -67,20 +68,20 @@ class Loihi1Model(EnergyModel):
         Violations are no obstacle, a float graph is none either: what is on the chip has its cores all the same. But
         where neurons fit no core nobody knows how many it takes.
         """
+        placement = None
         try:
-            found = place(network, CHIP, tokens)
+            obstacle = _obstacle(misfits(network, CHIP, tokens))
+            if not obstacle:
+                found = place(network, CHIP, tokens)
+                if found.unplaced:
+                    reasons = [violation for violation in found.violations if violation.node in found.unplaced]
+                    obstacle = _obstacle(reasons) or f"no cut of {found.unplaced[0]} fits"
+                elif not found.cores:
+                    obstacle = "nothing of it goes on the chip"
+                placement = None if obstacle else found
         except PlacementError as error:
-            return replace(self, placement=None, obstacle=str(error))
-        obstacle = ""
-        if found.unplaced:
-            reasons = [violation for violation in found.violations if violation.node in found.unplaced]
-            first = "".join(
-                f" ({reason.rule} of {reason.node}: {reason.value}, at most {reason.limit})" for reason in reasons[:1]
-            )
-            obstacle = f"{len(found.unplaced)} of {len(found.mapping.populations)} populations fit no core{first}"
-        elif not found.cores:
-            obstacle = "nothing of it goes on the chip"
-        return replace(self, placement=None if obstacle else found, obstacle=obstacle)
+            obstacle = str(error)
+        return replace(self, placement=placement, obstacle=obstacle)
 
     def charge(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> dict[str, float]:
         """Return pJ by what the chip and its host do."""
@@ -202,6 +203,17 @@ def _placed(placement: Placement, counts: OperationCounts) -> _Taken:
         f"placed: {_in_words(len(placement.cores), placement.chips)}"
         + (f"; it breaks rules of the chip all the same, see spikebert place: {broken}" if broken else ""),
         "the work of the busiest core, each node's spread evenly over its neurons and real tokens",
+    )
+
+
+def _obstacle(violations: Sequence[Violation]) -> str:
+    """Return in words that neurons fit no core; empty where there is no such violation."""
+    if not violations:
+        return ""
+    first, number = violations[0], len({violation.node for violation in violations})
+    return (
+        f"{number} population{'s' * (number != 1)} of neurons fit{'s' * (number == 1)} no core ({first.rule} of "
+        f"{first.node}: {first.value:,}, at most {first.limit:,})"
     )
 
 

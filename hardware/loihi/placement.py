@@ -29,6 +29,7 @@ from hardware.loihi.tiling import (
     RESOURCES,
     Resources,
     Tiling,
+    best_tiling,
     core_limit,
     fan_outs,
     finest_tiling,
@@ -310,6 +311,26 @@ def place(
     return Placement(chip, tokens, cores, tuple(violations), mapping, unplaced, assumptions, traffic)
 
 
+def misfits(network: Network, chip: str | Path | Chip, tokens: int) -> list[Violation]:
+    """Return the populations of which one neuron is too much for a core, wherever its spikes go.
+
+    `place` finds them too, and those that the axons to their readers keep from fitting, but works long on what it can
+    place beside them; who needs all of a graph on a chip or nothing asks here first.
+
+    Raises
+    ------
+    PlacementError
+        The chip makes no sense.
+    """
+    chip = find_chip(chip)
+    found: list[Violation] = []
+    for population in map_network(network, chip).populations.values():
+        nowhere = np.zeros(population.features, np.int64)
+        resources = needs(population, smallest_part(population), 1, tokens, nowhere, chip)
+        found += _exceeded(population.name, resources, chip)
+    return found
+
+
 def default_tokens(network: Network) -> int:
     """Return the tokens of a sentence where nobody says."""
     encoding = network.token_encoding
@@ -325,7 +346,13 @@ def _best_tilings(mapping: Mapping, tokens: int, chip: Chip) -> dict[str, Tiling
     where the cut for this very length places more, it is that one.
     """
     lengths = [length for length in DESIGN_LENGTHS if length >= tokens]
-    found = [tile(mapping, length, chip) for length in lengths]
+    fewest = _fewest_cores(mapping, tokens, chip)
+    found = []
+    for length in lengths:
+        tilings = tile(mapping, length, chip)
+        if len(tilings) == len(mapping.populations) and _number_of_cores(mapping, tilings, tokens, chip) == fewest:
+            return tilings  # cuts for longer sentences can only take as many
+        found.append(tilings)
     most = max(map(len, found), default=-1)
     if most < len(mapping.populations):
         found += [tile(mapping, length, chip, spare_axons=True) for length in lengths]
@@ -336,6 +363,25 @@ def _best_tilings(mapping: Mapping, tokens: int, chip: Chip) -> dict[str, Tiling
             return exact
     whole = [tilings for tilings in found if len(tilings) == most]
     return min(whole, key=lambda tilings: _number_of_cores(mapping, tilings, tokens, chip))
+
+
+def _fewest_cores(mapping: Mapping, tokens: int, chip: Chip) -> int:
+    """Return how many cores any cut takes at least: as if no spike had anywhere to go."""
+    own, together = 0, Resources()
+    for population in mapping.populations.values():
+        nowhere = np.zeros(population.features, np.int64)
+        tiling = best_tiling(population, tokens, nowhere, chip)
+        if tiling is None:
+            return 0  # it fits no core at all
+        slices = list(_slices(population, tiling, tokens, nowhere, chip)) if tiling.slices(tokens) == 1 else []
+        own += tiling.slices(tokens) - len(slices)
+        together = sum((piece.resources for piece in slices), together)
+    shared = [
+        -(-getattr(together, resource) // limit)
+        for resource in RESOURCES
+        if (limit := core_limit(chip, resource)) is not None
+    ]
+    return own + max(shared, default=0)
 
 
 def _assemble(mapping: Mapping, tilings: Table[str, Tiling], tokens: int, chip: Chip) -> tuple[Core, ...]:
@@ -413,18 +459,22 @@ def _capacity(
         for name, population in mapping.populations.items()
     }
     reads |= {source: () for sources in list(reads.values()) for source in sources if source not in reads}
-    found = []
+    found: list[Violation] = []
     for name in unplaced:
         population = mapping.populations[name]
         again = [other for other in cycle_through(reads, name) if other in unplaced]
         finest = {other: finest_tiling(mapping.populations[other]) for other in again}
         fan_out = fan_outs(mapping, {**tilings, **finest}, tokens)
         resources = needs(population, smallest_part(population), 1, tokens, fan_out[name], chip)
-        for resource in resources.exceeded(chip):
-            value, limit = getattr(resources, resource), core_limit(chip, resource)
-            assert limit is not None
-            found.append(Violation(f"{resource}_per_core", name, value, limit, REMEDIES[resource]))
+        found += _exceeded(name, resources, chip)
     return found
+
+
+def _exceeded(name: str, resources: Resources, chip: Chip) -> Iterator[Violation]:
+    for resource in resources.exceeded(chip):
+        value, limit = getattr(resources, resource), core_limit(chip, resource)
+        assert limit is not None
+        yield Violation(f"{resource}_per_core", name, value, limit, REMEDIES[resource])
 
 
 def _board(cores: int, chip: Chip) -> list[Violation]:

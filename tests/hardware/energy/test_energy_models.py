@@ -463,8 +463,8 @@ def test_loihi_says_why_it_has_only_a_best_case() -> None:
     found = estimate_energy(dense_trace(network, 1), network, model="loihi1")
     assert found.timing is not None
     assert found.timing.placement.startswith(
-        "best case: 1 core on 1 chip, as few as its neurons fill, because 1 of 1 populations fit no core "
-        "(in_axons_per_core of neurons: 5000, at most 4096)"
+        "best case: 1 core on 1 chip, as few as its neurons fill, because 1 population of neurons fits no core "
+        "(in_axons_per_core of neurons: 5,000, at most 4,096)"
     )
 
 

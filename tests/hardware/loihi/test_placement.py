@@ -30,7 +30,8 @@ from export.operators import (
 )
 from hardware import place
 from hardware.errors import PlacementError, TraceMismatchError
-from hardware.loihi import Chip, Limit, Placement
+from hardware.loihi import Chip, Limit, Placement, misfits
+from hardware.loihi import placement as placement_module
 from hardware.loihi.chip import LOIHI1, LOIHI2
 from hardware.loihi.connectivity import TABLE_ENTRY_BITS, Part
 from hardware.loihi.mapping import map_network
@@ -436,6 +437,36 @@ def test_spikes_between_chips_are_those_of_every_synapse(network, chip, tokens, 
     if not placement.unplaced:
         assert placement.traffic.sent == sent / 2
         assert placement.traffic.between_chips == between / 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(networks(), chips(), st.integers(1, 6))
+def test_what_is_found_without_trying_every_cut_is_what_trying_finds(network, chip, tokens):
+    """The search ends at a cut that no other can be better than; without that knowledge it tries them all."""
+    found = place(network, chip, tokens).to_dict()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement_module, "_fewest_cores", lambda mapping, tokens, chip: -1)
+        assert place(network, chip, tokens).to_dict() == found
+
+
+@settings(max_examples=20, deadline=None)
+@given(networks(), chips(), st.integers(1, 6))
+def test_neurons_that_fit_no_core_whatever_else_there_is_are_known_beforehand(network, chip, tokens):
+    placement = place(network, chip, tokens)
+    told = {(violation.rule, violation.node) for violation in placement.violations}
+    for violation in misfits(network, chip, tokens):
+        assert violation.node in placement.unplaced
+        assert (violation.rule, violation.node) in told
+
+
+@settings(max_examples=20, deadline=None)
+@given(networks(), chips(), st.integers(1, 6))
+def test_a_spike_reaches_as_many_cores_as_its_neuron_has_axons(network, chip, tokens):
+    placement = place(network, chip, tokens)
+    if placement.unplaced:
+        return
+    for row in placement.node_rows():
+        assert placement.cores_reached[row["node"]] == pytest.approx(row["out_axons"] / row["neurons"])
 
 
 def test_a_trace_must_belong_to_the_graph(make_chain):
