@@ -35,7 +35,7 @@ K 2^-24, below 2e-4 for the 3,072 inputs of SpikeBERT-base.
 NODE_OF_LOGITS = "output"
 
 Thresholds = tuple[np.ndarray | None, np.ndarray | None]
-"""``(D,)`` in each run; an integer run has its own unit."""
+"""``(D,)`` in each run; None in the second where it counts in another unit than the first."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,10 @@ class Divergence:
     membrane_potential_a, membrane_potential_b : float or None
         U as it was tested against the threshold, where recorded.
     threshold : float or None
-        Of the first run, where it is known there.
+        Of the first run, where it is known; of the second, in the same unit, where only that says it.
     distance : float or None
-        Distance of the nearer of the two potentials from the threshold.
+        Distance of the nearer of the two potentials from the threshold; of the first run's where the second counts in
+        another unit.
     token_text : str or None
         The token as the tokenizer writes it, where a caller knows.
     """
@@ -100,7 +101,8 @@ class NodeComparison:
     rate_a, rate_b : float
         Firing rates.
     margin : float or None
-        Smallest distance of a potential from its threshold in either run: how close equality was to luck.
+        Smallest distance of a potential from its threshold in either run: how close equality was to luck. In the first
+        run alone where the second counts in another unit.
     potential_difference : float or None
         Largest difference between the potentials of the two runs.
     different_by_step : list of int
@@ -216,8 +218,7 @@ def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
         potential_a, potential_b = trace_a.membrane_potentials.get(name), trace_b.membrane_potentials.get(name)
         thresholds = _thresholds(name, trace_a, trace_b)
         moved = None
-        same_unit = (trace_a.precision == "integer") == (trace_b.precision == "integer")
-        if potential_a is not None and potential_b is not None and same_unit:
+        if potential_a is not None and potential_b is not None and _same_unit(trace_a, trace_b):
             moved = np.where(mask[None, :, :, None], _distance(potential_a, potential_b), 0)
         if first is None:
             if differs.any():
@@ -398,10 +399,15 @@ def _scale(values: np.ndarray) -> float:
 
 def _thresholds(name: str, trace_a: Trace, trace_b: Trace) -> Thresholds:
     """Return the threshold in each run; one that only the other knows is taken from there, in the same unit."""
-    own = [trace.thresholds.get(name) for trace in (trace_a, trace_b)]
-    same_unit = (trace_a.precision == "integer") == (trace_b.precision == "integer")
-    first, second = (mine if mine is not None or not same_unit else other for mine, other in (own, own[::-1]))
-    return first, second
+    first, second = (trace.thresholds.get(name) for trace in (trace_a, trace_b))
+    if not _same_unit(trace_a, trace_b):
+        return first, None
+    return second if first is None else first, first if second is None else second
+
+
+def _same_unit(trace_a: Trace, trace_b: Trace) -> bool:
+    """Return whether potentials can be compared: whole numbers have a unit of their own."""
+    return (trace_a.precision == "integer") == (trace_b.precision == "integer")
 
 
 def _margin(
@@ -463,7 +469,7 @@ def _first_potential(
 def _threshold_at(thresholds: Thresholds, feature: int, potentials: Iterable[float | None]) -> dict[str, Any]:
     at = [None if threshold is None else float(threshold[feature]) for threshold in thresholds]
     distances = [abs(u - t) for u, t in zip(potentials, at, strict=True) if u is not None and t is not None]
-    return {"threshold": at[1] if at[0] is None else at[0], "distance": min(distances) if distances else None}
+    return {"threshold": at[0], "distance": min(distances) if distances else None}
 
 
 def _first_logit(differs: np.ndarray, trace_a: Trace, trace_b: Trace) -> Divergence:

@@ -90,6 +90,8 @@ class Finding:
         What the second runner's trace says about itself.
     stock : StockShare or None
         How much of the second run took place in stock Lava processes.
+    precisions : list of str
+        Of the two runs.
     """
 
     comparison: Comparison
@@ -102,6 +104,12 @@ class Finding:
     seconds: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     stock: StockShare | None = None
+    precisions: list[str] = field(default_factory=list)
+
+    @property
+    def precision(self) -> str:
+        """The precision of both runs, in words."""
+        return " and ".join(dict.fromkeys(self.precisions))
 
     def join(self, other: Finding) -> Finding:
         """Return the finding about these sentences and, behind them, those of `other`."""
@@ -124,6 +132,7 @@ class Finding:
             {side: self.seconds.get(side, 0.0) + other.seconds.get(side, 0.0) for side in sorted(sides)},
             {**self.facts, **other.facts},
             self.stock + other.stock if self.stock and other.stock else self.stock or other.stock,
+            self.precisions or other.precisions,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,6 +148,7 @@ class Finding:
             "seconds": self.seconds,
             "facts": self.facts,
             "stock": self.stock and self.stock.to_dict(),
+            "precisions": self.precisions,
         }
 
     @classmethod
@@ -241,7 +251,8 @@ class Pair:
         in_stock = self.network is not None and "stock_nodes" in trace_b.metadata and not self.nodes
         stock = stock_share(self.network, trace_b) if in_stock else None  # type: ignore[arg-type]
         by_node = (rerun, rerun_explanation, left_out)
-        return Finding(comparison, explanation, evidence, *by_node, facts=facts, stock=stock)
+        precisions = [str(trace.precision or "unknown precision") for trace in (trace_a, trace_b)]
+        return Finding(comparison, explanation, evidence, *by_node, facts=facts, stock=stock, precisions=precisions)
 
     def close(self) -> None:
         """Close both runners."""
@@ -315,17 +326,6 @@ def _selected(trace: Trace, patterns: tuple[str, ...]) -> Trace:
         return any(fnmatchcase(name, pattern) for pattern in patterns)
 
     return trace.select([name for name in trace.spikes if matches(name)], logits=matches(NODE_OF_LOGITS))
-
-
-def select_nodes(trace_a: Trace, trace_b: Trace, patterns: tuple[str, ...]) -> tuple[Trace, Trace]:
-    """Return both traces with the nodes that match any of the patterns.
-
-    Raises
-    ------
-    TraceMismatchError
-        A pattern matches nothing.
-    """
-    return _selected(trace_a, patterns), _selected(trace_b, patterns)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -74,7 +74,6 @@ def compare(
     found = pair.compare_traces(first, second)
     found = with_tokens(found, _tokens(first, found, tokenizer_name))
     comparison = found.comparison
-    precision = " and ".join(dict.fromkeys(str(trace.precision or "unknown precision") for trace in (first, second)))
     texts = first.metadata.get("texts")
     texts = texts if isinstance(texts, list) else []
     record: dict[str, Any] = {"traces": [str(trace_a), str(trace_b)], **run_record(seed)}
@@ -84,7 +83,7 @@ def compare(
         from hardware.reports.equivalence_report import EquivalenceSubject, write_equivalence_page
 
         record_of_page = {**record, "traces": ", ".join(record["traces"])}
-        subject = EquivalenceSubject(trace_a.name, trace_b.name, precision, texts=texts, record=record_of_page)
+        subject = EquivalenceSubject(trace_a.name, trace_b.name, found.precision, texts=texts, record=record_of_page)
         write_equivalence_page(found, report_file, subject)
         messages.print(f"wrote {report_file}", markup=False, soft_wrap=True)
     if as_json:
@@ -94,7 +93,7 @@ def compare(
         results.print()
         print_finding(found, trace_a.name, trace_b.name)
         results.print(
-            verdict(comparison, trace_a.name, trace_b.name, precision, texts, found.explanation), soft_wrap=True
+            verdict(comparison, trace_a.name, trace_b.name, found.precision, texts, found.explanation), soft_wrap=True
         )
     explained = found.explanation is not None and found.explanation.explained
     if not (comparison.equal or (accept_rounding and explained)):

@@ -241,7 +241,9 @@ def comparison_table(comparison: Comparison, name_a: str, name_b: str) -> Table:
     """Return the per-node table: spikes compared and different, firing rates, smallest distance to threshold."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("node", no_wrap=True)
-    for title in ("compared", "different", f"rate\n{name_a}", f"rate\n{name_b}", "margin"):
+    # a side's words stand below each other: lava:hardware in one line would leave the margins no room
+    rates = ("rate\n" + name.replace(":", ":\n") for name in (name_a, name_b))
+    for title in ("compared", "different", *rates, "margin"):
         table.add_column(title, justify="right", no_wrap=True)
     for node in comparison.per_node:
         table.add_row(
@@ -359,7 +361,8 @@ def verdict(
         return text
     text += f"\nfirst divergence: {escape(str(first))}"
     if first.quantity != "spike" and explanation is None:
-        text += "\nno spike of that node flipped, but this is far outside the rounding of float64"
+        beyond = "whole numbers are equal or wrong" if precision == INTEGER else f"this is beyond rounding in {precision}"
+        text += f"\nno spike of that node flipped, but {beyond}"
     if 0 <= first.sample < len(texts):
         text += f"\nsample {first.sample}: “{escape(texts[first.sample])}”"
     return text

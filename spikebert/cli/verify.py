@@ -226,7 +226,7 @@ def verify(
         subject_of_page = EquivalenceSubject(
             name_a,
             name_b,
-            precision,
+            found.precision,
             model=f"{checkpoint} ({model.config.num_hidden_layers} blocks, D = {model.config.hidden_size}, "
             f"T = {model.config.time_steps})",
             data=f"{task} {split}" if task else "given text",
@@ -242,7 +242,7 @@ def verify(
             answer["first_divergence"] = _parameter_divergence(differences[0])
         print_json({**answer, **record})
     else:
-        _print(found, name_a, name_b, precision, sentences.texts, differences, graph_file, checkpoint)
+        _print(found, name_a, name_b, sentences.texts, differences, graph_file, checkpoint)
     explained = found.explanation is not None and found.explanation.explained and not differences
     if not (equal or (accept_rounding and explained)):
         raise SystemExit(EXIT_ANSWER_IS_NO)
@@ -295,7 +295,6 @@ def _print(
     found: Any,
     name_a: str,
     name_b: str,
-    precision: str,
     texts: list[str],
     differences: list[GraphDifference],
     graph_file: Path | None,
@@ -315,7 +314,7 @@ def _print(
             soft_wrap=True,
         )
     else:
-        results.print(verdict(comparison, name_a, name_b, precision, texts, found.explanation), soft_wrap=True)
+        results.print(verdict(comparison, name_a, name_b, found.precision, texts, found.explanation), soft_wrap=True)
     if found.stock is not None:
         results.print(f"{found.facts.get('processes')} Lava processes; {found.stock}", soft_wrap=True)
         for reason in found.stock.reasons():

@@ -120,6 +120,8 @@ def test_verify_compares_with_the_integer_simulator(trained, graphs, tiny_data, 
         assert answer["states_different"] == 0 < answer["states_compared"]
     words = ["verify", folder, "--against", "reference", "--precision", "integer", *text, "--graph"]
     assert run(*words, integer).exit_code == 0
+    between = run("verify", folder, "--against", "integer", *text)
+    assert "torch and integer at float64 and integer:" in between.stdout
     other = read_nir(integer)
     other.metadata["checkpoint_sha256"] = "another"
     result = run(*words, write_nir(tmp_path / "other.nir", other))

@@ -195,6 +195,24 @@ def test_one_trace_may_know_what_the_other_does_not() -> None:
     assert compare(b, b).per_node[0].potential_difference is None
 
 
+def test_distances_of_two_units_are_not_mixed() -> None:
+    """Whole numbers count potentials in a unit of their own: a margin of 0 there says nothing in the float run's."""
+    a, whole = _trace(), _trace("integer")
+    whole = replace(whole, membrane_potentials={name: np.ones_like(v) for name, v in a.membrane_potentials.items()})
+    whole = replace(whole, thresholds={name: np.ones_like(v) for name, v in a.thresholds.items()})
+    found = compare(a, _changed(whole, "spikes", "ant", (0, 0, 0, 1)))
+    alone = compare(a, a)
+    assert [node.margin for node in found.per_node] == [node.margin for node in alone.per_node]
+    first = found.first_divergence
+    assert first is not None
+    assert first.threshold == a.thresholds["ant"][1]
+    assert first.distance == abs(a.membrane_potentials["ant"][0, 0, 0, 1] - a.thresholds["ant"][1])
+    unknown = compare(replace(a, thresholds={}), _changed(whole, "spikes", "ant", (0, 0, 0, 1)))
+    assert unknown.per_node[0].margin is None
+    assert unknown.first_divergence is not None
+    assert (unknown.first_divergence.threshold, unknown.first_divergence.distance) == (None, None)
+
+
 @pytest.mark.parametrize(("precision", "rounding", "change"), [("float64", 1e-11, 1e-8), ("float32", 1e-5, 1e-2)])
 @pytest.mark.parametrize("quantity", ["membrane_potentials", "logits"])
 def test_a_change_that_flips_no_spike_is_found(quantity: str, precision: str, rounding: float, change: float) -> None:
