@@ -29,8 +29,8 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import cached_file, logging
 
-import spikebert.modeling  # noqa: F401  registers SpikeBERT with transformers' Auto classes
 from spikebert.errors import CheckpointError
+from spikebert.modeling import CLASSIFIER, SpikeBertForSequenceClassification  # registers SpikeBERT with Auto classes
 from spikebert.provenance import file_sha256
 
 DEFAULT_CHECKPOINT = "default"
@@ -100,8 +100,15 @@ def resolve_checkpoint(name: str | Path) -> str:
     )
 
 
-def load_model(name: str | Path) -> PreTrainedModel:
+def load_model(name: str | Path, encoder_allowed: bool = False) -> PreTrainedModel:
     """Load a classifier for evaluation, in float32.
+
+    Parameters
+    ----------
+    name : str or Path
+    encoder_allowed : bool
+        Whether an encoder without a classifier, as stage 1 of training leaves it, is returned as one in place of being
+        refused.
 
     Raises
     ------
@@ -116,13 +123,19 @@ def load_model(name: str | Path) -> PreTrainedModel:
             source, output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32, **LOCAL_CODE_ONLY
         )
     problems = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    of_classifier = sorted(key for key in model.state_dict() if key.startswith(f"{CLASSIFIER}."))
+    encoder = isinstance(model, SpikeBertForSequenceClassification) and problems["missing_keys"] == of_classifier
+    if encoder and not encoder_allowed:
+        raise CheckpointError(
+            f"{source} is an encoder without a classifier; spikebert distill task --student {source} trains one for it"
+        )
     for kind, keys in problems.items():
-        if keys:
+        if keys and not (encoder and kind == "missing_keys"):
             raise CheckpointError(f"the weights of {source} do not fit its config.json: {kind} {', '.join(keys[:3])}")
     for key, value in model.state_dict().items():
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"{source}: {key} in {WEIGHTS_FILE} holds values that are not finite")
-    return model.eval()
+    return (model.base_model if encoder else model).eval()
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:

@@ -86,13 +86,14 @@ def _in_short(key: str, value: Any) -> str:
 
 def _explain_checkpoint(name: str) -> tuple[dict[str, Any], Table]:
     from spikebert.checkpoint import checkpoint_sha256, load_model, resolve_checkpoint
+    from spikebert.modeling import SpikeBertModel
 
     source = resolve_checkpoint(name)
-    model = load_model(name)
+    model = load_model(name, encoder_allowed=True)
     config = model.config
     layers = {key: tuple(value.shape) for key, value in model.named_parameters()}
     facts = {
-        "kind": "checkpoint",
+        "kind": "checkpoint, an encoder without a classifier" if isinstance(model, SpikeBertModel) else "checkpoint",
         "source": source,
         "sha256": checkpoint_sha256(name),
         "parameters": sum(int(np.prod(shape)) for shape in layers.values()),

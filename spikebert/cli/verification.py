@@ -361,7 +361,9 @@ def verdict(
         return text
     text += f"\nfirst divergence: {escape(str(first))}"
     if first.quantity != "spike" and explanation is None:
-        beyond = "whole numbers are equal or wrong" if precision == INTEGER else f"this is beyond rounding in {precision}"
+        beyond = (
+            "whole numbers are equal or wrong" if precision == INTEGER else f"this is beyond rounding in {precision}"
+        )
         text += f"\nno spike of that node flipped, but {beyond}"
     if 0 <= first.sample < len(texts):
         text += f"\nsample {first.sample}: “{escape(texts[first.sample])}”"

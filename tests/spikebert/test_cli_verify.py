@@ -470,6 +470,20 @@ def test_info_explains_a_checkpoint(checkpoint: Path) -> None:
     assert "spikebert.blocks.0.attention.qkv.affine.weight" in _invoke("info", checkpoint).stdout
 
 
+def test_an_encoder_of_stage_1_is_explained_and_asks_for_a_classifier(checkpoint: Path, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+    encoder = tmp_path / "encoder"
+    model.base_model.save_pretrained(encoder)
+    for file in checkpoint.glob("token*"):
+        shutil.copy(file, encoder)
+    found = _json("info", encoder)
+    assert found["kind"] == "checkpoint, an encoder without a classifier"
+    assert found["parameters"] == sum(value.numel() for value in model.base_model.parameters())
+    for words in (("export", "nir", encoder, "-o", tmp_path / "new.nir"), ("evaluate", encoder, "--task", "sst2")):
+        _refused(*words, said=f"spikebert distill task --student {encoder}")
+    assert not (tmp_path / "new.nir").exists()
+
+
 def test_info_explains_a_graph(graph_file: Path) -> None:
     found = _json("info", graph_file)
     assert found["kind"] == "NIR graph"
