@@ -105,11 +105,13 @@ def energy(
     names: Sequence[str | Path] = [*models, *model_files] or list(energy_models())
     chosen = [energy_model(name) for name in names]
     seed_everything(seed)
-    run = _count(open_source(SourceOptions.of(of_source), seed))
+    source = open_source(SourceOptions.of(of_source), seed)
+    if baseline_name is None:
+        baseline_name = DEFAULT_BASELINE if source.network.token_encoding is not None else QuantizedTwin.name
+    find_baseline(baseline_name, source.network, time_steps=1)  # a name nobody knows ends it before anything runs
+    run = _count(source)
     chosen = [model.for_network(run.network, run.counts.longest_sentence) for model in chosen]
     twin = QuantizedTwin(run.network, round(run.counts.time_steps))
-    if baseline_name is None:
-        baseline_name = DEFAULT_BASELINE if run.network.token_encoding is not None else QuantizedTwin.name
     baseline = find_baseline(baseline_name, run.network, twin.time_steps)
     baselines = [baseline] if isinstance(baseline, QuantizedTwin) else [baseline, twin]
     comparisons = [compare_energy(run.counts, other, run.lengths, model) for model in chosen for other in baselines]

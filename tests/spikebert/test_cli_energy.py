@@ -255,3 +255,8 @@ def test_the_page_escapes_what_it_was_given_and_loads_nothing(checkpoint: Path, 
 )
 def test_bad_use_is_refused_in_one_message(checkpoint: Path, arguments: tuple[str, ...], said: str) -> None:
     _refused(*(argument.format(checkpoint=checkpoint) for argument in arguments), said=said)
+
+
+def test_an_unknown_baseline_is_refused_before_anything_runs(checkpoint: Path) -> None:
+    assert "counting" not in _invoke(checkpoint, "--text", "good", "--baseline", "gpt").stderr
+    assert "counting" in _invoke(checkpoint, "--text", "good", "--model", "paper").stderr
