@@ -9,33 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hardware.energy.models import EnergyModel, EnergyModelError
+from hardware.energy.models import PICOJOULES_PER_MILLIJOULE, EnergyModel, EnergyModelError
 from hardware.energy.operation_counts import GAMMAS, NodeOperations, OperationCounts, Tally
 from hardware.energy.published import PICOJOULES_PER_AC, PICOJOULES_PER_MAC, SOURCE
 
-PICOJOULES_PER_MILLIJOULE = 1e9
 EMBEDDINGS = ("gather", "one_hot")
 """MACs of the embedding layer: one for each number gathered, or those of the product with a one-hot matrix."""
-
-
-def accumulate_energy_mj(synaptic_operations: float) -> float:
-    """Return Eq. 16: ``E_AC x SOPs``, in mJ."""
-    return PICOJOULES_PER_AC * synaptic_operations / PICOJOULES_PER_MILLIJOULE
 
 
 def dense_energy_mj(macs: float) -> float:
     """Return Eq. 17: ``E_MAC x FLOPs``, in mJ; the paper's FLOPs are multiply-accumulates."""
     return PICOJOULES_PER_MAC * macs / PICOJOULES_PER_MILLIJOULE
-
-
-def mean_field_synaptic_operations(time_steps: float, firing_rate: float, macs: float) -> float:
-    """Return Eq. 18: ``SOPs = T x γ x FLOPs``."""
-    return time_steps * firing_rate * macs
-
-
-def spikebert_energy_mj(embedding_macs: float, fully_connected: float, attention: float) -> float:
-    """Return Eq. 19: ``E_MAC x EMB + E_AC x (SOPs of fully connected layers + SOPs of attention)``, in mJ."""
-    return dense_energy_mj(embedding_macs) + accumulate_energy_mj(fully_connected + attention)
 
 
 @dataclass(frozen=True)
