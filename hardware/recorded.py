@@ -6,6 +6,7 @@ them), and everything that compares runs takes the file in place of a runner.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nir.data_ir import EventData, NIRGraphData, NIRNodeData, TimeGriddedData
 from export.network import INTEGER, Network
 from hardware.errors import TraceError, TraceMismatchError
 from hardware.runners.runner import FLOAT_PRECISIONS, Runner, as_array
-from hardware.trace import POTENTIAL_SUFFIX, RESERVED_ARRAYS, Trace, read_arrays
+from hardware.trace import POTENTIAL_SUFFIX, RESERVED_ARRAYS, Trace, largest_trace, read_arrays
 
 EVENTS, SHAPE = ".events", ".shape"
 NIR_SPIKES, NIR_VOLTAGES = "spikes", "voltages"
@@ -144,18 +145,23 @@ def events_to_grid(events: EventData, dt: float) -> TimeGriddedData:
     Raises
     ------
     ValueError
-        An event lies outside the recording, or neurons that are not there.
+        A step has no length, the grid would be larger than any trace may be, or an event lies outside the recording or
+        is of a neuron that is not there.
     """
+    if not (0 < dt < math.inf and 0 < events.t_max / dt < math.inf):
+        raise ValueError(f"{events.t_max} seconds in steps of {dt} make no recording")
     steps = round(events.t_max / dt)
+    if events.n_samples * steps * events.n_neurons > largest_trace():
+        raise ValueError(f"its grid would take more than the {largest_trace()} bytes that are read")
     fired = events.idx != -1
-    when = np.floor(np.where(fired, events.time, 0) / dt + 1e-6).astype(int)
-    if (when[fired] < 0).any() or (when[fired] >= steps).any():
+    when = np.floor(np.where(fired, events.time, 0) / dt + 1e-6)
+    if not ((when >= 0) & (when < steps)).all():
         raise ValueError(f"an event lies outside the {steps} time steps of the recording")
     if (events.idx[fired] < 0).any() or (events.idx[fired] >= events.n_neurons).any():
         raise ValueError(f"an event is of a neuron outside the {events.n_neurons} there are")
     data = np.zeros((events.n_samples, steps, events.n_neurons), bool)
     sample = np.broadcast_to(np.arange(events.n_samples)[:, None], fired.shape)
-    data[sample[fired], when[fired], events.idx[fired]] = True
+    data[sample[fired], when[fired].astype(int), events.idx[fired]] = True
     return TimeGriddedData(data, dt)
 
 
@@ -183,7 +189,10 @@ def _from_events(events: np.ndarray, shape: np.ndarray | None, where: str) -> np
     if beyond.any():
         index = int(np.argmax(beyond))
         raise TraceError(f"{where}{EVENTS}[{index}] is {events[index].tolist()}, outside {shape.tolist()}")
-    spikes = np.zeros(tuple(int(length) for length in shape), np.uint8)
+    lengths = [int(length) for length in shape]
+    if math.prod(lengths) > largest_trace():
+        raise TraceError(f"{where}{SHAPE} is {lengths}, more than the {largest_trace()} bytes that are read")
+    spikes = np.zeros(lengths, np.uint8)
     spikes[tuple(events.T)] = 1
     return spikes
 

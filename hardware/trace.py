@@ -261,7 +261,7 @@ def read_arrays(path: Path, what: str = "a trace", names: Collection[str] | None
     TraceError
         The file is missing, no .npz, holds pickled objects, or unpacks to more than there is memory.
     """
-    limit = min(MAX_TRACE_BYTES, _memory_of_machine())
+    limit = largest_trace()
     with _opened(path, what) as archive:
         members = [member for member in archive.infolist() if names is None or _array_name(member) in names]
         declared = sum(_declared_bytes(archive, member) for member in members)
@@ -322,10 +322,11 @@ def _write_arrays(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
                 np.lib.format.write_array(member, np.asanyarray(value), allow_pickle=False)
 
 
-def _memory_of_machine() -> int:
+def largest_trace() -> int:
+    """Return how many bytes a trace may take in memory here."""
     if not hasattr(os, "sysconf"):
         return MAX_TRACE_BYTES
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(MAX_TRACE_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:

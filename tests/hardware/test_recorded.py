@@ -126,6 +126,17 @@ def test_an_event_at_the_start_of_a_step_belongs_to_it() -> None:
     assert events_to_grid(events, DT).data.all()
 
 
+def _nir_events(**changes: Any) -> dict[str, np.ndarray]:
+    """Return a file of NIR's events, two samples of one each, with some fields changed."""
+    fields = {"idx": [[0], [0]], "time": [[0.5], [0.0]], "n_neurons": 6, "t_max": 1.0, "dt": 0.5, **changes}
+    return {**{f"ant.spikes.{name}": np.array(value) for name, value in fields.items()}, "mask": MASK}
+
+
+def test_nir_events_are_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "good.npz", **_nir_events())
+    assert np.argwhere(load_trace(tmp_path / "good.npz").spikes["ant"]).tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({"mask": MASK}, "holds no spikes by node"),
     "two axes": ({"ant": np.ones((3, 2), np.uint8)}, "holds no spikes by node"),
@@ -158,15 +169,18 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "ant has no spikes",
     ),
     "NIR events beyond": (
-        {
-            "ant.spikes.idx": np.array([[0], [0]]),
-            "ant.spikes.time": np.array([[5.0], [0.0]]),
-            "ant.spikes.n_neurons": np.array(6),
-            "ant.spikes.t_max": np.array(1.0),
-            "ant.spikes.dt": np.array(0.5),
-            "mask": MASK,
-        },
+        _nir_events(time=[[5.0], [0.0]]),
         "outside the 2 time steps",
+    ),
+    "NIR steps without length": (_nir_events(dt=0.0), "in steps of 0.0 make no recording"),
+    "NIR steps that run backwards": (_nir_events(dt=-0.5), "in steps of -0.5 make no recording"),
+    "NIR events without end": (_nir_events(t_max=np.inf), "inf seconds in steps of 0.5 make no recording"),
+    "NIR events at no time": (_nir_events(time=[[np.nan], [0.0]]), "outside the 2 time steps"),
+    "NIR events on a grid beyond memory": (_nir_events(dt=1e-300), "its grid would take more than"),
+    "NIR events of neurons beyond memory": (_nir_events(n_neurons=10**14), "its grid would take more than"),
+    "events in a shape beyond memory": (
+        {"ant.events": np.zeros((1, 4), int), "ant.shape": np.array([2**62, 2**62, 1, 1])},
+        "ant.shape is [4611686018427387904, 4611686018427387904, 1, 1], more than",
     ),
     "spikes at padding": ({"ant": np.ones((3, 2, 3, 2), np.uint8), "mask": MASK}, "fires at padding"),
 }
