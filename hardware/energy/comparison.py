@@ -209,6 +209,9 @@ def compare_energy(
     if pricing is None:
         return EnergyComparison(network, baseline.name, baseline.title, None, None, remark)
     other = estimate_energy(baseline.count(lengths), model=pricing)
+    if not other.energy_mj:
+        remark = f"{chosen.name} charges nothing for {baseline.title}, so there is no ratio"
+        return EnergyComparison(network, baseline.name, baseline.title, None, None, remark)
     rate = break_even_rate(counts, other.energy_mj, chosen) if firing_rate(counts) else math.nan
     return EnergyComparison(network, baseline.name, baseline.title, other, rate, remark)
 

@@ -472,7 +472,10 @@ def _read_price(where: str, given: Any, source: str) -> Price:
         given, source = given["value"], given.get("source", source)
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise EnergyModelError(f"{where} is {given!r}; expected a number or {{value, source}}")
-    return Price(float(given), str(source))
+    try:
+        return Price(float(given), str(source))
+    except OverflowError as error:  # JSON's whole numbers have no end
+        raise EnergyModelError(f"{where} is beyond what a number can hold") from error
 
 
 DIVISION_PER_MULTIPLICATION = 7.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 
 from spikebert.cli.application import check_outputs, common_options, messages, print_json, results
 from spikebert.cli.sources import Source, SourceCommand, SourceOptions, open_source, source_options
+from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from export.network import Network
@@ -104,6 +106,9 @@ def energy(
     check_outputs((csv_file, page_file), force)
     names: Sequence[str | Path] = [*models, *model_files] or list(energy_models())
     chosen = [energy_model(name) for name in names]
+    for model, count in Counter(model.name for model in chosen).items():
+        if count > 1:  # results are told apart by it
+            raise ConfigurationError(f"{count} energy models are called {model!r}; leave one out, or rename yours")
     seed_everything(seed)
     source = open_source(SourceOptions.of(of_source), seed)
     if baseline_name is None:

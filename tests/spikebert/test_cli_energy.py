@@ -245,6 +245,7 @@ def test_the_page_escapes_what_it_was_given_and_loads_nothing(checkpoint: Path, 
     [
         (("{checkpoint}", "--text", "good", "--baseline", "gpt"), "baseline 'gpt' is not known"),
         (("{checkpoint}", "--text", "good", "--model", "free"), "energy model 'free' is not known"),
+        (("{checkpoint}", "--text", "good", "--model", "paper", "paper"), "2 energy models are called 'paper'"),
         (("{checkpoint}",), "give --text or --task"),
         (("--trace", "trace.npz"), "give both --trace and --graph"),
         (("{checkpoint}", "--trace", "trace.npz", "--graph", "model.nir"), "give one or the other"),

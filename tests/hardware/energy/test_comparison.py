@@ -107,6 +107,10 @@ def test_no_ratio_is_made_up_where_a_model_has_no_figure(
 def test_a_users_model_without_a_price_for_macs_gives_no_ratio(counts: OperationCounts) -> None:
     spikes_only = PriceTable("mine", "me", "int4", prices={"ac_binary": Price(1.0, "me")})
     assert compare_energy(counts, SMALL, LENGTHS, spikes_only).ratio is None
+    free = PriceTable("mine", "me", "int4", prices={"ac_binary": Price(1.0, "me"), "mac": Price(0.0, "me")})
+    found = compare_energy(counts, SMALL, LENGTHS, free)
+    assert (found.ratio, found.verdict) == (None, "–")
+    assert "charges nothing" in found.remark
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -505,6 +505,7 @@ def test_users_add_models_from_json_and_toml(tmp_path: Path) -> None:
         ({"picojoules": {"mac": {"value": 1, "unit": "nJ"}}}, "picojoules.mac is"),
         ({"picojoules": {"mac": -1}}, "mac costs -1.0 pJ"),
         ({"picojoules": {"mac": float("nan")}}, "mac costs nan pJ"),
+        ({"picojoules": {"mac": 10**400}}, "picojoules.mac is beyond what a number can hold"),
         ({"graded": "both"}, "graded is 'both'; choose one of additions, multi_bit"),
     ],
 )
