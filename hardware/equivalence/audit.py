@@ -44,6 +44,8 @@ class PartAudit:
         Recorded potentials (or outputs) of the run further from ours than the bound; None where none were recorded.
     tightness : float or None
         Largest share of its bound that a recorded value's distance from ours reaches.
+    of_logits : bool
+        Whether this is the mean over time of what the output shows, ``(1, B, 1 or N, C)``.
     """
 
     name: str
@@ -53,12 +55,13 @@ class PartAudit:
     near: np.ndarray | None = None
     outside: np.ndarray | None = None
     tightness: float | None = None
+    of_logits: bool = False
 
 
 def audit(
     network: Network, inputs: Trace, claimed: Trace | None = None, precision: str | None = None
 ) -> Iterator[PartAudit]:
-    """Yield every part of a network computed again, in topological order.
+    """Yield every part of a network computed again, in topological order, the logits behind the output.
 
     Parameters
     ----------
@@ -90,7 +93,10 @@ def audit(
             continue
         if network.input_name in part.sources and network.token_encoding is not None and inputs.input_ids is None:
             continue
-        yield audit_part(network, part, entering, inputs, claimed, precision)
+        found = audit_part(network, part, entering, inputs, claimed, precision)
+        yield found
+        if not part.spikes:
+            yield _audit_logits(found, inputs, claimed, Precision.of(float_type(precision)))
 
 
 def audit_part(
@@ -114,11 +120,7 @@ def audit_part(
         bounds.append(bound)
     value, bound = np.stack(values), np.stack(bounds) * EVALUATION_SLACK
     if not part.spikes:
-        recorded = claimed.outputs
-        if recorded is not None and recorded.ndim == value.ndim - 1:
-            recorded = recorded[..., None, :]
-        real = inputs.mask[None, :, :, None] if value.shape[2] == inputs.mask.shape[1] else np.True_
-        return PartAudit(part.name, value, bound, **_against_recorded(value, bound, recorded, real))
+        return _audit_output(part.name, value, bound, claimed.outputs, inputs.mask)
     operator = part.nodes[-1].operator
     assert isinstance(operator, LeakyIntegrateAndFire | Heaviside)
     real = inputs.mask[None, :, :, None]
@@ -128,6 +130,25 @@ def audit_part(
     impossible = real & (fires != (spikes != 0)) & ~near
     recorded = claimed.membrane_potentials.get(part.name)
     return PartAudit(part.name, value, bound, impossible, near, **_against_recorded(value, bound, recorded, real))
+
+
+def _audit_output(
+    name: str, value: np.ndarray, bound: np.ndarray, recorded: np.ndarray | None, mask: np.ndarray, **rest: Any
+) -> PartAudit:
+    if recorded is not None and recorded.ndim == value.ndim - 1:
+        recorded = recorded[..., None, :]
+    real = mask[None, :, :, None] if value.shape[2] == mask.shape[1] else np.True_
+    return PartAudit(name, value, bound, **_against_recorded(value, bound, recorded, real), **rest)
+
+
+def _audit_logits(shown: PartAudit, inputs: Trace, claimed: Trace, arithmetic: Precision) -> PartAudit:
+    """Judge the mean over time of what the output shows, in whatever order it was summed."""
+    steps = len(shown.values)
+    reach = np.abs(shown.values, dtype=np.float64) + shown.bounds
+    bound = (shown.bounds + 2 * arithmetic.gamma(steps + 1) * reach).mean(0, keepdims=True) * EVALUATION_SLACK
+    recorded = claimed.logits[None] if claimed.logits.shape[-1] else None
+    value = shown.values.mean(0, dtype=np.float64, keepdims=True)
+    return _audit_output(shown.name, value, bound, recorded, inputs.mask, of_logits=True)
 
 
 class PartExecution:

@@ -33,7 +33,7 @@ class NodeExplanation:
     impossible_a, impossible_b : int
         Spikes of each run that no rounding gives, whether or not the other run has them too.
     outside_a, outside_b : int
-        Recorded potentials, or outputs of the graph, further from what the graph makes than the bound.
+        Recorded potentials, or outputs of the graph and logits, further from what the graph makes than the bound.
     largest_bound : float
         How far two implementations may lie apart here, at most over neurons and steps.
     tightness_a, tightness_b : float or None
@@ -66,10 +66,10 @@ class Unexplained:
     run : str
         ``"a"`` or ``"b"``.
     quantity : str
-        ``"spike"``, ``"membrane_potential"`` or ``"output"``.
+        ``"spike"``, ``"membrane_potential"``, ``"output"`` or ``"logits"``.
     node : str
     time_step, sample, token, feature : int
-        Token is 0 at an output that is one for the whole sentence.
+        Token is 0 at an output that is one for the whole sentence, the step 0 of logits, which are means over all.
     found : float
         The run's spike or value.
     expected : float
@@ -194,7 +194,10 @@ def explain(network: Network, trace_a: Trace, trace_b: Trace, inputs_b: Trace | 
     for found_a in audits_a:
         if found_b is None or found_b.name != found_a.name:
             continue
-        per_node.append(_explain_part(found_a, found_b, trace_a, trace_b))
+        explained = _explain_part(found_a, found_b, trace_a, trace_b)
+        if found_a.of_logits:  # they belong to the output
+            explained = _join(per_node.pop(), explained)
+        per_node.append(explained)
         if first is None:
             for run, part, trace in (("a", found_a, trace_a), ("b", found_b, trace_b)):
                 first = first or _first_unexplained(run, part, trace, network)
@@ -283,9 +286,10 @@ def _first_unexplained(run: str, part: PartAudit, trace: Trace, network: Network
             operator = next(node.operator for node in network.spiking_nodes if node.name == part.name)
             threshold = float(operator.threshold[index[-1]])  # type: ignore[attr-defined]
         if is_output:
-            assert trace.outputs is not None
-            outputs = trace.outputs if trace.outputs.ndim == 4 else trace.outputs[..., None, :]
-            quantity, found = "output", float(outputs[index])
+            recorded = trace.logits[None] if part.of_logits else trace.outputs
+            assert recorded is not None
+            recorded = recorded if recorded.ndim == 4 else recorded[..., None, :]
+            quantity, found = "logits" if part.of_logits else "output", float(recorded[index])
         elif quantity == "spike":
             found = float(trace.spikes[part.name][index])
         else:

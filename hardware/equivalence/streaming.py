@@ -274,6 +274,9 @@ def held_against_bounds(comparison: Comparison, explanation: Explanation) -> Com
     """Return a comparison without differing spikes judged by derived bounds in place of fixed tolerances."""
     if comparison.spikes_different:
         return comparison
+    first = comparison.first_divergence
+    if first is not None and first.node not in {node.node for node in explanation.per_node}:
+        return comparison  # nothing is known of that node but the two runs
     if explanation.explained:
         return replace(comparison, equal=True, first_divergence=None)
     beyond = explanation.first_unexplained

@@ -114,6 +114,23 @@ def test_a_recorded_trace_stands_on_either_side(checkpoint: Path, trace_file: Pa
     _refused("verify", checkpoint, "--against", trace_file, "--text", "good", "film", said="there, ")
 
 
+@pytest.mark.parametrize("by", [0.5, np.nan])
+def test_a_recorded_answer_that_is_wrong_is_not_equal(
+    by: float, checkpoint: Path, graph_file: Path, trace_file: Path, tmp_path: Path
+) -> None:
+    trace = Trace.load(trace_file)
+    trace.logits[1, 0] += by
+    trace.outputs = None
+    wrong = trace.save(tmp_path / "wrong.npz")
+    for words in (
+        ("verify", checkpoint, "--against", wrong, "--text", *TEXTS),
+        ("compare", trace_file, wrong, "--graph", graph_file),
+    ):
+        found = _json(*words, exit_code=1)
+        assert (found["spikes_different"], found["first_divergence"]["quantity"]) == (0, "logits")
+        assert found["explanation"]["at_fault"] == ["b"]
+
+
 def test_spikes_from_elsewhere_need_no_more_than_their_nodes(
     checkpoint: Path, trace_file: Path, tmp_path: Path
 ) -> None:

@@ -122,7 +122,10 @@ def test_a_file_without_spikes_is_compared_by_its_logits_where_asked(checkpoint:
 def test_changed_logits_are_found_without_spikes(checkpoint: Path, files: dict[str, Path], tmp_path: Path) -> None:
     path = _changed(files["logits"], tmp_path, "classifier/bias", 0.5)
     found = _json("verify", checkpoint, "--graph", path, *TEXTS, "--nodes", "output", exit_code=1)
-    assert found["first_divergence"]["node"] == "classifier"
+    first = found["first_divergence"]  # what ran shows it, and the file's weights beside it
+    assert (first["quantity"], first["node"]) == ("logits", "output")
+    assert found["explanation"]["at_fault"] == ["b"]
+    assert found["graph_differences"][0].startswith("classifier: bias: 1 of ")
     assert np.isclose(found["logit_difference"], 0.5, atol=1e-3)
 
 

@@ -211,6 +211,28 @@ def test_outputs_are_held_against_their_bound(make_network: NetworkMaker) -> Non
     assert (first.quantity, first.node, first.time_step, first.sample, first.feature) == ("output", "output", 2, 1, 0)
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("by", [1e-3, np.nan, np.inf])
+@pytest.mark.parametrize("with_outputs", [True, False])
+def test_logits_are_held_against_their_bound(
+    by: float, precision: str, with_outputs: bool, make_network: NetworkMaker
+) -> None:
+    """Whether or not each step's output was recorded: a chip may say no more than its answer."""
+    network = make_network(0)
+    trace = _run(network, precision)
+    moved = trace.logits.copy()
+    moved[1, 0] += by
+    outputs = trace.outputs if with_outputs else None
+    assert explain(network, trace, replace(trace, outputs=outputs)).explained
+    found = explain(network, trace, replace(trace, logits=moved, outputs=outputs))
+    assert (found.explained, found.at_fault) == (False, ["b"])
+    assert found.per_node[-1].node == "output"
+    assert found.per_node[-1].outside_b == 1
+    first = found.first_unexplained
+    assert first is not None
+    assert (first.quantity, first.node, first.sample, first.feature) == ("logits", "output", 1, 0)
+
+
 def test_nodes_that_were_not_recorded_take_their_spikes_from_the_reference(make_network: NetworkMaker) -> None:
     network = make_network(4)
     trace = _run(network)
