@@ -7,7 +7,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,30 @@ MAX_HEADER_BYTES = 1 << 16
 """Of an array in the file; NumPy itself reads no more than 10,000 of text."""
 MAX_TRACE_BYTES = 64 << 30
 """A trace is read into memory whole; where the machine has less than this, what it has is the limit."""
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _are_faults(value: Any) -> bool:
+    kinds = {"samples": list, "attempt": int, "message": str}
+    return isinstance(value, list) and all(
+        isinstance(fault, dict)
+        and all(isinstance(fault.get(key), kind) for key, kind in kinds.items())
+        and fault["samples"]
+        and all(isinstance(sample, int) for sample in fault["samples"])
+        for fault in value
+    )
+
+
+KNOWN_METADATA: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "precision": ("text", lambda value: isinstance(value, str)),
+    "stock_nodes": ("a list of names", _are_words),
+    "own_nodes": ("an object of reasons", lambda value: isinstance(value, dict) and _are_words(list(value.values()))),
+    "faults": ("a list of objects with samples, attempt and message", _are_faults),
+}
+"""What of a trace's metadata is computed with: what it must be, in words and as a test. The rest is only shown."""
 
 
 @dataclass
@@ -311,6 +335,9 @@ def _read_metadata(array: np.ndarray | None, path: Path) -> dict[str, Any]:
         raise TraceError(f"{path}: its metadata is not JSON: {error}") from error
     if not isinstance(metadata, dict):
         raise TraceError(f"{path}: its metadata is not a JSON object")
+    for key, (expected, fits) in KNOWN_METADATA.items():
+        if metadata.get(key) is not None and not fits(metadata[key]):
+            raise TraceError(f"{path}: metadata {key!r} is {str(metadata[key])[:80]}; expected {expected}")
     return metadata
 
 

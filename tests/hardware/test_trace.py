@@ -288,6 +288,26 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a node that only metadata have": ({"metadata": {"nodes": ["ant", "bee"]}}, "node 'bee' is in the arrays or"),
     "nodes that are a number": ({"metadata": {"nodes": 3}}, "'nodes' is not a list"),
     "nodes that are numbers": ({"metadata": {"nodes": [3]}}, "'nodes' is not a list"),
+    "a precision that is a list": (
+        {"metadata": {**METADATA, "precision": ["float64"]}},
+        "expected text",
+    ),
+    "stock nodes that are a number": (
+        {"metadata": {**METADATA, "stock_nodes": 5}},
+        "'stock_nodes' is 5; expected a list",
+    ),
+    "own nodes that are names": (
+        {"metadata": {**METADATA, "own_nodes": ["ant"]}},
+        "expected an object of reasons",
+    ),
+    "faults that are numbers": (
+        {"metadata": {**METADATA, "faults": [1]}},
+        "expected a list of objects with samples",
+    ),
+    "a fault of no sample": (
+        {"metadata": {**METADATA, "faults": [{"samples": [], "attempt": 1, "message": ""}]}},
+        "expected a list of objects with samples",
+    ),
     "metadata that are a list": ({"metadata": []}, "not a JSON object"),
     "metadata that are no JSON": ({"metadata": np.array("{")}, "metadata is not JSON"),
     "metadata that are numbers": ({"metadata": np.ones((2, 2))}, "metadata is not JSON"),
