@@ -38,7 +38,7 @@ def graph_differences(expected: Network, found: Network) -> list[GraphDifference
     Weights are compared to the last bit, as numbers: a graph written in float64 equals its float32 original.
     """
     differences: list[GraphDifference] = []
-    for name in ("time_steps", "attend_to_padding", "token_encoding"):
+    for name in ("time_steps", "attend_to_padding", "token_encoding", "output_source"):
         mine, other = getattr(expected, name), getattr(found, name)
         if mine != other:
             differences.append(GraphDifference("graph", name, f"{mine} expected, {other} found"))

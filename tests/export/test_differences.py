@@ -144,3 +144,8 @@ def test_all_differences_are_listed_in_topological_order() -> None:
         ),
     )
     assert [found.node for found in graph_differences(_network(), both)] == ["attention", "norm"]
+
+
+def test_an_output_that_shows_another_node_is_named() -> None:
+    (found,) = graph_differences(_network(), replace(_network(), output_source="norm"))
+    assert str(found) == "graph: output_source: mean expected, norm found"
