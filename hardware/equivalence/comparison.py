@@ -144,7 +144,8 @@ class Comparison:
     Attributes
     ----------
     equal : bool
-        No spike differs, and potentials and logits agree within rounding where both runs say the same float precision.
+        No spike differs, and potentials and logits agree: within rounding where both runs say a float precision,
+        wholly where both are integer. Where a run says no precision, or one is integer, spikes alone decide.
     spikes_compared, spikes_different : int
     states_compared, states_different : int
         Membrane potentials that both traces hold, and how many of them are not the same number; 0 must differ between
@@ -373,7 +374,7 @@ def _tolerances(trace_a: Trace, trace_b: Trace) -> tuple[float, float]:
     """Return the relative tolerances of potentials and logits; without limit where they are not comparable."""
     if trace_a.precision == trace_b.precision == "float64":
         return POTENTIAL_TOLERANCE, LOGIT_TOLERANCE
-    if trace_a.precision == trace_b.precision == "float32":
+    if {trace_a.precision, trace_b.precision} <= {"float64", "float32"}:
         return FLOAT32_TOLERANCE, FLOAT32_TOLERANCE
     if trace_a.precision == trace_b.precision == "integer":
         return 0.0, 0.0

@@ -29,6 +29,7 @@ from torch import nn
 from hardware.equivalence import Comparison
 from hardware.equivalence.explanation import Explanation
 from hardware.equivalence.streaming import Batch, Finding, Pair, ProgressFile, stream_findings
+from hardware.runners.runner import FLOAT_PRECISIONS
 from hardware.stock_share import StockShare
 from hardware.trace import Trace
 from spikebert.cli.application import messages, results
@@ -348,6 +349,7 @@ def verdict(
         return (
             f"[bold green]EQUAL[/] {name_a} and {name_b} at {precision}: 0 of {comparison.spikes_compared:,} spikes "
             f"differ{states} ({scope}); largest logit difference {comparison.logit_difference:.1e}"
+            f"{'' if _comparable(precision) else '; spikes alone decide, in these precisions'}"
         )
     first = comparison.first_divergence
     states += f"; {agreement_in_words(comparison)}" if comparison.spikes_different else ""
@@ -368,6 +370,11 @@ def verdict(
     if 0 <= first.sample < len(texts):
         text += f"\nsample {first.sample}: “{escape(texts[first.sample])}”"
     return text
+
+
+def _comparable(precision: str) -> bool:
+    """Return whether runs of these precisions have potentials and logits that must agree."""
+    return precision == INTEGER or set(precision.split(" and ")) <= set(FLOAT_PRECISIONS)
 
 
 def explanation_in_words(explanation: Explanation, name_a: str, name_b: str) -> str:

@@ -131,6 +131,14 @@ def test_a_recorded_answer_that_is_wrong_is_not_equal(
         assert found["explanation"]["at_fault"] == ["b"]
 
 
+def test_where_no_precision_is_said_the_verdict_says_what_decides(trace_file: Path, tmp_path: Path) -> None:
+    trace = Trace.load(trace_file)
+    trace.metadata.pop("precision")
+    silent = trace.save(tmp_path / "silent.npz")
+    assert "spikes alone decide" in _invoke("compare", silent, silent).stdout
+    assert "spikes alone decide" not in _invoke("compare", trace_file, trace_file).stdout
+
+
 def test_spikes_from_elsewhere_need_no_more_than_their_nodes(
     checkpoint: Path, trace_file: Path, tmp_path: Path
 ) -> None:

@@ -229,6 +229,15 @@ def test_a_change_that_flips_no_spike_is_found(quantity: str, precision: str, ro
     )
 
 
+@pytest.mark.parametrize("quantity", ["membrane_potentials", "logits"])
+def test_two_float_precisions_are_judged_by_the_coarser(quantity: str) -> None:
+    a, b = _trace(), _trace("float32")
+    index = (2, 1) if quantity == "logits" else (1, 2, 1, 1)
+    for pair in ((a, b), (b, a)):
+        assert compare(pair[0], _changed(pair[1], quantity, "ant", index, 1e-5)).equal
+        assert not compare(pair[0], _changed(pair[1], quantity, "ant", index, 1e-2)).equal
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e6])
 def test_rounding_is_relative_to_the_largest_potential_of_the_node(scale: float) -> None:
     a = _trace()
