@@ -760,7 +760,8 @@ class _Quantizer:
         limit = ACTIVATION_MAX - 2 if neurons else HEAD_LIMIT
         fraction = int(np.floor(np.log2(limit / max(largest, 2.0**-20))))
         for neuron in neurons:
-            fraction = min(fraction, int(np.floor(np.log2(THRESHOLD_MAX / _charged_threshold(neuron).max()))))
+            threshold = max(float(_charged_threshold(neuron).max()), 2.0**-20)
+            fraction = min(fraction, int(np.floor(np.log2(THRESHOLD_MAX / threshold))))
         unit = 2.0 ** -min(fraction, NORM_FRACTION_BITS)
         gain = max(float(np.abs(weight).max()), 2.0**-30) / unit
         shift = NORMED_BITS + GAIN_BITS - 1 - int(np.ceil(np.log2(gain)))

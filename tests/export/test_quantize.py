@@ -195,6 +195,27 @@ def test_what_the_chip_cannot_hold_is_refused_by_name(changes: dict, complaint: 
         quantize(network, spikes)
 
 
+@pytest.mark.parametrize("threshold", [0.0, -1.0])
+def test_neurons_behind_a_layer_norm_may_fire_at_nothing_and_not_below(threshold: float) -> None:
+    rng = np.random.default_rng(0)
+    builder = NetworkBuilder("input", 4)
+    builder.add(
+        "a_norm", LayerNorm(np.ones(6), np.zeros(6)), builder.add("affine", Affine(rng.normal(size=(6, 4))), "input")
+    )
+    builder.add("b_neuron", _neuron(6, threshold=np.full(6, threshold)), "a_norm")
+    network = builder.network(
+        "output", builder.add("c_head", Affine(rng.normal(size=(2, 6))), "b_neuron"), time_steps=3
+    )
+    spikes = (rng.random((3, 8, 2, 4)) < 0.5).astype(float)
+    if threshold < 0:
+        with pytest.raises(ChipLimitError, match="b_neuron: a threshold is -1; the chip holds none below 0"):
+            quantize(network, spikes)
+        return
+    graph, report = quantize_with_report(network, spikes)
+    assert not _operators(graph)["b_neuron"].threshold.any()
+    assert report.layers[0].agreement > 0.99
+
+
 def test_what_has_no_whole_numbers_is_refused_by_name() -> None:
     rng = np.random.default_rng(0)
     spikes = (rng.random((2, 3, 4, 5)) < 0.5).astype(float)
