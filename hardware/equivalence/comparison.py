@@ -219,7 +219,7 @@ def compare(trace_a: Trace, trace_b: Trace) -> Comparison:
         potential_a, potential_b = trace_a.membrane_potentials.get(name), trace_b.membrane_potentials.get(name)
         thresholds = _thresholds(name, trace_a, trace_b)
         moved = None
-        if potential_a is not None and potential_b is not None and _same_unit(trace_a, trace_b):
+        if potential_a is not None and potential_b is not None and same_unit(trace_a, trace_b):
             moved = np.where(mask[None, :, :, None], _distance(potential_a, potential_b), 0)
         if first is None:
             if differs.any():
@@ -401,12 +401,12 @@ def _scale(values: np.ndarray) -> float:
 def _thresholds(name: str, trace_a: Trace, trace_b: Trace) -> Thresholds:
     """Return the threshold in each run; one that only the other knows is taken from there, in the same unit."""
     first, second = (trace.thresholds.get(name) for trace in (trace_a, trace_b))
-    if not _same_unit(trace_a, trace_b):
+    if not same_unit(trace_a, trace_b):
         return first, None
     return second if first is None else first, first if second is None else second
 
 
-def _same_unit(trace_a: Trace, trace_b: Trace) -> bool:
+def same_unit(trace_a: Trace, trace_b: Trace) -> bool:
     """Return whether potentials can be compared: whole numbers have a unit of their own."""
     return (trace_a.precision == "integer") == (trace_b.precision == "integer")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from export.network import Network
 from hardware.equivalence.audit import audit_part
-from hardware.equivalence.comparison import Divergence
+from hardware.equivalence.comparison import Divergence, same_unit
 from hardware.equivalence.origin import Contribution, contributions
 from hardware.equivalence.parts import parts_with_inputs
 from hardware.trace import Trace
@@ -32,7 +32,7 @@ class Side:
     spikes : list of int
         At each step.
     potentials : list of float or None
-        As recorded.
+        As recorded; None too for the second run where it counts in another unit than the first.
     expected, bounds : list of float, or None
         What the graph makes of this run's inputs and resets, and how far rounding may move it.
     raster : list of list of int
@@ -93,6 +93,11 @@ class Evidence:
         """Return JSON values."""
         return asdict(self)
 
+    @property
+    def shows_potentials(self) -> bool:
+        """Whether the neuron's potential is known in either run."""
+        return any(side.potentials or side.expected for side in (self.side_a, self.side_b))
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Evidence:
         """Return what `to_dict` was made from."""
@@ -140,7 +145,7 @@ def gather_evidence(
             spikes=trace.spikes[node][:, 0, token, feature].astype(int).tolist(),
             potentials=(
                 trace.membrane_potentials[node][:, 0, token, feature].astype(float).tolist()
-                if node in trace.membrane_potentials
+                if node in trace.membrane_potentials and (trace is a or same_unit(a, b))
                 else None
             ),
             expected=series,

@@ -63,15 +63,17 @@ def growth_figure(comparison: Comparison) -> Figure:
 
 
 def neuron_figure(evidence: Evidence, name_a: str, name_b: str) -> Figure:
-    """Return the potential of the neuron where two runs part, and a raster of its neighbours in both runs."""
+    """Return the potential, where known, of the neuron where two runs part, and a raster of its neighbours in both."""
     divergence = evidence.divergence
     sides = ((evidence.side_a, safe_label(name_a, 24), COLOUR_A), (evidence.side_b, safe_label(name_b, 24), COLOUR_B))
     step, feature = divergence.time_step or 0, divergence.feature
 
     def paint(figure: Figure) -> None:
-        panels: Any = figure.subfigures(1, 2, width_ratios=[1, 1.25])
-        left, right = panels
-        _paint_potentials(left, evidence)
+        right: AnyFigure = figure
+        if evidence.shows_potentials:
+            panels: Any = figure.subfigures(1, 2, width_ratios=[1, 1.25])
+            left, right = panels
+            _paint_potentials(left, evidence)
         axes = right.subplots(1, 3, sharey=True)
         rasters = [np.array(side.raster).T for side, _, _ in sides]
         extent_rows = np.arange(len(rasters[0])) + evidence.first_feature

@@ -15,6 +15,7 @@ from export.network import Network, Node
 from export.operators import Affine
 from hardware.equivalence.node_by_node import NodeByNode
 from hardware.equivalence.streaming import Fault, Finding, Pair
+from hardware.reports.equivalence_figures import neuron_figure
 from hardware.reports.equivalence_report import EquivalenceSubject, equivalence_page, write_equivalence_page
 from hardware.reports.files import ReportError
 from hardware.runners import open_runner
@@ -118,6 +119,17 @@ def test_a_page_says_where_and_why(findings: dict[str, Finding]) -> None:
         assert node.node in page.text
     for entry in found.evidence.inputs:
         assert f"{entry.contribution:+.6g}" in page.text
+
+
+def test_potentials_that_nobody_recorded_are_not_drawn(findings: dict[str, Finding]) -> None:
+    found = findings["different"]
+    assert found.evidence is not None
+    sides = (replace(side, potentials=None, expected=None) for side in (found.evidence.side_a, found.evidence.side_b))
+    without = replace(found.evidence, **dict(zip(("side_a", "side_b"), sides, strict=True)))
+    for evidence, panels in ((found.evidence, 4), (without, 3)):
+        assert len(neuron_figure(evidence, "torch", "lava").get_axes()) == panels
+        page = _Page(equivalence_page(replace(found, evidence=evidence), SUBJECT))
+        assert ("Left: its membrane potential" in page.text) == (panels == 4)
 
 
 def test_a_graph_that_is_not_the_models_own_is_not_equal(findings: dict[str, Finding]) -> None:

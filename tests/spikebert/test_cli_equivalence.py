@@ -195,6 +195,9 @@ def test_quantized_against_float_says_how_far_they_agree(checkpoint: Path) -> No
         assert agreement["all"] == pytest.approx(1 - node["different"] / node["compared"])
         assert np.mean(agreement["by_step"]) == pytest.approx(agreement["all"])
         assert node["potential_difference"] is None  # they are in other units
+    evidence = found["evidence"]
+    assert evidence["side_a"]["potentials"] is not None
+    assert evidence["side_b"]["potentials"] is None  # not to be drawn beside the first's
     assert 0 <= found["predictions_different"] <= len(TEXTS)
     assert set(found["silent_nodes"]) == {"a", "b"}
     said = _invoke("verify", checkpoint, "--against", "integer", "--text", *TEXTS).stdout
