@@ -19,9 +19,12 @@ import click.testing
 import h5py
 import numpy as np
 import pytest
+from rich.console import Console
 
 from hardware import Trace
+from hardware.equivalence.comparison import Comparison, NodeComparison
 from spikebert.cli import main
+from spikebert.cli.verification import comparison_table
 
 TEXTS = ("a warm film .", "the dull story", "good")
 MANY = tuple(f"{'a ' * (1 + index % 5)}film" for index in range(19))
@@ -129,6 +132,14 @@ def test_a_recorded_answer_that_is_wrong_is_not_equal(
         found = _json(*words, exit_code=1)
         assert (found["spikes_different"], found["first_divergence"]["quantity"]) == (0, "logits")
         assert found["explanation"]["at_fault"] == ["b"]
+
+
+def test_margins_fit_into_80_columns() -> None:
+    node = NodeComparison("block00_intermediate_neuron", 36_864, 0, 0.172, 0.172, margin=530.0)
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(comparison_table(Comparison(True, 36_864, 0, None, [node]), "integer", "lava:hardware"))
+    assert "5.3e+02" in shown.get()
 
 
 def test_where_no_precision_is_said_the_verdict_says_what_decides(trace_file: Path, tmp_path: Path) -> None:
