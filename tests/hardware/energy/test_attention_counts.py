@@ -10,6 +10,8 @@ import pytest
 from hardware.energy import attention_counts
 from hardware.energy.attention_counts import count_spike_products
 
+pytestmark = pytest.mark.usefixtures("counted_in")
+
 
 def products_from_the_maps(
     spikes: np.ndarray, heads: int, head_size: int, tokens: np.ndarray

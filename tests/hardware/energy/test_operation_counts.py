@@ -40,6 +40,8 @@ from hardware.energy.operation_counts import STATISTIC_KINDS
 from hardware.errors import TraceMismatchError
 from hardware.trace import Trace
 
+pytestmark = pytest.mark.usefixtures("counted_in")
+
 
 def neurons(features: int, beta: float = 0.9, **knobs: Any) -> LeakyIntegrateAndFire:
     return LeakyIntegrateAndFire(np.full(features, beta), np.full(features, 2.0), np.ones(features), **knobs)
