@@ -426,7 +426,7 @@ class OperationCounter:
     graph : nir.NIRGraph or Network
     attention_orders : iterable of str
         Which of `ATTENTION_ORDERS` to count, the first being the one that is charged: by default both, the paper's
-        first. Leaving one out saves a third of the counting.
+        first.
 
     Raises
     ------
