@@ -68,7 +68,8 @@ static void empty(uint8_t *columns, int64_t features, int64_t *total)
  * strides: bytes from step to step, sentence to sentence, token to token; real: (sentences, tokens), 0 at padding;
  * by_position (steps, tokens) and by_neuron (steps, features): zeros, filled with the sums over real tokens;
  * at_padding: filled with the sum over all others; scratch: 2 features of zeros, fastest where its address is a
- * multiple of LANES. Returns all bits of all values: where that is above 1 they are not spikes of 0 and 1, and the sums mean nothing. */
+ * multiple of LANES. Returns all bits of all values: where that is above 1, they are not spikes of 0 and 1 and the sums
+ * mean nothing. */
 int64_t add_up(const uint8_t *x, int64_t steps, int64_t sentences, int64_t tokens, int64_t features,
                int64_t step_stride, int64_t sentence_stride, int64_t token_stride, const uint8_t *real,
                int64_t *by_position, int64_t *by_neuron, int64_t *at_padding, uint8_t *scratch)
