@@ -7,7 +7,7 @@ running sum of a residual stream. This is the one place where it is derived; cou
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,7 @@ EdgeKind = Literal["binary", "graded", "analog", "tokens"]
 """What an edge carries: spikes 0 or 1; whole numbers 0, 1, 2, …; numbers no trace knows; or the words of a sentence."""
 
 EDGE_KINDS: tuple[EdgeKind, ...] = ("binary", "graded", "analog", "tokens")
+SPIKE_DRIVEN: tuple[EdgeKind, ...] = ("binary", "graded")
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +141,47 @@ def edge_kinds(network: Network, spiking_input: bool = False) -> dict[str, EdgeK
     return kinds
 
 
-def check_trace(trace: Trace, network: Network) -> None:
+@dataclass(frozen=True)
+class RunningSums:
+    """Sums of spikes that grow by an addend each, as a residual stream does.
+
+    Attributes
+    ----------
+    names : list of str
+        The sums; the first is of two addends.
+    addends : list of str
+        Neurons, one more than there are sums.
+    """
+
+    names: list[str]
+    addends: list[str]
+
+
+def running_sums(network: Network) -> list[RunningSums]:
+    """Return the running sums of nothing but spikes; where one goes on in two ways, only the first of them."""
+    neurons = {node.name for node in network.spiking_nodes}
+    found: dict[str, RunningSums] = {}  # by the last sum
+    for node in network.nodes:
+        if not isinstance(node.operator, Total) or node.sources[1] not in neurons:
+            continue
+        running, joining = node.sources
+        if running in neurons:
+            found[node.name] = RunningSums([node.name], [running, joining])
+        elif running in found:
+            before = found.pop(running)
+            found[node.name] = RunningSums([*before.names, node.name], [*before.addends, joining])
+    return list(found.values())
+
+
+def check_trace(trace: Trace, network: Network, largest_of: Callable[[str, np.ndarray], int] | None = None) -> None:
     """Check that a trace is of this graph.
+
+    Parameters
+    ----------
+    trace : Trace
+    network : Network
+    largest_of : callable, optional
+        Gives the largest of a node's spikes, for a caller who reads them all for something else too.
 
     Raises
     ------
@@ -175,7 +215,7 @@ def check_trace(trace: Trace, network: Network) -> None:
         if spikes.dtype.kind not in "bui":
             raise TraceMismatchError(f"{name}: its spikes are {spikes.dtype}; expected whole numbers")
         smallest = int(spikes.min(initial=0)) if spikes.dtype.kind == "i" else 0
-        largest = int(spikes.max(initial=0))
+        largest = int(spikes.max(initial=0)) if largest_of is None else largest_of(name, spikes)
         if smallest < 0 or (largest > 1 and name != network.input_name):
             raise TraceMismatchError(
                 f"{name}: its spikes span {smallest} to {largest}; a neuron of this graph sends 0 or 1"

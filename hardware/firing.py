@@ -1,7 +1,8 @@
 """What fired in one trace: checked once and added up once, for everyone who counts spikes.
 
 The profiler and the operation counter need the same sums. Reading every spike is what they cost, so whoever wants both
-makes one `Firing` and hands it to both.
+makes one `Firing` and hands it to both. Spikes of 0 and 1 in bytes are read once, check included, where there is a C
+compiler (``counting_kernel.c``); whatever else a trace holds, and every other sum, is NumPy's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from export.network import Network
+from hardware.counting_kernel import SpikeSums, add_up_spikes
 from hardware.edges import check_trace
 from hardware.errors import TraceError, TraceMismatchError
 from hardware.trace import Trace
@@ -48,34 +50,37 @@ class Firing:
     """
 
     def __init__(self, trace: Trace, network: Network | None = None, real_tokens: np.ndarray | None = None) -> None:
-        if network is not None:
-            check_trace(trace, network)
         self.trace, self.network = trace, network
         self.real = np.asarray(trace.mask if real_tokens is None else real_tokens) != 0
+        self._read: dict[str, tuple[int, SpikeSums | None]] = {}
+        if network is not None:
+            check_trace(trace, network, lambda name, values: self._largest_and_sums(name, values, self.real)[0])
         if self.real.ndim != 2 or self.real.shape != trace.mask.shape:
             raise TraceMismatchError(
                 f"real_tokens has shape {self.real.shape}; the trace has {trace.mask.shape} (sentences, tokens)"
             )
-        neurons = set() if network is None else {node.name for node in network.spiking_nodes}
-        self.nodes = {
-            name: self._node(name, _as_integers(values, name), name in neurons) for name, values in trace.spikes.items()
-        }
+        self.nodes = {name: self._node(name, _as_integers(values, name)) for name, values in trace.spikes.items()}
 
-    def _node(self, name: str, values: np.ndarray, checked: bool) -> NodeFiring:
+    def _node(self, name: str, values: np.ndarray) -> NodeFiring:
         sentences, tokens = self.real.shape
         if values.ndim != 4 or values.shape[1] != sentences or values.shape[2] not in (1, tokens):
             raise TraceMismatchError(
                 f"{name}: spikes have shape {values.shape}; expected (time steps, {sentences} sentences, {tokens} "
                 "tokens, neurons)"
             )
-        # a network's neurons were found to send 0 and 1; looking for the largest again would cost a tenth of it all
-        largest = 1 if checked else int(values.max(initial=0))
         if values.shape[2] == tokens:
-            return NodeFiring(
-                values, largest, self.real, self.padding, self.tokens_by_position, self.padding_by_position
-            )
-        every_row = np.ones(values.shape[1:3], bool)  # behind a token mean, where a sentence has one row
-        return NodeFiring(values, largest, every_row, ~every_row, every_row.sum(0), (~every_row).sum(0))
+            mask = (self.real, self.padding, self.tokens_by_position, self.padding_by_position)
+        else:  # behind a token mean, where a sentence has one row
+            every_row = np.ones(values.shape[1:3], bool)
+            mask = (every_row, ~every_row, every_row.sum(0), (~every_row).sum(0))
+        return NodeFiring(values, *self._largest_and_sums(name, values, mask[0]), *mask)
+
+    def _largest_and_sums(self, name: str, values: np.ndarray, real: np.ndarray) -> tuple[int, SpikeSums | None]:
+        """Return a node's largest value and, where one pass can have both, the sums of its spikes; read them once."""
+        if name not in self._read:
+            sums = add_up_spikes(values, real)
+            self._read[name] = (int(values.max(initial=0)) if sums is None else sums.largest, sums)
+        return self._read[name]
 
     @cached_property
     def padding(self) -> np.ndarray:
@@ -107,7 +112,9 @@ class NodeFiring:
     values : ndarray
         ``(T, B, N, D)`` whole numbers.
     largest : int
-        No value is larger.
+        The largest value.
+    sums : SpikeSums or None
+        Of spikes 0 and 1 that were added up while they were checked.
     real, padding : ndarray
         ``(B, N)`` bool; behind a token mean N is 1 and every row is real.
     tokens_by_position, padding_by_position : ndarray
@@ -116,6 +123,7 @@ class NodeFiring:
 
     values: np.ndarray
     largest: int
+    sums: SpikeSums | None
     real: np.ndarray
     padding: np.ndarray
     tokens_by_position: np.ndarray
@@ -124,6 +132,8 @@ class NodeFiring:
     @cached_property
     def fired_at_padding(self) -> int:
         """Nonzero values at padding."""
+        if self.sums is not None:
+            return self.sums.at_padding
         if not self.padding_by_position.any():
             return 0
         return int(np.count_nonzero(self.values[:, self.padding]))
@@ -142,11 +152,15 @@ class NodeFiring:
     @cached_property
     def by_position(self) -> np.ndarray:
         """``(T, N)``: the same over neurons too."""
+        if self.sums is not None:
+            return self.sums.by_position
         return _narrow_sum(self.over_sentences, 2, self.values.shape[1] * self.values.shape[3])
 
     @cached_property
     def by_neuron(self) -> np.ndarray:
         """``(T, D)``: over sentences and tokens."""
+        if self.sums is not None:
+            return self.sums.by_neuron
         return _narrow_sum(self.over_sentences, 1, self.values.shape[1] * self.values.shape[2])
 
     @cached_property
@@ -170,7 +184,7 @@ def _as_integers(values: Any, name: str) -> np.ndarray:
 def _narrow_sum(fired: np.ndarray, axis: int, bound: int) -> np.ndarray:
     """Sum over an axis in the narrowest type that holds `bound`, the most that can come out.
 
-    These sums read every spike, so they decide what profiling costs, and narrow types are what makes them quick.
+    These sums read every spike, and narrow types are what makes them quick.
     """
     if fired.shape[axis] == 1:
         return fired.squeeze(axis)

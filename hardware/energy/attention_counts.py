@@ -2,7 +2,8 @@
 
 Sums over tokens and features give ANDs and coincidences. Only which entries of the two maps are not zero needs a pass
 over the maps, and for that a bit per spike is enough: a row of Q and a row of K meet where the AND of their words is
-not zero, and a feature of K meets those features of V that are set in the OR of the V rows it fires with.
+not zero, and a feature of K meets those features of V that are set in the OR of the V rows it fires with. In C where
+there is a compiler (``counting_kernel.c``), else with NumPy.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hardware.counting_kernel import count_attention
 
 ENTRIES_AT_A_TIME = 1 << 16
 """Map entries worked on at once, of at least one sentence and step: 512 KiB of words stay in the cache."""
@@ -39,6 +42,14 @@ def count_spike_products(
     dict of str to dict of str to int
         For each order: attention_and, attention_count, attention_add.
     """
+    counted = count_attention(spikes, num_heads, head_size, tokens, orders)
+    return _count_on_words(spikes, num_heads, head_size, tokens, orders) if counted is None else counted
+
+
+def _count_on_words(
+    spikes: np.ndarray, num_heads: int, head_size: int, tokens: np.ndarray, orders: Collection[str]
+) -> dict[str, dict[str, int]]:
+    """Do as `count_spike_products` does, with NumPy."""
     spikes = spikes.astype(np.uint8, copy=False)
     if not tokens.all() and spikes[:, ~tokens].any():
         spikes = spikes * tokens[..., None].astype(np.uint8)

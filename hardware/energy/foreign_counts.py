@@ -53,6 +53,10 @@ if TYPE_CHECKING:
     from hardware.energy.operation_counts import Split, Task
 
 
+PASSING = (Flatten, Delay, Pooling)
+"""Operators that can send the whole numbers they read, see `passed_on`."""
+
+
 def window_fan_out(
     size: tuple[int, ...],
     kernel: tuple[int, ...],
@@ -105,6 +109,15 @@ def pooling_fan_out(operator: Pooling) -> np.ndarray:
     return np.tile(places.ravel(), operator.shape[0])
 
 
+def fan_out_of(operator: Operator) -> np.ndarray | None:
+    """Return what each input of an operator reaches, ``(in,)``, where some may reach more than others, else None."""
+    if isinstance(operator, Convolution):
+        return convolution_fan_out(operator)
+    if isinstance(operator, Pooling):
+        return pooling_fan_out(operator)
+    return np.ones(operator.in_features, np.int64) if isinstance(operator, Scale) else None
+
+
 def count_convolution(operator: Convolution, task: Task) -> Split:
     """See the head of this module."""
     counted = task.synapses(convolution_fan_out(operator), operator.out_features)
@@ -121,14 +134,14 @@ def count_scale(operator: Scale, task: Task) -> Split:
 def count_pooling(operator: Pooling, task: Task) -> Split:
     """See the head of this module."""
     fan_out = pooling_fan_out(operator)
-    if task.edges[0].values is None:
+    if not task.spike_driven:
         counted = task.rows.times(
             addition=int(fan_out.sum()),
             activation_read=operator.in_features,
             activation_write=operator.out_features,
         )
     else:
-        counted = task.additions(fan_out)
+        counted = task.additions()
     counted.add(task.rows.times(mac=operator.out_features if operator.mean else 0))
     return counted
 

@@ -41,10 +41,8 @@ gathers, and no accumulate. Accumulates appear under padding only where a trace 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import nir
@@ -75,9 +73,11 @@ from export.operators import (
     TokenSum,
     Total,
 )
-from hardware.edges import Edge, EdgeKind, edges_of_checked, pooled_nodes
+from hardware.counting_kernel import ValueCounts, count_running_sums
+from hardware.edges import SPIKE_DRIVEN, Edge, EdgeKind, edge_kinds, edges_of_checked, pooled_nodes, running_sums
 from hardware.energy.attention_counts import count_spike_products
 from hardware.energy.foreign_counts import (
+    PASSING,
     count_convolution,
     count_delay,
     count_integer_current_neuron,
@@ -87,10 +87,11 @@ from hardware.energy.foreign_counts import (
     count_resistive_neuron,
     count_scale,
     count_wiring,
+    fan_out_of,
     passed_on,
 )
 from hardware.errors import TraceMismatchError
-from hardware.firing import Firing
+from hardware.firing import Firing, NodeFiring
 from hardware.trace import Trace
 
 OPERATION_KINDS: dict[str, str] = {
@@ -425,7 +426,7 @@ class OperationCounter:
     graph : nir.NIRGraph or Network
     attention_orders : iterable of str
         Which of `ATTENTION_ORDERS` to count, the first being the one that is charged: by default both, the paper's
-        first. Leaving one out saves a third of the counting.
+        first.
 
     Raises
     ------
@@ -445,24 +446,21 @@ class OperationCounter:
             )
         self.network = graph if isinstance(graph, Network) else parse_graph(graph)
         for node in self.network.nodes:
-            if not isinstance(node.operator, tuple(_COUNTERS)):
+            if not isinstance(node.operator, tuple(_CHARGES)):
                 raise UnsupportedOperatorError(
                     f"{node.name}: nobody has said what {type(node.operator).__name__} costs; known are "
-                    f"{', '.join(kind.__name__ for kind in _COUNTERS)}"
+                    f"{', '.join(kind.__name__ for kind in _CHARGES)}"
                 )
-        self._constant = _constant_nodes(self.network)
-        self._pooled = pooled_nodes(self.network)
-        encoding = self.network.token_encoding
-        self._hot_inputs = 1 if encoding is None else len(encoding.tables)
-        self._kinds: dict[str, EdgeKind] = {}
-        self._spiking_input = False
-        self._counts = {node.name: Split() for node in self.network.nodes}
-        self._orders = {
-            node.name: {order: Split() for order in self.attention_orders}
-            for node in self.network.nodes
-            if isinstance(node.operator, SpikeAttention)
+        nodes = self.network.nodes
+        self._running_sums = running_sums(self.network)
+        self._attention = [node for node in nodes if isinstance(node.operator, SpikeAttention)]
+        self._fan_outs = {node.name: found for node in nodes if (found := fan_out_of(node.operator)) is not None}
+        self._read_edge = {
+            node.name: edge for node in nodes for kind, edge in _READ_EDGES.items() if isinstance(node.operator, kind)
         }
-        self._sentences = self._sentence_steps = self._real_tokens = self._padding_tokens = 0
+        self._pooled = pooled_nodes(self.network)
+        self._seen: dict[bool, _Seen] = {}  # by whether the trace holds the input: what edges carry depends on that
+        self._spiking_input = False
         self._longest_sentence = 0
 
     def update(self, trace: Trace, real_tokens: np.ndarray | None = None) -> None:
@@ -480,35 +478,72 @@ class OperationCounter:
         trace = firing.trace
         if not trace.spikes:
             raise TraceMismatchError("the trace has no spikes, so nothing says how many time steps it ran")
-        batch = _Batch(next(iter(trace.spikes.values())).shape[0], firing)
-        passed: dict[str, Edge] = {}
+        steps = next(iter(trace.spikes.values())).shape[0]
         self._spiking_input = self.network.input_name in trace.spikes
-        for node, edges in edges_of_checked(trace, self.network):
+        if self._spiking_input not in self._seen:
+            self._seen[self._spiking_input] = self._nothing_seen()
+        seen = self._seen[self._spiking_input]
+        seen.add_rows(firing, steps)
+        counted = self._add_spikes(seen, firing)
+        if seen.read <= counted:
+            for node in self._attention:
+                (source,) = node.sources
+                edge = Edge(source, node.name, seen.kinds[node.name][0], trace.spikes.get(source))
+                self._add_attention(seen, node, edge, steps, firing)
+        else:
+            self._add_edges(seen, counted, steps, firing)
+        self._longest_sentence = max(self._longest_sentence, int(firing.real.sum(-1).max()))
+
+    def _nothing_seen(self) -> _Seen:
+        kinds = edge_kinds(self.network, self._spiking_input)
+        sources = {node.name: node.sources for node in self.network.nodes}
+        read = {sources[name][edge] for name, edge in self._read_edge.items()}
+        return _Seen(
+            {name: tuple(kinds[source] for source in sources[name]) for name in sources},
+            # an operator that passes spikes on is read itself; one that is none of these is analog, and so is not
+            {name for name in read if kinds[name] in SPIKE_DRIVEN}.union(
+                self._fan_outs, (node.name for node in self.network.nodes if isinstance(node.operator, PASSING))
+            ),
+        )
+
+    def _add_spikes(self, seen: _Seen, firing: Firing) -> set[str]:
+        """Add what neurons sent, and the running sums of it; return the names of all that was counted."""
+        counted = set()
+        for node in self.network.spiking_nodes:
+            seen.sent_by(node.name).add_spikes(firing.nodes[node.name])
+            counted.add(node.name)
+        for sums in self._running_sums if not firing.fires_at_padding else ():
+            found = count_running_sums([firing.nodes[name].values for name in sums.addends])
+            for name, values in zip(sums.names, found or (), strict=False):
+                seen.sent_by(name).real.add(_Fired.from_counts(values))
+                counted.add(name)
+        return counted
+
+    def _add_edges(self, seen: _Seen, counted: set[str], steps: int, firing: Firing) -> None:
+        """Add what is not `counted` yet of what flows on the edges."""
+        passed: dict[str, Edge] = {}
+        for node, edges in edges_of_checked(firing.trace, self.network):
             edges = tuple(
                 replace(passed[edge.source], reader=node.name) if edge.source in passed else edge for edge in edges
             )
             sent = passed_on(node.name, node.operator, edges[0])
             if sent is not None:
                 passed[node.name] = sent
-            self._kinds[node.name] = edges[0].kind
-            task = Task(
-                edges,
-                trace.spikes.get(node.name),
-                batch,
-                pooled=any(source in self._pooled for source in node.sources),
-                constant=all(source in self._constant for source in node.sources),
-                hot_inputs=self._hot_inputs,
-            )
-            count = next(count for kind, count in _COUNTERS.items() if isinstance(node.operator, kind))
-            self._counts[node.name].add(count(node.operator, task))
+            seen.kinds[node.name] = tuple(edge.kind for edge in edges)
+            read = edges[self._read_edge[node.name]] if node.name in self._read_edge else None
+            if read is not None and read.values is not None and read.source not in counted:
+                seen.sent_by(read.source).add_values(read, firing)
+                counted.add(read.source)
+            if node.name in self._fan_outs and edges[0].values is not None:
+                pooled = node.sources[0] in self._pooled
+                seen.add_by_fan_out(node.name, edges[0], self._fan_outs[node.name], None if pooled else firing.real)
             if isinstance(node.operator, SpikeAttention):
-                for order, split in _attention_products(node.operator, edges[0], batch, self.attention_orders).items():
-                    self._orders[node.name][order].add(split)
-        self._sentences += len(batch.real)
-        self._sentence_steps += len(batch.real) * batch.steps
-        self._real_tokens += batch.tokens[0]
-        self._padding_tokens += batch.tokens[1]
-        self._longest_sentence = max(self._longest_sentence, int(batch.real.sum(-1).max()))
+                self._add_attention(seen, node, edges[0], steps, firing)
+
+    def _add_attention(self, seen: _Seen, node: Node, edge: Edge, steps: int, firing: Firing) -> None:
+        assert isinstance(node.operator, SpikeAttention)
+        for order, split in _attention_products(node.operator, edge, steps, firing, self.attention_orders).items():
+            seen.products.setdefault((node.name, order), Split()).add(split)
 
     def result(self) -> OperationCounts:
         """Return the counts of everything so far, attention in the first of the orders counted.
@@ -518,59 +553,85 @@ class OperationCounter:
         TraceMismatchError
             There was no trace yet.
         """
-        if not self._sentences:
+        if not self._seen:
             raise TraceMismatchError("no trace was counted yet; call update(trace) first")
-        stages, readers = _stages(self.network, self._spiking_input), _readers(self.network)
-        nodes = {
-            node.name: NodeOperations(
-                name=node.name,
-                operator=_charged_as(node.operator),
-                edge=self._kinds[node.name],
-                stage=stages[node.name],
-                fan_in=node.operator.in_features,
-                fan_out=node.operator.out_features,
+        network = self.network
+        stages, readers, constant = _stages(network, self._spiking_input), _readers(network), _constant_nodes(network)
+        hot_inputs = 1 if network.token_encoding is None else len(network.token_encoding.tables)
+        kinds = self._seen[self._spiking_input].kinds
+        nodes = {}
+        for node in network.nodes:
+            name, operator = node.name, node.operator
+            charge = next(charge for kind, charge in _CHARGES.items() if isinstance(operator, kind))
+            counts = Split()
+            orders = {order: Split() for order in self.attention_orders if isinstance(operator, SpikeAttention)}
+            for seen in self._seen.values():
+                task = Task(
+                    node,
+                    seen,
+                    pooled=any(source in self._pooled for source in node.sources),
+                    constant=all(source in constant for source in node.sources),
+                    hot_inputs=hot_inputs,
+                )
+                counts.add(charge(operator, task))
+                for order, split in orders.items():
+                    split.add(seen.products[name, order])
+            nodes[name] = NodeOperations(
+                name=name,
+                operator=_charged_as(operator),
+                edge=kinds[name][0],
+                stage=stages[name],
+                fan_in=operator.in_features,
+                fan_out=operator.out_features,
                 parameters=_parameters(node),
-                heads=node.operator.num_heads if isinstance(node.operator, SpikeAttention) else 0,
-                fires=node.operator.spikes,
-                readers=readers.get(node.name, ()),
-                counts=copy.deepcopy(self._counts[node.name]),
-                orders=copy.deepcopy(self._orders.get(node.name, {})),
+                heads=operator.num_heads if isinstance(operator, SpikeAttention) else 0,
+                fires=operator.spikes,
+                readers=readers.get(name, ()),
+                counts=counts,
+                orders=orders,
                 attention_order=self.attention_orders[0],
             )
-            for node in self.network.nodes
-        }
+        total = list(self._seen.values())
         return OperationCounts(
             nodes=nodes,
-            sentences=self._sentences,
-            sentence_steps=self._sentence_steps,
-            real_tokens=self._real_tokens,
-            padding_tokens=self._padding_tokens,
+            sentences=sum(seen.sentences for seen in total),
+            sentence_steps=sum(seen.sentence_steps for seen in total),
+            real_tokens=sum(seen.tokens.real for seen in total),
+            padding_tokens=sum(seen.tokens.padding for seen in total),
             longest_sentence=self._longest_sentence,
-            depth=_depth(self.network),
+            depth=_depth(network),
             attention_order=self.attention_orders[0],
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Fired:
     """How many values are 1, how many are more, and what the latter sum to."""
 
-    ones: int
-    graded: int
-    graded_sum: int
+    ones: int = 0
+    graded: int = 0
+    graded_sum: int = 0
 
     @classmethod
     def of(cls, values: np.ndarray, binary: bool) -> _Fired:
         events = int(np.count_nonzero(values))
         if binary or not events:
-            return cls(events, 0, 0)
+            return cls(events)
         graded = int(np.count_nonzero(values > 1))
         ones = events - graded
         narrow = np.min_scalar_type(int(values.max()) * values.shape[1])  # several times as fast as a sum in int64
         return cls(ones, graded, int(values.sum(1, dtype=narrow).sum(dtype=np.int64)) - ones)
 
-    def __sub__(self, other: _Fired) -> _Fired:
-        return _Fired(self.ones - other.ones, self.graded - other.graded, self.graded_sum - other.graded_sum)
+    @classmethod
+    def from_counts(cls, counts: ValueCounts) -> _Fired:
+        ones = counts.nonzero - counts.graded
+        return cls(ones, counts.graded, counts.total - ones)
+
+    def add(self, other: _Fired, times: int = 1) -> None:
+        """Add another's, or with ``times=-1`` take them away, in place."""
+        self.ones += times * other.ones
+        self.graded += times * other.graded
+        self.graded_sum += times * other.graded_sum
 
     @property
     def events(self) -> int:
@@ -589,54 +650,43 @@ class _Fired:
         }
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """What fired in a batch, and what of it was counted already."""
+@dataclass
+class _Carried:
+    """What was carried to real tokens, and to padding."""
 
-    steps: int
-    firing: Firing
-    fired: dict[str, tuple[_Fired, _Fired]] = field(default_factory=dict)
+    real: _Fired = field(default_factory=_Fired)
+    padding: _Fired = field(default_factory=_Fired)
 
-    @property
-    def real(self) -> np.ndarray:
-        """Which tokens are real, ``(B, N)``."""
-        return self.firing.real
+    def add_spikes(self, node: NodeFiring) -> None:
+        """Add spikes of 0 and 1 that are summed already."""
+        self.real.ones += int(node.by_step.sum())
+        self.padding.ones += node.fired_at_padding
 
-    @property
-    def padding(self) -> np.ndarray:
-        """Which are not, ``(B, N)``."""
-        return self.firing.padding
+    def add_values(self, edge: Edge, firing: Firing) -> None:
+        """Add what an edge carries."""
+        assert edge.values is not None
+        self.real.add(_Fired.of(edge.values, edge.kind == "binary"))
+        if firing.fires_at_padding:
+            at_padding = _Fired.of(edge.values[:, firing.padding], edge.kind == "binary")
+            self.real.add(at_padding, -1)
+            self.padding.add(at_padding)
 
-    @property
-    def attended(self) -> np.ndarray:
-        """Which tokens attend to each other, ``(B, N)``."""
-        return self.firing.trace.mask
-
-    @cached_property
-    def tokens(self) -> tuple[int, int]:
-        """Number of real tokens, and of others."""
-        return int(np.count_nonzero(self.real)), int(np.count_nonzero(self.padding))
-
-    def count(self, source: str, values: np.ndarray, binary: bool) -> tuple[_Fired, _Fired]:
-        """Return what `source` sent ``(T, B, N, D)`` at real tokens and at padding, counted once for all readers."""
-        if source not in self.fired:
-            node = self.firing.nodes.get(source)
-            if binary and node is not None:
-                self.fired[source] = (_Fired(int(node.by_step.sum()), 0, 0), _Fired(node.fired_at_padding, 0, 0))
-            else:
-                everywhere, at_padding = _Fired.of(values, binary), _Fired(0, 0, 0)
-                if self.firing.fires_at_padding:
-                    at_padding = _Fired.of(values[:, self.padding], binary)
-                self.fired[source] = (everywhere - at_padding, at_padding)
-        return self.fired[source]
+    def __iter__(self) -> Iterator[_Fired]:
+        """Real tokens first, as in `Split`."""
+        return iter((self.real, self.padding))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Rows:
-    """How often a node is executed in a batch."""
+    """How often a node is executed, for real tokens and for padding."""
 
-    real: int
-    padding: int
+    real: int = 0
+    padding: int = 0
+
+    def add(self, real: int, padding: int) -> None:
+        """Add so many."""
+        self.real += real
+        self.padding += padding
 
     def times(self, **each: int) -> Split:
         """Return `each` kind of operation so often a row."""
@@ -646,64 +696,143 @@ class _Rows:
         )
 
 
+@dataclass
+class _Seen:
+    """What fired in all batches so far and how many rows they had: all that charges are made of, and all just adds up.
+
+    Attributes
+    ----------
+    kinds : dict
+        Of the edges into each node.
+    read : set of str
+        Sources of which has to be known what they sent, and operators whose edges have to be looked at for that.
+    fired : dict
+        By source: what it sent.
+    by_fan_out : dict
+        By node whose inputs differ in fan-out, and by fan-out: what inputs that have it carried.
+    products : dict
+        By node and order: the attention products.
+    sentences, sentence_steps : int
+    tokens, token_steps, attended, attended_steps : _Rows
+        Tokens, and those that attention sees; each once, and once a time step.
+    """
+
+    kinds: dict[str, tuple[EdgeKind, ...]]
+    read: set[str]
+    fired: dict[str, _Carried] = field(default_factory=dict)
+    by_fan_out: dict[str, dict[int, _Carried]] = field(default_factory=dict)
+    products: dict[tuple[str, str], Split] = field(default_factory=dict)
+    sentences: int = 0
+    sentence_steps: int = 0
+    tokens: _Rows = field(default_factory=_Rows)
+    token_steps: _Rows = field(default_factory=_Rows)
+    attended: _Rows = field(default_factory=_Rows)
+    attended_steps: _Rows = field(default_factory=_Rows)
+
+    def sent_by(self, source: str) -> _Carried:
+        """Return what a source sent so far, to add to it."""
+        if source not in self.fired:
+            self.fired[source] = _Carried()
+        return self.fired[source]
+
+    def add_rows(self, firing: Firing, steps: int) -> None:
+        """Add the rows of a batch."""
+        real, attended = firing.real, firing.trace.mask
+        tokens, attended_tokens = int(np.count_nonzero(real)), int(np.count_nonzero(attended))
+        both = int(np.count_nonzero(attended & real))
+        self.sentences += len(real)
+        self.sentence_steps += len(real) * steps
+        self.tokens.add(tokens, real.size - tokens)
+        self.token_steps.add(tokens * steps, (real.size - tokens) * steps)
+        self.attended.add(both, attended_tokens - both)
+        self.attended_steps.add(both * steps, (attended_tokens - both) * steps)
+
+    def add_by_fan_out(self, name: str, edge: Edge, fan_out: np.ndarray, real: np.ndarray | None) -> None:
+        """Add what an edge carries from features of each `fan_out` ``(D,)``; every row is real without `real`."""
+        assert edge.values is not None
+        binary = edge.kind == "binary"
+        if real is None:
+            real = np.ones(edge.values.shape[1:3], bool)
+        for reached in np.unique(fan_out):
+            carried = edge.values[..., fan_out == reached]
+            total = self.by_fan_out.setdefault(name, {}).setdefault(int(reached), _Carried())
+            total.real.add(_Fired.of(carried[:, real], binary))
+            total.padding.add(_Fired.of(carried[:, ~real], binary))
+
+
 @dataclass(frozen=True)
 class Task:
-    """One node in one batch: what flows in and out, whether its rows are sentences, whether its input ever changes."""
+    """One node in all that was counted: what flowed in and out, and how many rows were new to it.
 
-    edges: tuple[Edge, ...]
-    spikes: np.ndarray | None
-    batch: _Batch
+    Attributes
+    ----------
+    node : Node
+    seen : _Seen
+    pooled : bool
+        Whether its rows are sentences.
+    constant : bool
+        Whether its input never changes.
+    hot_inputs : int
+        Of a token.
+    """
+
+    node: Node
+    seen: _Seen
     pooled: bool
     constant: bool
     hot_inputs: int
 
     @property
-    def steps(self) -> int:
-        """Steps at which the input is new: only the first where it never changes."""
-        return 1 if self.constant else self.batch.steps
+    def kind(self) -> EdgeKind:
+        """What the first edge carries."""
+        return self.seen.kinds[self.node.name][0]
+
+    @property
+    def spike_driven(self) -> bool:
+        """Whether every edge carries spikes or whole numbers."""
+        return all(kind in SPIKE_DRIVEN for kind in self.seen.kinds[self.node.name])
+
+    @property
+    def sentences(self) -> int:
+        """Sentences, each at every step at which its input is new."""
+        return self.seen.sentences if self.constant else self.seen.sentence_steps
+
+    @property
+    def attended(self) -> _Rows:
+        """Tokens that attention and token means see, each at every step at which its input is new."""
+        return self.seen.attended if self.constant else self.seen.attended_steps
 
     @property
     def rows(self) -> _Rows:
-        """Rows whose input is new."""
-        return self._rows(self.steps)
+        """Rows whose input is new: only those of the first step where it never changes."""
+        if self.pooled:
+            return _Rows(self.sentences)
+        return self.seen.tokens if self.constant else self.seen.token_steps
 
     @property
     def step_rows(self) -> _Rows:
         """Rows at every step, for what remembers and so has work to do even where its input never changes."""
-        return self._rows(self.batch.steps)
+        return _Rows(self.seen.sentence_steps) if self.pooled else self.seen.token_steps
 
-    def read(self, edge: Edge) -> tuple[_Fired, _Fired]:
-        """Return what an edge carries to real tokens and to padding."""
-        assert edge.values is not None
-        return self.batch.count(edge.source, edge.values, edge.kind == "binary")
+    def read(self, edge: int = 0) -> _Carried:
+        """Return what an edge carried."""
+        return self.seen.fired[self.node.sources[edge]]
 
     def sent(self, *kinds: str) -> Split:
         """Return the number of spikes the node itself sent, under each of `kinds`."""
-        assert self.spikes is not None
-        counted = self.batch.count(self.edges[0].reader, self.spikes, binary=True)
-        return Split(*(dict.fromkeys(kinds, part.events) for part in counted))
+        return Split(*(dict.fromkeys(kinds, part.events) for part in self.seen.fired[self.node.name]))
 
-    def reaching(self, fan_out: np.ndarray) -> Iterator[tuple[int, tuple[_Fired, _Fired]]]:
-        """Yield each fan-out of ``(D,)`` with what features that have it carry, to real tokens and to padding."""
-        edge = self.edges[0]
-        assert edge.values is not None
-        real = np.ones(edge.values.shape[1:3], bool) if self.pooled else self.batch.real
-        for reached in np.unique(fan_out):
-            carried = edge.values[..., fan_out == reached]
-            binary = edge.kind == "binary"
-            yield int(reached), (_Fired.of(carried[:, real], binary), _Fired.of(carried[:, ~real], binary))
-
-    def additions(self, fan_out: np.ndarray) -> Split:
-        """Return an addition for each of the `fan_out` ``(D,)`` sums that a value of the first edge joins, if not 0."""
+    def additions(self) -> Split:
+        """Return an addition for each sum that a value of the first edge joins, if not 0."""
         counted = Split()
-        for reached, parts in self.reaching(fan_out):
-            counted.add(Split(*({"addition": part.events * reached} for part in parts)))
+        for reached, carried in self.seen.by_fan_out[self.node.name].items():
+            counted.add(Split(*({"addition": part.events * reached} for part in carried)))
         return counted
 
     def synapses(self, fan_out: np.ndarray, width_out: int) -> Split:
         """Return what the first edge causes behind synapses without bias, `fan_out` ``(D,)`` of them each feature."""
         dense = int(fan_out.sum())
-        if self.edges[0].values is None:
+        if not self.spike_driven:
             return self.rows.times(
                 mac=dense,
                 weight_read=dense,
@@ -712,25 +841,21 @@ class Task:
                 dense_mac=dense,
             )
         counted = self.rows.times(input_element=len(fan_out), dense_mac=dense)
-        for reached, parts in self.reaching(fan_out):
-            counted.add(Split(*(part.accumulates(reached) for part in parts)))
+        for reached, carried in self.seen.by_fan_out[self.node.name].items():
+            counted.add(Split(*(part.accumulates(reached) for part in carried)))
         return counted
-
-    def _rows(self, steps: int) -> _Rows:
-        real, padding = (len(self.batch.real), 0) if self.pooled else self.batch.tokens
-        return _Rows(real * steps, padding * steps)
 
 
 def _count_affine(operator: Affine, task: Task) -> Split:
-    edge, rows = task.edges[0], task.rows
+    rows = task.rows
     width_in, width_out = operator.in_features, operator.out_features
-    if edge.kind == "tokens":
+    if task.kind == "tokens":
         counted = rows.times(
             embedding_read=task.hot_inputs * width_out,
             addition=(task.hot_inputs - 1) * width_out,
             dense_mac=width_in * width_out,
         )
-    elif edge.values is None:
+    elif not task.spike_driven:
         counted = rows.times(
             mac=width_in * width_out,
             weight_read=width_in * width_out,
@@ -740,7 +865,7 @@ def _count_affine(operator: Affine, task: Task) -> Split:
         )
     else:
         counted = rows.times(input_element=width_in, dense_mac=width_in * width_out)
-        counted.add(Split(*(part.accumulates(width_out) for part in task.read(edge))))
+        counted.add(Split(*(part.accumulates(width_out) for part in task.read())))
     if operator.bias is not None:
         counted.add(rows.times(addition=width_out, parameter_read=width_out))
     return counted
@@ -795,17 +920,14 @@ def _count_heaviside(operator: Heaviside, task: Task) -> Split:
 
 
 def _count_total(operator: Total, task: Task) -> Split:
-    running, joining = task.edges
-    if running.values is None or joining.values is None:
+    if not task.spike_driven:
         return task.rows.times(residual_addition=operator.features)
-    return Split(*({"residual_addition": part.events} for part in task.read(joining)))
+    return Split(*({"residual_addition": part.events} for part in task.read(_JOINING)))
 
 
 def _count_token_mean(operator: TokenMean, task: Task) -> Split:
-    features, batch = operator.features, task.batch
-    sentences = len(batch.real) * task.steps
-    averaged = (int((batch.attended & real).sum()) * task.steps * features for real in (batch.real, batch.padding))
-    counted = Split(*(dict.fromkeys(("addition", "activation_read"), count) for count in averaged))
+    features, sentences = operator.features, task.sentences
+    counted = task.attended.times(addition=features, activation_read=features)
     counted.add(Split({"activation_write": sentences * features}))
     if not isinstance(operator, TokenSum):
         counted.add(Split({"mac": sentences * features, "special": sentences}))
@@ -815,21 +937,21 @@ def _count_token_mean(operator: TokenMean, task: Task) -> Split:
 def _count_attention(operator: SpikeAttention, task: Task) -> Split:
     """Count what both orders share: the scale, which integers leave to the threshold behind, and what flows in."""
     counted = task.rows.times(mac=0 if isinstance(operator, IntegerSpikeAttention) else operator.out_features)
-    edge = task.edges[0]
-    if edge.kind == "binary" and edge.values is not None:
+    if task.kind == "binary":
         counted.add(task.rows.times(input_element=operator.in_features))
-        counted.add(Split(*(dict.fromkeys(("input_event", "input_value"), part.events) for part in task.read(edge))))
+        counted.add(Split(*(dict.fromkeys(("input_event", "input_value"), part.events) for part in task.read())))
     return counted
 
 
 def _attention_products(
-    operator: SpikeAttention, edge: Edge, batch: _Batch, orders: tuple[str, ...]
+    operator: SpikeAttention, edge: Edge, steps: int, firing: Firing, orders: tuple[str, ...]
 ) -> dict[str, Split]:
     """Count both products in each of `orders`: at real tokens, and what all attended tokens add to that."""
-    attended = _products_among(operator, edge, batch.steps, batch.attended, orders)
-    if np.array_equal(batch.attended, batch.real):
+    mask = firing.trace.mask
+    attended = _products_among(operator, edge, steps, mask, orders)
+    if np.array_equal(mask, firing.real):
         return {order: Split(counted) for order, counted in attended.items()}
-    real = _products_among(operator, edge, batch.steps, batch.attended & batch.real, orders)
+    real = _products_among(operator, edge, steps, mask & firing.real, orders)
     return {
         order: Split(real[order], {kind: counted[kind] - real[order][kind] for kind in counted})
         for order, counted in attended.items()
@@ -851,7 +973,11 @@ def _products_among(
     return {order: {"dense_mac": dense[order], **counted[order]} for order in orders}
 
 
-_COUNTERS: dict[type[Operator], Callable[[Any, Task], Split]] = {
+_JOINING = 1  # the edge of a sum whose values are added to those of the other
+_READ_EDGES: dict[type[Operator], int] = {Affine: 0, SpikeAttention: 0, Total: _JOINING}
+"""The edge of which every value is charged alike, whatever feature it belongs to."""
+
+_CHARGES: dict[type[Operator], Callable[[Any, Task], Split]] = {
     Affine: _count_affine,
     LayerNorm: _count_layer_norm,
     LeakyIntegrateAndFire: _count_neurons,
@@ -886,7 +1012,7 @@ def _charged_as(operator: Operator) -> str:
     """Return the name energy models know an operator by: an integer one is charged as what it stands for."""
     if isinstance(operator, IntegerLeakyIntegrateAndFire):
         return LeakyIntegrateAndFire.name
-    return next(kind.name for kind in _COUNTERS if isinstance(operator, kind))
+    return next(kind.name for kind in _CHARGES if isinstance(operator, kind))
 
 
 def _parameters(node: Node) -> int:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from export.network import Network, NetworkBuilder, TokenEncoding
 from export.operators import Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire, SpikeAttention, TokenMean
+from hardware import counting_kernel
 
 NetworkMaker = Callable[..., Network]
+
+
+@pytest.fixture(scope="module", params=["C", "NumPy"])
+def counted_in(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Have spikes counted in C, then all over again with NumPy alone, as where there is no C compiler."""
+    if request.param == "C" and counting_kernel.load_kernel() is None:
+        pytest.skip("there is no C compiler")
+    with patch.object(
+        counting_kernel, "load_kernel", counting_kernel.load_kernel if request.param == "C" else _no_kernel
+    ):
+        yield request.param
+
+
+def _no_kernel() -> None:
+    """Be a machine without a C compiler."""
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ from export import to_nir
 from export.network import Network, NetworkBuilder, parse_graph
 from export.operators import Affine, Heaviside, LayerNorm, SpikeAttention
 from hardware import run
-from hardware.edges import Edge, check_trace, edge_kinds, edges_by_node
+from hardware.edges import Edge, RunningSums, check_trace, edge_kinds, edges_by_node, running_sums
 from hardware.errors import TraceMismatchError
+from hardware.firing import Firing
 from hardware.trace import Trace
 
 
@@ -135,7 +136,7 @@ def test_sums_widen_where_a_byte_would_wrap(dtype: type) -> None:
     ],
 )
 def test_a_trace_of_another_graph_is_refused_by_node(
-    change: Callable[[dict[str, np.ndarray]], Any], message: str
+    change: Callable[[dict[str, np.ndarray]], Any], message: str, counted_in: str
 ) -> None:
     network = residual_network()
     trace = spiking_trace(network, np.ones((2, 1, 4, 3), np.uint8))
@@ -143,6 +144,8 @@ def test_a_trace_of_another_graph_is_refused_by_node(
     change(trace.spikes)
     with pytest.raises(TraceMismatchError, match=message):
         edges_by_node(trace, network)
+    with pytest.raises(TraceMismatchError, match=message):
+        Firing(trace, network)  # which adds up what it checks
 
 
 def test_a_graph_that_reads_tokens_takes_no_spikes_as_input(tiny_model: Any, padded_batch: Any) -> None:
@@ -166,3 +169,18 @@ def test_attention_and_norm_edges_of_a_wired_up_graph() -> None:
         "norm_stream": "analog",
         "attention": "analog",
     }
+
+
+def test_running_sums_of_spikes_are_found_and_no_others() -> None:
+    builder = NetworkBuilder("input", 2)
+    for name in "abcd":
+        builder.add(name, Heaviside(np.zeros(2)), "input")
+    for name, sources in {"ab": "ab", "abc": "abc", "abd": "abd", "cd": "cd"}.items():
+        builder.add(name, Affine(np.ones((2, 2))), list(sources))
+    builder.add("analog", Affine(np.ones((2, 2))), ["a", "ab", "b"])
+    network = builder.network("output", "analog")
+    reads = {node.name: node.sources[0] for node in network.nodes}
+    assert running_sums(network) == [
+        RunningSums([reads["ab"], reads["abc"]], ["a", "b", "c"]),  # a, b and d go on from the first of these too
+        RunningSums([reads["cd"]], ["c", "d"]),
+    ]

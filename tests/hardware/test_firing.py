@@ -14,6 +14,8 @@ from hardware.profiler import COLLECTIONS, Profiler
 from hardware.runners import run
 from hardware.trace import Trace
 
+pytestmark = pytest.mark.usefixtures("counted_in")
+
 
 @pytest.mark.parametrize("attend_to_padding", [False, True])
 def test_shared_sums_are_those_of_each_alone(make_model, padded_batch, attend_to_padding):

@@ -20,6 +20,8 @@ from hardware.runners import run
 from hardware.trace import Trace
 from spikebert.errors import ConfigurationError
 
+pytestmark = pytest.mark.usefixtures("counted_in")
+
 WITHOUT_GRAPH = ("histogram", "persistence")
 
 

@@ -6,9 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hardware.energy import attention_counts
 from hardware.energy.attention_counts import count_spike_products
+
+pytestmark = pytest.mark.usefixtures("counted_in")
 
 
 def products_from_the_maps(
@@ -65,3 +69,32 @@ def test_counts_are_those_of_the_maps(
     assert count_spike_products(spikes, heads, head_size, tokens, tuple(expected)) == expected
     for order, products in expected.items():
         assert count_spike_products(spikes, heads, head_size, tokens, (order,)) == {order: products}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    steps=st.integers(1, 3),
+    batch=st.tuples(st.integers(1, 3), st.integers(1, 20)),
+    heads=st.integers(1, 3),
+    head_size=st.integers(1, 140),
+    rate=st.sampled_from([0.02, 0.2, 1.0]),
+    kept=st.sampled_from([0.0, 0.6, 1.0]),
+    layout=st.sampled_from(["one piece", "part", "steps last", "bool", "int64"]),
+)
+def test_counts_are_those_of_the_maps_in_every_layout(
+    seed: int, steps: int, batch: tuple[int, int], heads: int, head_size: int, rate: float, kept: float, layout: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    spikes = (rng.random((steps, *batch, 3 * heads * head_size)) < rate).astype(np.uint8)
+    tokens = rng.random(batch) < kept
+    expected = products_from_the_maps(spikes, heads, head_size, tokens)
+    if layout == "part":  # of something larger, full of spikes
+        whole = np.ones((steps + 1, batch[0] + 1, batch[1] + 1, spikes.shape[-1] + 1), np.uint8)
+        whole[1:, 1:, 1:, 1:] = spikes
+        spikes = whole[1:, 1:, 1:, 1:]
+    elif layout == "steps last":
+        spikes = np.moveaxis(np.ascontiguousarray(np.moveaxis(spikes, 0, -1)), -1, 0)
+    elif layout != "one piece":
+        spikes = spikes.astype(layout)
+    assert count_spike_products(spikes, heads, head_size, tokens, tuple(expected)) == expected

@@ -33,6 +33,8 @@ from hardware.energy.baselines import QuantizedTwin
 from hardware.energy.comparison import compare_energy, energy_by_component
 from hardware.trace import Trace
 
+pytestmark = pytest.mark.usefixtures("counted_in")
+
 DT = 1e-3
 
 

@@ -40,6 +40,8 @@ from hardware.energy.operation_counts import STATISTIC_KINDS
 from hardware.errors import TraceMismatchError
 from hardware.trace import Trace
 
+pytestmark = pytest.mark.usefixtures("counted_in")
+
 
 def neurons(features: int, beta: float = 0.9, **knobs: Any) -> LeakyIntegrateAndFire:
     return LeakyIntegrateAndFire(np.full(features, beta), np.full(features, 2.0), np.ones(features), **knobs)
@@ -334,6 +336,52 @@ def test_counts_equal_brute_force(seed: int, steps: int, lengths: list[int], rat
     assert [tally.get("residual_addition", 0) for tally in joined] == sent
     for node in network.spiking_nodes:
         assert counts.nodes[node.name].real.get("spike", 0) == spikes[node.name].sum()
+
+
+@pytest.mark.parametrize("padding_fires", [False, True])
+def test_sums_of_spikes_that_go_on_in_two_ways_are_counted_by_value(padding_fires: bool) -> None:
+    builder = NetworkBuilder("input", 5)
+    for name in "abcd":
+        builder.add(name, Heaviside(np.zeros(5)), "input")
+    readers = {"ab": "ab", "abc": "abc", "abd": "abd", "abcdd": ["a", "b", "c", "d", "abc_neuron"]}
+    for name, sources in readers.items():
+        builder.add(name, Affine(np.ones((3, 5))), list(sources))
+        if name == "abc":
+            builder.add("abc_neuron", Heaviside(np.zeros(5)), builder.add("widen", Affine(np.ones((5, 3))), name))
+    network = builder.network("output", "abcdd")
+    mask = np.arange(3) < np.array([[3], [1]])
+    trace = made_up_trace(network, 0, (2, 2, 3), 0.6, np.ones_like(mask) if padding_fires else mask)
+    counts = count_operations(trace, network, real_tokens=mask)
+    for name, sources in readers.items():
+        values = sum(trace.spikes[source].astype(int) for source in sources)
+        for tally, tokens in ((counts.nodes[name].real, mask), (counts.nodes[name].padding, ~mask)):
+            read = values[:, tokens]
+            expected = {
+                "input_event": np.count_nonzero(read),
+                "input_value": read.sum(),
+                "ac_binary": 3 * np.count_nonzero(read == 1),
+                "ac_graded": 3 * np.count_nonzero(read > 1),
+                "ac_graded_additions": 3 * read[read > 1].sum(),
+            }
+            assert {kind: tally.get(kind, 0) for kind in expected} == expected, name
+
+
+def test_an_input_may_be_known_in_one_batch_and_not_in_another() -> None:
+    """What an affine reads is spikes in one and dense in the other; both are charged."""
+    builder = NetworkBuilder("input", 3)
+    builder.add("neuron", neurons(2), builder.add("affine", Affine(np.ones((2, 3)), np.ones(2)), "input"))
+    network = builder.network("output", "neuron")
+    trace = made_up_trace(network, 0, (2, 3, 4), 0.5, np.ones((3, 4), bool))
+    fed = Trace({"input": np.full((2, 3, 4, 3), 2, np.uint8), **trace.spikes}, trace.logits, trace.mask)
+    counter = OperationCounter(network)
+    counter.update(fed)
+    counter.update(trace)
+    alone = [count_operations(each, network).totals for each in (fed, trace)]
+    assert alone[0]["ac_graded"] == alone[1]["mac"] == 2 * 3 * 4 * 3 * 2
+    assert counter.result().totals == {
+        kind: sum(part.get(kind, 0) for part in alone) for kind in counter.result().totals
+    }
+    assert {kind for part in alone for kind in part} == set(counter.result().totals)
 
 
 @settings(max_examples=15, deadline=None)
