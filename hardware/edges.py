@@ -21,7 +21,6 @@ from hardware.trace import Trace
 EdgeKind = Literal["binary", "graded", "analog", "tokens"]
 """What an edge carries: spikes 0 or 1; whole numbers 0, 1, 2, …; numbers no trace knows; or the words of a sentence."""
 
-EDGE_KINDS: tuple[EdgeKind, ...] = ("binary", "graded", "analog", "tokens")
 SPIKE_DRIVEN: tuple[EdgeKind, ...] = ("binary", "graded")
 
 

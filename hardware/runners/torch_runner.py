@@ -1,15 +1,14 @@
 """Runner ``torch``: the trained model itself, in eager PyTorch.
 
 It takes any module that answers ``model(input_ids, attention_mask, output_spikes=True,
-output_membrane_potentials=True)`` with ``spikes`` and ``membrane_potentials`` keyed by node name. One whose
-``forward`` has a parameter ``keep_spikes`` is given a function that makes a byte of each spike: floats of all of them,
-kept until the end of the run, cost up to a fifth of it.
+output_membrane_potentials=True)`` with ``spikes`` and ``membrane_potentials`` keyed by node name. SpikeBERT, whose
+neurons send 0 and 1 and nothing else, makes a byte of each spike at once (``keep_spikes``): floats of all of them, kept
+until the end of the run, cost up to a fifth of it. Another model's are looked at before a byte is made of them.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
 import sys
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import nn
 from hardware.errors import RunnerError
 from hardware.runners.runner import Runner, as_array, check_token_ids, float_type
 from hardware.trace import Trace
+from spikebert.modeling import SpikeBertPreTrainedModel
 
 
 class TorchRunner(Runner):
@@ -40,8 +40,8 @@ class TorchRunner(Runner):
         self.precision = precision
         self.record_membrane_potentials = record_membrane_potentials
         self.model = copy.deepcopy(model).to(getattr(torch, precision)).eval()
-        keeps_bytes = "keep_spikes" in inspect.signature(model.forward).parameters
-        self._options: dict[str, Any] = {"keep_spikes": ByteMemory().keep} if keeps_bytes else {}
+        sends_bits = isinstance(model, SpikeBertPreTrainedModel)
+        self._options: dict[str, Any] = {"keep_spikes": ByteMemory().keep} if sends_bits else {}
 
     @torch.no_grad()
     def run(self, inputs: Any, token_mask: Any = None) -> Trace:
@@ -90,7 +90,7 @@ class ByteMemory:
         self._blocks: list[np.ndarray] = []
 
     def keep(self, spikes: torch.Tensor) -> torch.Tensor:
-        """Return a copy of spikes of any shape and type as int8."""
+        """Return a copy of whole numbers of any shape and type as int8."""
         size = spikes.numel()
         free = [i for i in range(len(self._blocks)) if _holders(self._blocks, i) == _HELD_BY_LIST_ALONE]
         free.sort(key=lambda i: self._blocks[i].size)

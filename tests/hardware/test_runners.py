@@ -595,16 +595,19 @@ def test_a_module_that_records_nothing_is_refused() -> None:
 )
 def test_spikes_that_fit_in_no_byte_are_refused(value: float, message: str) -> None:
     class Recorder(torch.nn.Module):
-        """A module of somebody else: it keeps its spikes as floats."""
+        """A module of somebody else, which may send anything."""
 
         def __init__(self, value: float) -> None:
             super().__init__()
             self.value = value
 
-        def forward(self, ids: Any, mask: Any, output_spikes: bool, output_membrane_potentials: bool) -> Any:
+        def forward(
+            self, ids: Any, mask: Any, output_spikes: bool, output_membrane_potentials: bool, keep_spikes: Any = None
+        ) -> Any:
             spikes = torch.zeros(2, *ids.shape, 3)
             spikes[1, 0, 0, 2] = self.value
-            return SimpleNamespace(spikes={"first": spikes}, logits=torch.zeros(len(ids), 2))
+            kept = keep_spikes(spikes) if keep_spikes else spikes
+            return SimpleNamespace(spikes={"first": kept}, logits=torch.zeros(len(ids), 2))
 
     assert run(Recorder(127.0), IDS, runner="torch").spikes["first"].max() == 127
     with pytest.raises(RunnerError, match=message):
