@@ -1,6 +1,6 @@
 """What profiling costs on top of the plain forward pass: one table, and results/profiling.json.
 
-    python benchmarks/profiling.py [--rounds 9] [--threads 1] [--base] [-o results/profiling.json]
+    python benchmarks/profiling.py [--rounds 31] [--threads 1] [--base] [-o results/profiling.json]
 
 Every round times the plain forward pass, then the same batch with spikes recorded as a trace, profiled, and its
 operations counted; the overhead is the ratio within a round, of which the median is shown with its quartiles. On one
@@ -54,7 +54,7 @@ BASE: dict[str, Any] = {
 def main() -> None:
     """Measure every case and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of each case; at least 3")
+    parser.add_argument("--rounds", type=int, default=31, help="rounds of each case; at least 3")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads; counting uses one whatever is said")
     parser.add_argument("--base", action="store_true", help="also SpikeBERT-base of random weights at 128 tokens")
     parser.add_argument("--seed", type=int, default=0)
