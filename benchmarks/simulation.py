@@ -6,11 +6,12 @@ Every row of a table is a function `(case) -> Callable[[], None] | None` in `ROW
 what is timed, or None where it does not apply. Rounds go through all rows in turn, so that a busy machine slows all of
 them; what counts are the ratios. On one thread the processor's time is taken, which other work on the machine hardly
 touches; on several the wall clock. Weights are random (the time does not depend on them, spikes or no); sentences are
-full. The last row is the float graph on Lava, one process for each operator, one sentence a round, as Lava runs them:
-of its wall clock and the time for which it keeps processors busy the shorter one counts. First comes, unless there is
-`--rows-only`, what Lava costs at each size (`benchmarks/lava_rows.py`: start, seconds a sample and memory of every
-granularity, beside NumPy and PyTorch), and what a plain mapping on Lava does on as many tokens as it can. Prints tables
-and writes results/simulation.json.
+full. Tiles are the processor's for products of bytes (AMX); with ``ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI`` torch has none
+either, as on a processor without them. The last row is the float graph on Lava, one process for each operator, one
+sentence a round, as Lava runs them: of its wall clock and the time for which it keeps processors busy the shorter one
+counts. First comes, unless there is `--rows-only`, what Lava costs at each size (`benchmarks/lava_rows.py`: start,
+seconds a sample and memory of every granularity, beside NumPy and PyTorch), and what a plain mapping on Lava does on as
+many tokens as it can. Prints tables and writes results/simulation.json.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lava_rows
 import numpy as np
@@ -38,6 +40,7 @@ from export import quantize, to_nir
 from export.network import Network, parse_graph
 from export.operators import Affine
 from hardware import open_runner
+from hardware.runners.integer_kernel import load_kernel
 from hardware.runners.runner import Runner
 from spikebert import SpikeBertForSequenceClassification
 from spikebert.neuron import SpikingNeuron
@@ -93,11 +96,28 @@ def integer_row(case: Case, compiled: bool = False) -> Callable[[], None]:
     return lambda: runner.run(case.ids) and None
 
 
+def integer_row_without_tiles(case: Case) -> Callable[[], None] | None:
+    """Time the integer simulator as it is where the processor has no tiles, on one that has."""
+    kernel = load_kernel()
+    if kernel is None or not kernel.has_tiles:
+        return None
+    without = patch.object(kernel, "has_tiles", False)
+    with without:
+        timed = integer_row(case, compiled=True)
+
+    def run() -> None:
+        with without:
+            timed()
+
+    return run
+
+
 ROWS: dict[str, Callable[[Case], Callable[[], None] | None]] = {
     REFERENCE_ROW: torch_row,
     "torch float32, compiled neurons": lambda case: torch_row(case, compiled=True) if case.compile else None,
     "torch bfloat16": lambda case: torch_row(case, torch.bfloat16),
     "integer, torch alone": integer_row,
+    "integer, C without tiles": integer_row_without_tiles,
     "integer, C kernel": lambda case: integer_row(case, compiled=True),
 }
 

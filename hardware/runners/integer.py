@@ -6,10 +6,10 @@ when the runner is built. Proof is by intervals (``export.passes.intervals``): h
 sentence comes.
 
 affine
-    int8 products with 32-bit sums (oneDNN's VNNI and AMX kernels) where inputs are 0 to 127 and no sum leaves 32 bits;
-    else float32 below 2^24, float64 below 2^53. On other devices than the CPU float32 and float64 only.
+    int8 products with 32-bit sums where inputs are 0 to 127 and no sum leaves 32 bits (the C kernel's on tiles, else
+    oneDNN's); else float32 below 2^24, float64 below 2^53. On other devices than the CPU float32 and float64 only.
 attention
-    float32 below 2^24, else float64.
+    float32 below 2^24, else float64; on tiles in bytes where K^T V fits them.
 layer norm
     float64: `IntegerLayerNorm` is made such that every product stays below 2^53; the inverse square root in int64.
 neuron
@@ -17,7 +17,8 @@ neuron
 
 Where nothing else reads them, an affine map, the layer norm behind it and its neurons are computed together, some
 tokens at a time, so that sums of 32 bits never leave the cache. Layer norm, neurons and attention run in C where
-there is a compiler (``integer_kernel.c``); there neurons are in float32, by a way of decaying that it holds.
+there is a compiler (``integer_kernel.c``), and so do products of bytes where the processor has tiles for them (AMX);
+there neurons are in float32, by a way of decaying that it holds.
 
 The nodes of a cycle run together, step by step. They, and anything not proven so, run on the operators' own int64 step.
 Wrapped currents and saturated potentials are counted.
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,15 +59,13 @@ from export.operators.layer_norm import (
 from export.operators.operator import FLOAT64_EXACT
 from export.passes.intervals import Interval, check_layer_norm, largest_sum, value_intervals
 from hardware.errors import RunnerError
-from hardware.runners.integer_kernel import Kernel, KernelNeurons, KernelNorm, load_kernel
+from hardware.runners.integer_kernel import SUMS_BYTES, Kernel, KernelLayer, KernelNorm, load_kernel
 from hardware.runners.reference import overflows, read_outputs, thresholds
 from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
 
 INT8_MAX = 127
 INT32_EXACT, FLOAT32_EXACT = (1 << 31) - 1, 1 << 24
-SUMS_BYTES = 1 << 20
-"""Of 32-bit sums that are computed and read again at a time on the CPU: what a core's cache holds beside weights."""
 CHUNK_BYTES = 1 << 20
 """Of float64 that torch's layer norm and neurons work on at a time on the CPU."""
 GROUP_BYTES = 64 << 20
@@ -90,8 +89,8 @@ class IntegerRunner(Runner):
     device : str
         Where torch computes, such as ``"cpu"`` or ``"cuda"``.
     compiled : bool, optional
-        Run layer norm, neurons and attention in C (``integer_kernel.c``); by default where there is a C compiler and
-        torch computes on the CPU. The numbers are the same: what is exact does not depend on the order of
+        Run layers and attention in C (``integer_kernel.c``); by default where there is a C compiler and torch computes
+        on the CPU. The numbers are the same: what is exact does not depend on the order of
         operations.
 
     Raises
@@ -136,6 +135,7 @@ class IntegerRunner(Runner):
         self._ahead = {before.name for chain in self._together.values() for before in chain}
         self._layers = [self._stage(stage, intervals) for stage in network.stages]
         self._steps = self._with_last_reads()
+        self._multiplies_float32 = _name(torch.float32) in self.methods.values()
 
     @property
     def on_cpu(self) -> bool:
@@ -154,7 +154,7 @@ class IntegerRunner(Runner):
         sentences, tokens = batch.mask.shape
         size = max(1, GROUP_BYTES // (self._bytes_per_token * batch.time_steps * tokens))
         parts = [slice(start, min(start + size, sentences)) for start in range(0, sentences, size)]
-        with _whole_float32():
+        with _whole_float32() if self._multiplies_float32 else nullcontext():
             groups = [self._run_group(batch, part) for part in parts]
         logits, shown = read_outputs(self.network, np.concatenate([g.outputs for g in groups], 1), batch.mask)
         found: dict[str, Counter[str]] = {}
@@ -227,7 +227,7 @@ class IntegerRunner(Runner):
             inner = self.network.max_tokens * operator.head_size * read.largest**2
             if max(largest, inner) < FLOAT64_EXACT and read.low.min() >= 0:
                 if self.kernel is not None and max(largest, inner) < FLOAT32_EXACT and read.largest <= INT8_MAX:
-                    return _Layer(node, "C", _compiled_attention(node, operator, self.kernel))
+                    return _Layer(node, "C", _compiled_attention(node, operator, self.kernel, read.largest))
                 kind = torch.float32 if max(largest, inner) < FLOAT32_EXACT else torch.float64
                 return _Layer(node, _name(kind), _attention(node, operator, kind))
         if isinstance(operator, IntegerLayerNorm) and read is not None:
@@ -268,6 +268,7 @@ class IntegerRunner(Runner):
     ) -> Callable[[_Group], None]:
         """Return a layer of neurons with what is computed together with them."""
         multiply: Callable[[Tensor], Tensor] | None = None
+        affine: IntegerAffine | None = None
         norm: IntegerLayerNorm | None = None
         widest = neuron.in_features
         (first,) = self._read_with(node)
@@ -278,9 +279,12 @@ class IntegerRunner(Runner):
                 assert isinstance(before.operator, IntegerAffine)
                 kind = self._product_type(before, before.operator, intervals)
                 assert kind is not None
-                multiply = _product(before.operator, kind, self.device)
+                if kind == torch.int8 and self.kernel is not None and self.kernel.multiplies(before.operator):
+                    affine = before.operator
+                else:
+                    multiply = _product(before.operator, kind, self.device)
         if self.kernel is not None:
-            fire = _compiled_fire(norm, neuron, self)
+            fire = _compiled_fire(affine, norm, neuron, self.kernel)
         else:
             inputs = None
             if norm is not None:
@@ -296,7 +300,7 @@ class IntegerRunner(Runner):
             if self.record_membrane_potentials:
                 potentials = torch.empty(spikes.shape, dtype=torch.int32, device=x.device)
             saturated: int | Tensor = 0
-            for rows in self.chunks(tokens, 4 * widest * steps, SUMS_BYTES):
+            for rows in [ALL] if affine is not None else self.chunks(tokens, 4 * widest * steps, SUMS_BYTES):
                 part = _part(x, rows)
                 shown = None if potentials is None else _part(potentials, rows)
                 # counted on the device; read once at the end
@@ -529,11 +533,13 @@ def _attention(node: Node, operator: IntegerSpikeAttention, kind: torch.dtype) -
     return run
 
 
-def _compiled_attention(node: Node, operator: IntegerSpikeAttention, kernel: Kernel) -> Callable[[_Group], None]:
+def _compiled_attention(
+    node: Node, operator: IntegerSpikeAttention, kernel: Kernel, largest: int
+) -> Callable[[_Group], None]:
     def run(group: _Group) -> None:
         spikes = group.values[node.sources[0]].to(torch.int8)
         group.values[node.name] = kernel.attend(
-            spikes, group.lengths, operator.num_heads, operator.head_size, 1 << operator.shift
+            spikes, group.lengths, operator.num_heads, operator.head_size, 1 << operator.shift, largest
         )
 
     return run
@@ -613,11 +619,11 @@ _Fire = Callable[[Tensor, Tensor, "Tensor | None"], "int | Tensor"]
 returns how many potentials were held at their limit."""
 
 
-def _compiled_fire(norm: IntegerLayerNorm | None, neuron: IntegerLeakyIntegrateAndFire, runner: IntegerRunner) -> _Fire:
-    kernel, neurons = runner.kernel, KernelNeurons(neuron)
-    normed = None if norm is None else KernelNorm(norm)
-    assert kernel is not None
-    return lambda x, spikes, potentials: kernel.fire(x, normed, neurons, spikes, potentials)
+def _compiled_fire(
+    affine: IntegerAffine | None, norm: IntegerLayerNorm | None, neuron: IntegerLeakyIntegrateAndFire, kernel: Kernel
+) -> _Fire:
+    layer = KernelLayer(affine, norm, neuron)
+    return lambda x, spikes, potentials: kernel.fire(layer, x, spikes, potentials)
 
 
 def _fire_in_torch(

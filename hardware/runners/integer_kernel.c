@@ -1,4 +1,4 @@
-/* Layer norm, neurons and spike attention of the integer runner, each in one pass over a token.
+/* Layers and spike attention of the integer runner: products of bytes, layer norm and neurons in one pass over a token.
  *
  * What each line means stands in export/operators: layer_norm.py, leaky_integrate_and_fire.py, spike_attention.py. All
  * floating numbers here are whole below 2^53 (2^24 in float), or such by a power of two, as the runner proves before it
@@ -10,6 +10,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AMX_INT8__) && defined(__linux__)
+#define TILES
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #define ACTIVATION_STEP ((float)(1 << ACTIVATION_SHIFT))
 #define BLOCK 128 /* features that go through all time steps together: what they remember stays in the first cache */
@@ -28,6 +34,23 @@ typedef struct {
     const float *keep, *above, *taken, *bias; /* (features): the share that is kept from step to step, what a potential
                                                  must exceed to fire, what a spike takes from the next one */
 } neurons;
+
+/* Bytes from 0 to 127 times weights, and a bias: sums below 2^31. */
+typedef struct {
+    int64_t inputs, outputs; /* outputs up to a multiple of PANEL */
+    int64_t depth;           /* a multiple of 4 up to 64 that divides the inputs: so many go into a tile */
+    int64_t rows;            /* of weights: the outputs that there are */
+    int64_t sums_stride;     /* from one token's sums to the next one's */
+    const int8_t *weights;   /* (rows, inputs) */
+    const int32_t *bias;     /* (outputs) */
+} affine;
+
+typedef struct {
+    int64_t features;
+    const affine *map;      /* NULL: the sums are there */
+    const layer_norm *norm; /* NULL: none */
+    const neurons *cells;
+} layer;
 
 /* A feature x is normed as floor(floor(x first + second) third + 1/2); where third is 0, as nearest(x first + second). */
 typedef struct {
@@ -74,10 +97,17 @@ static inline int32_t nearest_bits(double x)
 
 static factors factors_of(const int32_t *restrict x, const layer_norm *norm, int64_t group)
 {
-    int64_t sum = 0, squares = 0;
+    double in_double = 0, squared = 0; /* the sum is exact: inputs are below 2^25, and no more than 4096 */
+#pragma omp simd reduction(+ : in_double, squared)
     for (int64_t i = 0; i < norm->size; i++) {
-        sum += x[i];
-        squares += (int64_t)x[i] * x[i];
+        in_double += x[i];
+        squared += (double)x[i] * x[i];
+    }
+    int64_t sum = (int64_t)in_double, squares = (int64_t)squared;
+    if (squared >= 0x1p53) { /* else no part of it was rounded, for a part is not larger than the whole */
+        squares = 0;
+        for (int64_t i = 0; i < norm->size; i++)
+            squares += (int64_t)x[i] * x[i];
     }
     int64_t radicand = norm->size * squares - sum * sum + norm->eps[group];
     int64_t exponent = (RADICAND_BITS - (64 - __builtin_clzll((uint64_t)radicand))) & ~(int64_t)1;
@@ -124,6 +154,136 @@ void normalise(const int32_t *restrict x, int64_t rows, const layer_norm *norm, 
             y += norm->size;
         }
 }
+
+/* Products of bytes on the processor's tiles (AMX): eight registers of up to 16 rows of 64 bytes. */
+#ifdef TILES
+
+/* Whether there are tiles, and this process may use them: the kernel wants to be asked (ARCH_REQ_XCOMP_PERM for
+ * XFEATURE_XTILEDATA), once for all threads, and again does no harm. */
+int64_t has_tiles(void)
+{
+    return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+}
+
+/* To compilers tile instructions read no memory: what they are to find there has to be written before this. */
+#define WRITTEN __asm__ volatile("" ::: "memory")
+
+typedef struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} tile_shapes;
+
+/* 16 rows of 16 numbers the other way round, by twos, fours, eights and sixteens. */
+static void transpose(__m512i rows[TILE_ROWS])
+{
+    __m512i other[TILE_ROWS];
+    for (int i = 0; i < 16; i += 2) {
+        other[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        other[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            rows[i + 2 * j] = _mm512_unpacklo_epi64(other[i + j], other[i + j + 2]);
+            rows[i + 2 * j + 1] = _mm512_unpackhi_epi64(other[i + j], other[i + j + 2]);
+        }
+    for (int i = 0; i < 16; i += 8)
+        for (int j = 0; j < 4; j++) {
+            other[i + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + j + 4], 0x88);
+            other[i + j + 4] = _mm512_shuffle_i32x4(rows[i + j], rows[i + j + 4], 0xdd);
+        }
+    for (int i = 0; i < 8; i++) {
+        rows[i] = _mm512_shuffle_i32x4(other[i], other[i + 8], 0x88);
+        rows[i + 8] = _mm512_shuffle_i32x4(other[i], other[i + 8], 0xdd);
+    }
+}
+
+/* Weights as tiles want them: of 16 outputs four inputs each in a row of 64 bytes, `depth` inputs a tile, two tiles of
+ * outputs (a panel) in turn. */
+static void pack(const affine *map, int8_t *packed)
+{
+    __mmask64 part = map->depth == TILE_BYTES ? ~(__mmask64)0 : ((__mmask64)1 << map->depth) - 1;
+    for (int64_t panel = 0; panel < map->outputs; panel += PANEL)
+        for (int64_t input = 0; input < map->inputs; input += map->depth)
+            for (int64_t output = panel; output < panel + PANEL; output += TILE_ROWS) {
+                __m512i rows[TILE_ROWS];
+                for (int i = 0; i < TILE_ROWS; i++)
+                    rows[i] = output + i < map->rows
+                                  ? _mm512_maskz_loadu_epi8(part, map->weights + (output + i) * map->inputs + input)
+                                  : _mm512_setzero_si512();
+                transpose(rows);
+                for (int64_t i = 0; i < map->depth / 4; i++, packed += TILE_BYTES)
+                    _mm512_storeu_si512(packed, rows[i]);
+            }
+}
+
+/* Sums (steps, rows, sums_stride) of bytes (steps, rows, inputs), steps of which are x_stride apart. Where rows do not
+ * fill tiles, the last tile of a step takes some of them again. */
+static void multiply_bytes(const int8_t *x, int64_t x_stride, int64_t steps, int64_t rows, const affine *map,
+                           const int8_t *packed, int32_t *sums)
+{
+    tile_shapes shapes = {.palette = 1};
+    int64_t height = rows < TILE_ROWS ? rows : TILE_ROWS, depth = map->depth;
+    for (int tile = 0; tile < 8; tile++) { /* 0 to 3: sums; 4, 5: bytes; 6, 7: weights */
+        shapes.rows[tile] = (uint8_t)(tile < 6 ? height : depth / 4);
+        shapes.bytes[tile] = (uint16_t)(tile == 4 || tile == 5 ? depth : TILE_BYTES);
+    }
+    WRITTEN;
+    _tile_loadconfig(&shapes);
+    int64_t a_step = map->inputs, c_step = map->sums_stride * (int64_t)sizeof *sums;
+    for (int64_t column = 0; column < map->outputs; column += PANEL, packed += PANEL * map->inputs) {
+        const int32_t *bias = map->bias + column;
+        for (int64_t step = 0, row = 0; step < steps;) {
+            const int8_t *a[2];
+            int32_t *c[2];
+            for (int i = 0; i < 2; i++) { /* where there is no second tile, the first again */
+                if (i == 0 || step < steps) {
+                    int64_t from = row < rows - height ? row : rows - height;
+                    a[i] = x + step * x_stride + from * map->inputs;
+                    c[i] = sums + (step * rows + from) * map->sums_stride + column;
+                    row += height;
+                    if (row >= rows)
+                        step++, row = 0;
+                } else
+                    a[1] = a[0], c[1] = c[0];
+            }
+            _tile_loadd(0, bias, 0); /* the same in every row */
+            _tile_loadd(1, bias + TILE_ROWS, 0);
+            _tile_loadd(2, bias, 0);
+            _tile_loadd(3, bias + TILE_ROWS, 0);
+            const int8_t *b = packed;
+            for (int64_t input = 0; input < map->inputs; input += depth, b += PANEL * depth) {
+                _tile_loadd(4, a[0] + input, a_step);
+                _tile_loadd(5, a[1] + input, a_step);
+                _tile_loadd(6, b, TILE_BYTES);
+                _tile_loadd(7, b + TILE_ROWS * depth, TILE_BYTES);
+                _tile_dpbusd(0, 4, 6);
+                _tile_dpbusd(1, 4, 7);
+                _tile_dpbusd(2, 5, 6);
+                _tile_dpbusd(3, 5, 7);
+            }
+            _tile_stored(0, c[0], c_step);
+            _tile_stored(1, c[0] + TILE_ROWS, c_step);
+            _tile_stored(2, c[1], c_step);
+            _tile_stored(3, c[1] + TILE_ROWS, c_step);
+        }
+    }
+    _tile_release();
+}
+#else
+int64_t has_tiles(void)
+{
+    return 0;
+}
+
+static void pack(const affine *map, int8_t *packed) { (void)map, (void)packed; }
+
+static void multiply_bytes(const int8_t *x, int64_t x_stride, int64_t steps, int64_t rows, const affine *map,
+                           const int8_t *packed, int32_t *sums)
+{
+    (void)x, (void)x_stride, (void)steps, (void)rows, (void)map, (void)packed, (void)sums;
+}
+#endif
 
 /* trunc(v keep): the lower twelve bits of a potential and the upper ones by themselves, so that products stay below
  * 2^24, the decay having twelve bits. */
@@ -204,30 +364,56 @@ static int64_t fire_whole_block(const block *now, int reset_to_zero)
     return saturated < 0 ? fire_block(*now, BLOCK, reset_to_zero, 1) : saturated;
 }
 
-/* Neurons, behind a layer norm where `norm` is not NULL. x: (x_steps, tokens, features), the same at every step where
- * x_steps is 1; spikes, potentials (may be NULL): tokens of (steps, stride / features, features), so that a part of
- * the tokens can be filled; scratch: x_steps * groups factors. Returns how many potentials were held at their limit. */
-int64_t fire(const int32_t *x, int64_t x_steps, int64_t steps, int64_t tokens, int64_t features,
-             const layer_norm *norm, const neurons *cells, int64_t stride, int8_t *spikes, int32_t *potentials,
+/* All steps of one token. x: its numbers, x_step apart from step to step, 0 where all are the same; out: where its spikes
+ * lie in those of a step; scratch: x_steps * groups factors. */
+static int64_t fire_token(const int32_t *x, int64_t x_step, int64_t steps, const layer *what, int64_t stride, int64_t out,
+                          int8_t *spikes, int32_t *potentials, factors *scratch)
+{
+    const layer_norm *norm = what->norm;
+    const neurons *cells = what->cells;
+    int64_t saturated = 0, groups = norm ? norm->groups : 1, size = what->features / groups;
+    int reset_to_zero = cells->reset_to_zero != 0;
+    for (int64_t step = 0; norm && step < (x_step ? steps : 1); step++)
+        for (int64_t group = 0; group < groups; group++)
+            scratch[step * groups + group] = factors_of(x + step * x_step + group * size, norm, group);
+    for (int64_t group = 0; group < groups; group++)
+        for (int64_t i = 0; i < size; i += BLOCK) {
+            int64_t from = group * size + i;
+            block now = {x + from, x_step, steps, norm ? scratch + group : NULL, x_step ? groups : 0,
+                         norm ? norm->gain + from : NULL, norm ? norm->offset + from : NULL,
+                         cells->keep + from, cells->above + from, cells->taken + from, cells->bias + from,
+                         stride, spikes + out + from, potentials ? potentials + out + from : NULL};
+            saturated += size - i < BLOCK ? fire_block(now, size - i, reset_to_zero, 1)
+                                          : fire_whole_block(&now, reset_to_zero);
+        }
+    return saturated;
+}
+
+/* Neurons, behind a layer norm and an affine map where the layer has them. x: (x_steps, tokens, features), x_steps being
+ * 1 where every step is the same, else steps: int32, or, for an affine map, int8 of as many features as it has inputs;
+ * spikes, potentials (may be NULL): (steps, tokens, features). Steps of these are `stride` numbers apart and those of x
+ * `x_stride`, so that a part of the tokens can be read and filled. An affine map writes the sums of `at_once` tokens to
+ * `sums`, (x_steps, at_once, sums_stride), and its weights to `packed`. scratch: x_steps * groups factors. Returns how
+ * many potentials were held at their limit. */
+int64_t fire(const layer *what, const void *x, int64_t x_steps, int64_t x_stride, int64_t steps, int64_t tokens,
+             int64_t stride, int8_t *spikes, int32_t *potentials, int64_t at_once, int32_t *sums, int8_t *packed,
              factors *scratch)
 {
-    int64_t saturated = 0, moving = x_steps > 1, groups = norm ? norm->groups : 1, size = features / groups;
-    int reset_to_zero = cells->reset_to_zero != 0;
-    for (int64_t token = 0; token < tokens; token++) {
-        const int32_t *row = x + token * features;
-        for (int64_t step = 0; norm && step < x_steps; step++)
-            for (int64_t group = 0; group < groups; group++)
-                scratch[step * groups + group] = factors_of(row + step * tokens * features + group * size, norm, group);
-        for (int64_t group = 0; group < groups; group++)
-            for (int64_t i = 0; i < size; i += BLOCK) {
-                int64_t from = group * size + i, out = token * features + from;
-                block now = {row + from, moving * tokens * features, steps, norm ? scratch + group : NULL,
-                             moving * groups, norm ? norm->gain + from : NULL, norm ? norm->offset + from : NULL,
-                             cells->keep + from, cells->above + from, cells->taken + from, cells->bias + from,
-                             stride, spikes + out, potentials ? potentials + out : NULL};
-                saturated += size - i < BLOCK ? fire_block(now, size - i, reset_to_zero, 1)
-                                              : fire_whole_block(&now, reset_to_zero);
-            }
+    const affine *map = what->map;
+    int64_t saturated = 0;
+    if (map)
+        pack(map, packed);
+    for (int64_t start = 0; start < tokens; start += at_once) {
+        int64_t count = tokens - start < at_once ? tokens - start : at_once;
+        const int32_t *read = (const int32_t *)x + start * what->features;
+        int64_t row_stride = what->features, step_stride = x_stride;
+        if (map) {
+            row_stride = map->sums_stride, step_stride = count * row_stride, read = sums;
+            multiply_bytes((const int8_t *)x + start * map->inputs, x_stride, x_steps, count, map, packed, sums);
+        }
+        for (int64_t token = 0; token < count; token++)
+            saturated += fire_token(read + token * row_stride, x_steps > 1 ? step_stride : 0, steps, what, stride,
+                                    (start + token) * what->features, spikes, potentials, scratch);
     }
     return saturated;
 }
@@ -304,3 +490,106 @@ void attend(const int8_t *x, int64_t steps, const int64_t *lengths, int64_t sent
             y += tokens * width;
         }
 }
+
+#ifdef TILES
+/* 64 tokens of 16 features, those of four tokens beside each other, in a row for every four; zeros behind the last. */
+static inline void load_tokens(const int8_t *x, int64_t x_step, int64_t tokens, __m512i rows[TILE_ROWS])
+{
+    const __m512i feature = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i turned = /* byte 4 f + t of a row is byte 16 t + f of four tokens */
+        _mm512_add_epi32(_mm512_set1_epi32(0x30201000), _mm512_mullo_epi32(feature, _mm512_set1_epi32(0x01010101)));
+    static const int8_t none[TILE_ROWS] = {0};
+    for (int64_t row = 0; row < TILE_ROWS; row++) {
+        __m128i four[4];
+        for (int64_t i = 0; i < 4; i++)
+            four[i] = _mm_loadu_si128((const void *)(row * 4 + i < tokens ? x + (row * 4 + i) * x_step : none));
+        __m256i first = _mm256_set_m128i(four[1], four[0]), second = _mm256_set_m128i(four[3], four[2]);
+        rows[row] = _mm512_permutexvar_epi8(turned, _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1));
+    }
+}
+
+/* `attend` where heads are a multiple of 16 features and K^T V fits bytes without sign. longest: as many tokens as the
+ * longest sentence has, up to a multiple of 64; scratch: two times longest, and size, rows of `size` bytes. */
+void attend_bytes(const int8_t *x, int64_t steps, const int64_t *lengths, int64_t sentences, int64_t longest,
+                  int64_t heads, int64_t size, int64_t factor, int32_t *y, int8_t *scratch)
+{
+    int64_t width = heads * size, depth = TILE_BYTES;
+    while (size % depth)
+        depth -= TILE_ROWS;
+    int8_t *keys = scratch, *values = keys + longest * size, *products = values + longest * size;
+    for (int64_t step = 0; step < steps; step++)
+        for (int64_t sentence = 0; sentence < sentences; sentence++) {
+            int64_t tokens = lengths[sentence], height = tokens < TILE_ROWS ? tokens : TILE_ROWS;
+            if (tokens == 0) /* of which there are no tiles */
+                continue;
+            int64_t parts = (tokens + TILE_BYTES - 1) / TILE_BYTES;
+            tile_shapes shapes = {.palette = 1};
+            for (int tile = 0; tile < 6; tile++) { /* K^T V, K^T, V; Q (K^T V), Q, K^T V */
+                shapes.rows[tile] = (uint8_t)(tile < 3 ? TILE_ROWS : tile < 5 ? height : depth / 4);
+                shapes.bytes[tile] = (uint16_t)(tile == 4 ? depth : TILE_BYTES);
+            }
+            WRITTEN;
+            _tile_loadconfig(&shapes);
+            for (int64_t head = 0; head < heads; head++) {
+                const int8_t *query = x + head * size, *key = query + width, *value = key + width;
+                for (int64_t from = 0; from < size; from += TILE_ROWS)
+                    for (int64_t part = 0; part < parts; part++) {
+                        __m512i rows[TILE_ROWS];
+                        int64_t token = part * TILE_BYTES, at = (from * parts + part * TILE_ROWS) * TILE_BYTES;
+                        load_tokens(value + token * 3 * width + from, 3 * width, tokens - token, rows);
+                        memcpy(values + at, rows, sizeof rows);
+                        load_tokens(key + token * 3 * width + from, 3 * width, tokens - token, rows);
+                        transpose(rows);
+                        memcpy(keys + at, rows, sizeof rows);
+                    }
+                WRITTEN;
+                for (int64_t i = 0; i < size; i += TILE_ROWS)
+                    for (int64_t j = 0; j < size; j += TILE_ROWS) {
+                        int32_t sums[TILE_ROWS][TILE_ROWS];
+                        _tile_zero(0);
+                        for (int64_t part = 0; part < parts; part++) {
+                            _tile_loadd(1, keys + (i * parts + part * TILE_ROWS) * TILE_BYTES, TILE_BYTES);
+                            _tile_loadd(2, values + (j * parts + part * TILE_ROWS) * TILE_BYTES, TILE_BYTES);
+                            _tile_dpbuud(0, 1, 2);
+                        }
+                        _tile_stored(0, sums, TILE_BYTES);
+                        for (int64_t row = 0; row < TILE_ROWS; row += 4) { /* four features beside each other */
+                            int8_t *out = products + j * size + (i + row) / 4 * TILE_BYTES;
+                            int32_t four[TILE_ROWS];
+                            for (int64_t column = 0; column < TILE_ROWS; column++)
+                                four[column] = sums[row][column] | sums[row + 1][column] << 8
+                                               | sums[row + 2][column] << 16 | sums[row + 3][column] << 24;
+                            memcpy(out, four, sizeof four);
+                        }
+                    }
+                WRITTEN;
+                for (int64_t token = 0; token < tokens; token += height) {
+                    int64_t from = token < tokens - height ? token : tokens - height;
+                    for (int64_t j = 0; j < size; j += TILE_ROWS) {
+                        int32_t *out = y + from * width + head * size + j, sums[TILE_ROWS][TILE_ROWS];
+                        _tile_zero(3);
+                        for (int64_t i = 0; i < size; i += depth) {
+                            _tile_loadd(4, query + from * 3 * width + i, 3 * width);
+                            _tile_loadd(5, products + j * size + i / 4 * TILE_BYTES, TILE_BYTES);
+                            _tile_dpbuud(3, 4, 5);
+                        }
+                        _tile_stored(3, sums, TILE_BYTES);
+                        for (int64_t row = 0; row < height; row++)
+                            for (int64_t column = 0; column < TILE_ROWS; column++)
+                                out[row * width + column] = sums[row][column] * (int32_t)factor;
+                    }
+                }
+            }
+            x += tokens * 3 * width;
+            y += tokens * width;
+        }
+    _tile_release();
+}
+#else
+void attend_bytes(const int8_t *x, int64_t steps, const int64_t *lengths, int64_t sentences, int64_t longest,
+                  int64_t heads, int64_t size, int64_t factor, int32_t *y, int8_t *scratch)
+{
+    (void)x, (void)steps, (void)lengths, (void)sentences, (void)longest, (void)heads, (void)size, (void)factor;
+    (void)y, (void)scratch;
+}
+#endif

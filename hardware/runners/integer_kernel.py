@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from ctypes import c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from export.loihi_numbers import ACTIVATION_SHIFT, DECAY_UNITY, POTENTIAL_MAX
-from export.operators import IntegerLayerNorm, IntegerLeakyIntegrateAndFire
+from export.operators import IntegerAffine, IntegerLayerNorm, IntegerLeakyIntegrateAndFire
 from export.operators.layer_norm import (
     FACTOR_BITS,
     NORMED_BITS,
@@ -28,6 +29,12 @@ from hardware.c_library import load_library
 SOURCE = Path(__file__).with_name("integer_kernel.c")
 LANES, TILE = 16, 4
 """What a product of attention is cut into: rows that are summed together, and vectors of so many numbers in each."""
+PANEL, TILE_ROWS, TILE_BYTES = 32, 16, 64
+"""Of a product of bytes on the processor's tiles: outputs summed together, a tile's rows, and the bytes in each."""
+SUMS_BYTES = 1 << 20
+"""Of 32-bit sums that are computed and read again at a time: what a core's cache holds beside weights."""
+FACTORS_BYTES = 3 * 8
+UINT8_MAX = 255
 NUMBERS: dict[str, int | str] = {
     "ACTIVATION_SHIFT": ACTIVATION_SHIFT,
     "DECAY_UNITY": DECAY_UNITY,
@@ -40,6 +47,9 @@ NUMBERS: dict[str, int | str] = {
     "TABLE_BITS": TABLE_BITS,
     "LANES": LANES,
     "TILE": TILE,
+    "PANEL": PANEL,
+    "TILE_ROWS": TILE_ROWS,
+    "TILE_BYTES": TILE_BYTES,
 }
 """What the C source calls by name; it has no such number of its own."""
 
@@ -56,6 +66,47 @@ class _Neurons(ctypes.Structure):
         ("reset_to_zero", c_int64),
         *((name, c_void_p) for name in ("keep", "above", "taken", "bias")),
     ]
+
+
+class _Affine(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("inputs", "outputs", "depth", "rows", "sums_stride")),
+        *((name, c_void_p) for name in ("weights", "bias")),
+    ]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [("features", c_int64), *((name, c_void_p) for name in ("map", "norm", "cells"))]
+
+
+class KernelAffine:
+    """An affine map of int8 as the kernel takes it."""
+
+    def __init__(self, affine: IntegerAffine) -> None:
+        rows, inputs = affine.weight.shape
+        outputs = _rounded_up(rows, PANEL)
+        self._weights = np.ascontiguousarray(affine.weight)
+        self._bias = torch.zeros(outputs, dtype=torch.int32)  # torch's memory begins at a line of the cache
+        if affine.bias is not None:
+            self._bias[:rows] = torch.from_numpy(affine.bias)
+        self.sums_stride = outputs + TILE_BYTES // 4  # rows of a power of two bytes would all meet in the same lines
+        self.packed_bytes = outputs * inputs
+        self._held = _Affine(
+            inputs,
+            outputs,
+            _tile_depth(inputs),
+            rows,
+            self.sums_stride,
+            self._weights.ctypes.data,
+            self._bias.data_ptr(),
+        )
+        self.address = ctypes.addressof(self._held)
+
+    def sums(self, steps: int) -> tuple[int, int]:
+        """Return of how many tokens sums are held at a time, and the bytes of these."""
+        bytes_per_tile = 4 * self.sums_stride * steps * TILE_ROWS
+        tiles = max(1, SUMS_BYTES // bytes_per_tile)
+        return tiles * TILE_ROWS, tiles * bytes_per_tile
 
 
 class KernelNorm:
@@ -89,16 +140,40 @@ class KernelNeurons:
         self.address = ctypes.addressof(self._held)
 
 
+class KernelLayer:
+    """Neurons with the layer norm and the affine map before them, where there are such."""
+
+    def __init__(
+        self, affine: IntegerAffine | None, norm: IntegerLayerNorm | None, neuron: IntegerLeakyIntegrateAndFire
+    ) -> None:
+        self.affine = None if affine is None else KernelAffine(affine)
+        self._norm = None if norm is None else KernelNorm(norm)
+        self._neurons = KernelNeurons(neuron)
+        self.groups = 1 if norm is None else norm.groups
+        self.features, self.reads = neuron.in_features, torch.int32 if affine is None else torch.int8
+        parts = (None if part is None else part.address for part in (self.affine, self._norm, self._neurons))
+        self._held = _Layer(neuron.in_features, *parts)
+        self.address = ctypes.addressof(self._held)
+
+
 class Kernel:
-    """The functions of ``integer_kernel.c`` on torch tensors of the CPU."""
+    """The functions of ``integer_kernel.c`` on torch tensors of the CPU, on the thread that calls."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._fire, self._normalise, self._attend = library.fire, library.normalise, library.attend
-        self._fire.restype = c_int64
-        self._fire.argtypes = [c_void_p, *[c_int64] * 4, *[c_void_p] * 2, c_int64, *[c_void_p] * 3]
-        self._normalise.restype = self._attend.restype = None
+        self._fire, self._normalise = library.fire, library.normalise
+        self._attend, self._attend_bytes = library.attend, library.attend_bytes
+        library.has_tiles.restype = self._fire.restype = c_int64
+        self._fire.argtypes = [*[c_void_p] * 2, *[c_int64] * 5, *[c_void_p] * 2, c_int64, *[c_void_p] * 3]
         self._normalise.argtypes = [c_void_p, c_int64, *[c_void_p] * 2]
-        self._attend.argtypes = [c_void_p, c_int64, c_void_p, *[c_int64] * 5, *[c_void_p] * 2]
+        for attend in (self._attend, self._attend_bytes):
+            attend.argtypes = [c_void_p, c_int64, c_void_p, *[c_int64] * 5, *[c_void_p] * 2]
+        self._normalise.restype = self._attend.restype = self._attend_bytes.restype = None
+        self.has_tiles = bool(library.has_tiles())
+        self._rooms = threading.local()
+
+    def multiplies(self, affine: IntegerAffine) -> bool:
+        """Return whether the processor has tiles for products of bytes (AMX), and they suit an affine map."""
+        return self.has_tiles and _tile_depth(affine.weight.shape[1]) > 0
 
     def normalise(self, x: Tensor, norm: KernelNorm) -> Tensor:
         """Return the layer norm of whole numbers ``(T, P, D)`` as int32."""
@@ -107,16 +182,14 @@ class Kernel:
         self._normalise(x.data_ptr(), x.shape[0] * x.shape[1], norm.address, y.data_ptr())
         return y
 
-    def fire(
-        self, x: Tensor, norm: KernelNorm | None, neurons: KernelNeurons, spikes: Tensor, potentials: Tensor | None
-    ) -> int:
-        """Run neurons, behind a layer norm where there is one.
+    def fire(self, layer: KernelLayer, x: Tensor, spikes: Tensor, potentials: Tensor | None) -> int:
+        """Run neurons, behind a layer norm and an affine map where there are such.
 
         Parameters
         ----------
+        layer : KernelLayer
         x : Tensor
-            ``(T or 1, P, D)`` whole numbers.
-        norm, neurons
+            ``(T or 1, P, D)`` whole numbers: for an affine map 0 to 127.
         spikes : Tensor
             ``(T, P, D)`` int8, filled; it may be some tokens of a larger one.
         potentials : Tensor or None
@@ -127,34 +200,51 @@ class Kernel:
         int
             How many potentials were held at their limit.
         """
-        x = x.to(torch.int32).contiguous()
-        x_steps, tokens, features = x.shape
-        scratch = torch.empty(3 * x_steps * (1 if norm is None else norm.groups), dtype=torch.float64)
-        return self._fire(
+        if x.dtype != layer.reads:
+            x = x.to(layer.reads)
+        x_steps, tokens, inputs = x.shape
+        if x.stride()[1:] != (inputs, 1):
+            x = x.contiguous()
+        at_once, sums_bytes, packed_bytes = tokens, 0, 0
+        if layer.affine is not None:
+            at_once, sums_bytes = layer.affine.sums(x_steps)
+            packed_bytes = layer.affine.packed_bytes
+        room = self._room(sums_bytes + packed_bytes + FACTORS_BYTES * x_steps * layer.groups)
+        return self._fire(  # type: ignore[no-any-return]
+            layer.address,
             x.data_ptr(),
             x_steps,
+            x.stride(0),
             spikes.shape[0],
             tokens,
-            features,
-            None if norm is None else norm.address,
-            neurons.address,
             spikes.stride(0),
             spikes.data_ptr(),
             None if potentials is None else potentials.data_ptr(),
-            scratch.data_ptr(),
+            at_once,
+            room,
+            room + sums_bytes,
+            room + sums_bytes + packed_bytes,
         )
 
-    def attend(self, x: Tensor, lengths: Tensor, heads: int, head_size: int, factor: int) -> Tensor:
+    def attend(self, x: Tensor, lengths: Tensor, heads: int, head_size: int, factor: int, largest: int) -> Tensor:
         """Return `factor` times the attention product of spikes ``(T, P, 3 D)`` int8 as ``(T, P, D)`` int32.
 
-        Sentences of `lengths` tokens, int64, lie one behind the other. Sums must stay below 2^24, the result below
-        2^31.
+        Sentences of `lengths` tokens, int64, lie one behind the other. Numbers are 0 to `largest`; sums must stay below
+        2^24, the result below 2^31.
         """
         x = x.contiguous()
         y = torch.empty(x.shape[0], x.shape[1], heads * head_size, dtype=torch.int32)
-        padded, longest = _rounded_up(head_size, LANES), _rounded_up(int(lengths.max()), TILE)
-        scratch = torch.zeros((4 * longest + padded) * padded)
-        self._attend(
+        longest = int(lengths.max())
+        if self.has_tiles and head_size % TILE_ROWS == 0 and longest * largest**2 <= UINT8_MAX:
+            attend, longest = self._attend_bytes, _rounded_up(longest, TILE_BYTES)
+            room = self._room((2 * longest + head_size) * head_size)
+        else:
+            padded = _rounded_up(head_size, LANES)
+            attend, longest = self._attend, _rounded_up(longest, TILE)
+            count = 4 * (4 * longest + padded) * padded
+            room = self._room(count)
+            ctypes.memset(room, 0, count)
+        attend(
             x.data_ptr(),
             x.shape[0],
             lengths.data_ptr(),
@@ -164,9 +254,16 @@ class Kernel:
             head_size,
             factor,
             y.data_ptr(),
-            scratch.data_ptr(),
+            room,
         )
         return y
+
+    def _room(self, count: int) -> int:
+        """Return where a thread has room for so many bytes, at the beginning of a line of the cache."""
+        held: Tensor | None = getattr(self._rooms, "held", None)
+        if held is None or held.numel() < count:
+            held = self._rooms.held = torch.empty(count, dtype=torch.uint8)
+        return held.data_ptr()
 
 
 @lru_cache(maxsize=1)
@@ -174,6 +271,11 @@ def load_kernel() -> Kernel | None:
     """Return the kernel, built where it is not there yet; None where it cannot be."""
     library = load_library(SOURCE, NUMBERS)
     return None if library is None else Kernel(library)
+
+
+def _tile_depth(inputs: int) -> int:
+    """Return how many inputs go into a tile, all tiles being alike; 0 where tiles would be nearly empty."""
+    return next((depth for depth in range(TILE_BYTES, TILE_BYTES // 4 - 1, -4) if inputs % depth == 0), 0)
 
 
 def _rounded_up(count: int, unit: int) -> int:

@@ -38,7 +38,7 @@ from export.operators.layer_norm import integer_layer_norm
 from hardware import compare, open_runner
 from hardware.errors import RunnerError
 from hardware.runners.integer import IntegerRunner
-from hardware.runners.integer_kernel import KernelNorm, load_kernel
+from hardware.runners.integer_kernel import Kernel, KernelLayer, KernelNorm, load_kernel
 from spikebert.checkpoint import SHIPPED_CHECKPOINTS, load_model, load_tokenizer
 from spikebert.cli.quantization import CALIBRATION_SENTENCES, read_calibration
 from spikebert.data import TASKS, load_examples
@@ -411,7 +411,7 @@ def test_neurons_at_the_limits_of_every_register(compiled: bool, reset: str, fir
 
 
 @pytest.mark.skipif(load_kernel() is None, reason="there is no C compiler")
-@pytest.mark.parametrize("size", [1, 3, 16, 130, 768, 4096])
+@pytest.mark.parametrize("size", [1, 3, 16, 64, 130, 768, 4096])
 @pytest.mark.parametrize("spread", [0, 1, 9, 1000, 1 << 16, 1 << 18, 1 << 24])
 def test_layer_norm_in_c_is_the_one_written_in_whole_numbers(size: int, spread: int) -> None:
     """Numbers close together around any mean, and numbers so large that their norm is found by the longer way.
@@ -454,22 +454,114 @@ def test_a_threshold_may_lie_between_whole_numbers_or_beyond_them(compiled: bool
         np.testing.assert_array_equal(spikes, expected)
 
 
-@pytest.mark.skipif(load_kernel() is None, reason="there is no C compiler")
-@pytest.mark.parametrize("head_size", [1, 3, 16, 17, 64, 70])
+@pytest.fixture(params=[False, True], ids=["vectors", "tiles"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """The C kernel without and with the processor's tiles, where it has such."""
+    found = load_kernel()
+    if found is None:
+        pytest.skip("there is no C compiler")
+    if request.param and not found.has_tiles:
+        pytest.skip("the processor has no tiles (AMX)")
+    monkeypatch.setattr(found, "has_tiles", request.param)
+    return found
+
+
+@pytest.mark.parametrize("head_size", [1, 3, 16, 17, 48, 64, 70, 80, 128])
 @pytest.mark.parametrize("heads", [1, 2])
-def test_attention_in_c_is_the_sum_it_stands_for(head_size: int, heads: int) -> None:
-    """Heads of less and more than what is summed together, sentences of any length one behind the other."""
-    lengths, width = np.array([9, 1, 4, 31, 2]), heads * head_size
-    x = np.random.default_rng(head_size).integers(0, 6, (3, lengths.sum(), 3 * width))
-    kernel = load_kernel()
-    assert kernel is not None
-    found = kernel.attend(torch.from_numpy(x).to(torch.int8), torch.from_numpy(lengths), heads, head_size, 4).numpy()
-    parts = np.split(x.reshape(3, -1, 3, heads, head_size), np.cumsum(lengths)[:-1], 1)
+@pytest.mark.parametrize("largest", [1, 2, 5])
+def test_attention_in_c_is_the_sum_it_stands_for(kernel: Kernel, head_size: int, heads: int, largest: int) -> None:
+    """Heads of less and more than what is summed together, sentences of any length one behind the other.
+
+    With numbers up to 2 sums of 63 tokens stay below 2^8, so that bytes hold them; with 5 they do not.
+    """
+    lengths, width = np.array([9, 1, 63, 0, 31, 2, 16]), heads * head_size
+    x = np.random.default_rng(head_size).integers(0, largest + 1, (3, lengths.sum(), 3 * width))
+    _check_attention(kernel, x, lengths, heads, largest)
+
+
+@pytest.mark.parametrize("tokens", [64, 65, 255, 256])
+def test_attention_in_bytes_ends_where_a_byte_does(kernel: Kernel, tokens: int) -> None:
+    """With spikes everywhere K^T V is the number of tokens, of which a byte holds 255."""
+    _check_attention(kernel, np.ones((2, tokens, 3 * 2 * 32), np.int64), np.array([tokens]), 2, 1)
+
+
+def _check_attention(kernel: Kernel, x: np.ndarray, lengths: np.ndarray, heads: int, largest: int) -> None:
+    width = x.shape[-1] // 3
+    spikes, tokens = torch.from_numpy(x).to(torch.int8), torch.from_numpy(lengths)
+    found = kernel.attend(spikes, tokens, heads, width // heads, 4, largest).numpy()
+    sentences = np.split(x.reshape(len(x), -1, 3, heads, width // heads), np.cumsum(lengths)[:-1], 1)
     expected = [
-        np.einsum("tnhd,tmhd,tmhe->tnhe", *(part[:, :, role] for role in range(3))).reshape(3, -1, width) * 4
-        for part in parts
+        np.einsum("tnhd,tmhd,tmhe->tnhe", *np.moveaxis(sentence, 2, 0), optimize=True) * 4 for sentence in sentences
     ]
-    np.testing.assert_array_equal(found, np.concatenate(expected, 1))
+    np.testing.assert_array_equal(found, np.concatenate(expected, 1).reshape(found.shape))
+
+
+@pytest.mark.parametrize("kernel", [True], indirect=True, ids=["tiles"])
+@pytest.mark.parametrize("inputs", [16, 20, 64, 100, 96, 192, 300])
+@pytest.mark.parametrize("outputs", [1, 16, 31, 33, 70])
+@pytest.mark.parametrize("tokens", [1, 5, 16, 17, 33, 50])
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_map_of_bytes_is_the_sums_it_stands_for(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, inputs: int, outputs: int, tokens: int, constant: bool
+) -> None:
+    """Maps that do not fill tiles, weights at their limits; of 50 tokens no more than a tile's are summed at a time.
+
+    Potentials show the sums: neurons keep a 4096th of them from step to step.
+    """
+    rng, steps = np.random.default_rng(inputs * outputs + tokens), 3
+    if tokens == 50:
+        monkeypatch.setattr("hardware.runners.integer_kernel.SUMS_BYTES", 1)
+    largest = min(127, 120_000 // (128 * inputs))  # currents have 18 bits
+    weight = rng.choice([-128, 127, *rng.integers(-128, 128, 4)], (outputs, inputs)).astype(np.int8)
+    bias = rng.integers(-10_000, 10_000, outputs) if outputs % 2 else None
+    affine = IntegerAffine(weight=weight, bias=bias, unit=np.ones(outputs))
+    constants = {"threshold": 1000, "decay": 4095, "bias_mantissa": 0, "bias_exponent": 0}
+    neurons = IntegerLeakyIntegrateAndFire(
+        **{key: np.full(outputs, value) for key, value in constants.items()},
+        reset="zero",
+        fire_on_equal=False,
+        unit=np.ones(outputs),
+    )
+    x = rng.choice([0, largest, *rng.integers(0, largest + 1, 3)], (1 if constant else steps, tokens, inputs))
+    charge = 64 * (np.einsum("tni,oi->tno", x, weight.astype(np.int64)) + (0 if bias is None else bias))
+    expected, left = [], np.zeros((tokens, outputs), np.int64)
+    for step in range(steps):
+        expected.append(np.sign(left) * (np.abs(left) // 4096) + charge[0 if constant else step])
+        left = np.where(expected[-1] > 64_000, 0, expected[-1])
+
+    assert kernel.multiplies(affine)
+    everywhere = torch.full((2, steps, tokens + 2, outputs), -1, dtype=torch.int32)  # some tokens of more
+    spikes, potentials = everywhere[0].to(torch.int8), everywhere[1]
+    bytes_read = torch.from_numpy(x).to(torch.int8)
+    held = kernel.fire(KernelLayer(affine, None, neurons), bytes_read, spikes[:, 1:-1], potentials[:, 1:-1])
+    np.testing.assert_array_equal(potentials[:, 1:-1].numpy(), expected)
+    np.testing.assert_array_equal(spikes[:, 1:-1].numpy(), np.greater(expected, 64_000))
+    assert held == 0
+    assert all(bool((shown[:, [0, -1]] == -1).all()) for shown in (spikes, potentials))
+
+
+@pytest.mark.parametrize("inputs", [6, 8, 68])
+def test_a_map_that_no_tiles_suit_is_multiplied_all_the_same(kernel: Kernel, inputs: int) -> None:
+    """Its inputs are not a multiple of four, fewer than a quarter of a tile, or a multiple of no more than four."""
+    rng = np.random.default_rng(0)
+    affine = IntegerAffine(weight=rng.integers(-128, 128, (9, inputs), dtype=np.int8), bias=None, unit=np.ones(9))
+    assert not kernel.multiplies(affine)
+    constants = {"threshold": 300, "decay": 1000, "bias_mantissa": 5, "bias_exponent": 6}
+    neurons = IntegerLeakyIntegrateAndFire(
+        **{key: np.full(9, value) for key, value in constants.items()},
+        reset="subtract",
+        fire_on_equal=True,
+        unit=np.ones(9),
+    )
+    builder = NetworkBuilder("input", inputs)
+    builder.add("neurons", neurons, builder.add("map", affine, "input"))
+    network = builder.network("output", "neurons", readout=Readout(1.0, np.zeros(9, np.int64)), input_limit=7)
+    x = rng.integers(0, 8, (5, 2, 3, inputs))
+    spikes, potentials, _ = simulate(build_graph(network), x, np.ones((2, 3), bool))
+    with open_runner(network, "integer", "integer", record_membrane_potentials=True) as opened:
+        trace = opened.run(x)
+    np.testing.assert_array_equal(trace.spikes["neurons"], spikes["neurons"])
+    np.testing.assert_array_equal(trace.membrane_potentials["neurons"], potentials["neurons"])
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -489,6 +581,57 @@ def test_a_compiler_from_pip_does_where_there_is_none(tmp_path: Path) -> None:
         command = [sys.executable, "-c", look]
         found.append(subprocess.run(command, check=True, capture_output=True, text=True, env=settings).stdout.strip())
     assert found == [str(importlib.util.find_spec("ziglang") is not None), "True"]
+
+
+GUARDED = """
+import ctypes, mmap, sys
+import numpy as np, torch
+from export.operators import IntegerAffine, IntegerLeakyIntegrateAndFire
+from hardware.runners.integer_kernel import KernelLayer, load_kernel
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+held = []
+
+
+def guarded(values):
+    room = mmap.mmap(-1, (-(-values.nbytes // mmap.PAGESIZE) + 1) * mmap.PAGESIZE)
+    end = ctypes.addressof(ctypes.c_char.from_buffer(room)) + len(room) - mmap.PAGESIZE
+    assert libc.mprotect(end, mmap.PAGESIZE, 0) == 0
+    held.append(room)
+    copy = np.frombuffer((ctypes.c_char * values.nbytes).from_address(end - values.nbytes), values.dtype)
+    copy[:] = values.ravel()
+    return copy.reshape(values.shape)
+
+
+kernel, rng = load_kernel(), np.random.default_rng(0)
+kernel.has_tiles = sys.argv[1] == "True"
+for tokens in (1, 5, 16, 17, 33):
+    for heads, size in ((1, 16), (2, 48), (3, 17)):
+        x = torch.from_numpy(guarded(rng.integers(0, 2, (2, tokens, 3 * heads * size), dtype=np.int8)))
+        kernel.attend(x, torch.from_numpy(guarded(np.array([tokens]))), heads, size, 4, 1)
+    for inputs, outputs in ((16, 1), (100, 33), (192, 70)):
+        weight = guarded(rng.integers(-128, 128, (outputs, inputs), dtype=np.int8))
+        affine = IntegerAffine(weight=weight, bias=None, unit=np.ones(outputs)) if kernel.has_tiles else None
+        ones = np.ones(outputs, np.int64)
+        constants = dict.fromkeys(("threshold", "decay", "bias_mantissa", "bias_exponent", "unit"), ones)
+        neurons = IntegerLeakyIntegrateAndFire(reset="zero", fire_on_equal=True, **constants)
+        features, kind = (inputs, np.int8) if kernel.has_tiles else (outputs, np.int32)  # a map's, or sums
+        read = rng.integers(0, 2, (2, tokens, features), dtype=kind)
+        out = np.zeros((2, tokens, outputs))
+        spikes, potentials = (torch.from_numpy(guarded(out.astype(kind))) for kind in (np.int8, np.int32))
+        kernel.fire(KernelLayer(affine, None, neurons), torch.from_numpy(guarded(read)), spikes, potentials)
+print("stayed inside")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are guarded by a call of Linux")
+def test_the_c_kernel_stays_inside_what_it_is_given(kernel: Kernel) -> None:
+    """Behind everything that it reads and fills lies a page that nobody may touch."""
+    command = [sys.executable, "-c", GUARDED, str(kernel.has_tiles)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert (found.returncode, found.stdout.strip()) == (0, "stayed inside"), found.stderr
 
 
 @settings(parent=SETTINGS, max_examples=40)
