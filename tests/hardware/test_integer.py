@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from export import build_graph, parse_graph, quantize, to_nir
 from export.errors import ChipLimitError, GraphError
-from export.network import NetworkBuilder, Readout
+from export.network import NetworkBuilder, Readout, TokenEncoding
 from export.operators import (
     Heaviside,
     IntegerAffine,
@@ -35,9 +36,10 @@ from export.operators import (
     TokenSum,
 )
 from export.operators.layer_norm import integer_layer_norm
+from export.passes.intervals import value_intervals
 from hardware import compare, open_runner
 from hardware.errors import RunnerError
-from hardware.runners.integer import IntegerRunner
+from hardware.runners.integer import IntegerRunner, _even_exponent, _TorchNorm
 from hardware.runners.integer_kernel import Kernel, KernelLayer, KernelNorm, load_kernel
 from spikebert.checkpoint import SHIPPED_CHECKPOINTS, load_model, load_tokenizer
 from spikebert.cli.quantization import CALIBRATION_SENTENCES, read_calibration
@@ -434,6 +436,199 @@ def test_layer_norm_in_c_is_the_one_written_in_whole_numbers(size: int, spread: 
     expected = integer_layer_norm(x, norm.weight, norm.bias, norm.integer_eps, norm.shift)
     found = kernel.normalise(torch.from_numpy(x), KernelNorm(norm))
     np.testing.assert_array_equal(found.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("largest", "spread", "block", "at_once"),
+    [
+        (5792, 5792, 64, True),  # 64 squares are just below 2^31
+        (5793, 5793, 32, True),
+        (8191, 8191, 32, True),
+        (8192, 8192, 0, True),  # 32 squares are 2^31
+        ((1 << 22) - 1, 3, 0, True),  # 64 times as much is just below 2^28
+        (1 << 22, 3, 0, False),
+        ((1 << 24) + 1, 1, 0, False),
+        ((1 << 19) - 1, (1 << 19) - 1, 0, True),  # the radicand is just below 2^50: nothing is shifted right
+        (1 << 19, 1 << 19, 0, False),
+        (0, 0, 64, True),
+    ],
+)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_layer_norm_in_torch_is_the_one_written_in_whole_numbers(
+    largest: int, spread: int, block: int, at_once: bool, groups: int
+) -> None:
+    """On both sides of every limit at which it takes another way, with rows that reach the limit as a whole."""
+    rng, size = np.random.default_rng(largest), 64
+    norm = IntegerLayerNorm(
+        weight=rng.choice([-(1 << 24) + 1, (1 << 24) - 1, 3 << 20, 1 << 19, 1, 0], groups * size),
+        bias=rng.integers(-(1 << 20), 1 << 20, groups * size) << 19,
+        groups=groups,
+        integer_eps=np.full(groups, 1),
+        shift=20,
+        unit=np.ones(groups * size),
+    )
+    near = largest - rng.integers(0, 2 * spread + 1, (4, 30, groups * size))
+    ends = largest - 2 * spread * rng.permuted(np.tile([0, 1], (4, 30, groups * size // 2)), axis=-1)
+    # in one group as much of the one end as of the other: the largest variance
+    even = largest - 2 * spread * np.tile([0, 1], (4, 30, groups * size // 2))
+    x = np.concatenate([near, -near, ends, -ends, even, np.full_like(even, largest)], 1)
+    builder = NetworkBuilder("input", groups * size)
+    builder.add("norm", norm, "input")
+    readout = Readout(1.0, np.zeros(groups * size, np.int64))
+    network = builder.network("output", "norm", readout=readout, input_limit=max(1, largest))
+    with open_runner(network, "integer", "integer", compiled=False) as opened:
+        assert isinstance(opened, IntegerRunner)
+        in_torch = _TorchNorm(norm, opened, value_intervals(network)["input"])
+        factors = in_torch.factors(torch.from_numpy(x))
+        outputs = opened.run(x[:, None]).outputs
+    assert in_torch._block(largest) == block
+    assert (factors.third is None) == at_once
+    expected = integer_layer_norm(x, norm.weight, norm.bias, norm.integer_eps, norm.shift)
+    np.testing.assert_array_equal(outputs[:, 0], expected)
+    assert np.abs(expected).max() <= factors.reach
+
+
+@pytest.mark.parametrize("size", [1, 3, 16, 130, 768, 4096])
+@pytest.mark.parametrize("spread", [0, 1, 9, 1000, 1 << 16, 1 << 18, 1 << 24])
+def test_layer_norm_of_any_size_in_torch_is_the_one_written_in_whole_numbers(size: int, spread: int) -> None:
+    rng, limit = np.random.default_rng(spread + size), min((1 << 25) - 1, (1 << 30) // size)
+    spread = min(spread, limit // 2)
+    norm = IntegerLayerNorm(
+        weight=rng.choice([-(1 << 24) + 1, (1 << 24) - 1, 3 << 20, 1 << 19, 1, 0], 2 * size),
+        bias=rng.integers(-(1 << 20), 1 << 20, 2 * size) << 19,
+        groups=2,
+        integer_eps=np.array([1, 1 << 20]),
+        shift=20,
+        unit=np.ones(2 * size),
+    )
+    middles = [0, 1, limit // 2, -(limit // 2)]
+    x = rng.choice(middles, (4, 1, 60, 1)) + rng.integers(-spread, spread + 1, (4, 1, 60, 2 * size))
+    builder = NetworkBuilder("input", 2 * size)
+    builder.add("norm", norm, "input")
+    readout = Readout(1.0, np.zeros(2 * size, np.int64))
+    network = builder.network("output", "norm", readout=readout, input_limit=limit)
+    with open_runner(network, "integer", "integer", compiled=False) as opened:
+        outputs = opened.run(x).outputs
+    np.testing.assert_array_equal(outputs, integer_layer_norm(x, norm.weight, norm.bias, norm.integer_eps, norm.shift))
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_reach_of_a_norm_holds_for_a_row_with_one_end_far_out(sign: int) -> None:
+    size = 64
+    norm = IntegerLayerNorm(
+        weight=np.full(size, 1 << 20),
+        bias=np.zeros(size, np.int64),
+        groups=1,
+        integer_eps=np.array([1]),
+        shift=20,
+        unit=np.ones(size),
+    )
+    x = np.zeros((1, 1, 1, size), np.int64)
+    x[..., 7] = sign * 1000
+    builder = NetworkBuilder("input", size)
+    builder.add("norm", norm, "input")
+    network = builder.network("output", "norm", readout=Readout(1.0, np.zeros(size, np.int64)), input_limit=1000)
+    with open_runner(network, "integer", "integer", compiled=False) as opened:
+        assert isinstance(opened, IntegerRunner)
+        in_torch = _TorchNorm(norm, opened, value_intervals(network)["input"])
+        reach = in_torch.factors(torch.from_numpy(x[:, 0])).reach
+        outputs = opened.run(x).outputs
+    assert sign * outputs[0, 0, 0, 7] > 7 << 20  # next to the root of 64
+    assert np.abs(outputs).max() <= reach < 9 << 20
+
+
+def test_exponents_bring_numbers_next_to_powers_of_two_where_the_root_takes_them() -> None:
+    """Above 2^53 float64, from which the number of bits is read, rounds those just below a power up to it."""
+    x = np.array([(1 << bits) + more for bits in range(1, 62) for more in (-1, 0, 1)])
+    exponent = _even_exponent(x, int(x.max()))
+    assert np.all(exponent % 2 == 0)
+    for number, shift in zip(x.tolist(), exponent.tolist(), strict=True):
+        assert 1 << 60 <= number << shift < 1 << 62, number
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_neurons_that_are_driven_alike_at_every_step(reset: str) -> None:
+    """What does not change from step to step is computed once, by the layer norm before the neurons as well."""
+    rng, features = np.random.default_rng(0), 24
+    builder = NetworkBuilder("input", 10)
+    weight = rng.integers(-127, 128, (features, 10)).astype(np.int8)
+    builder.add("embedding", IntegerAffine(weight=weight, bias=None, unit=np.ones(features)), "input")
+    norm = IntegerLayerNorm(
+        weight=np.full(features, 1 << 20),
+        bias=rng.integers(-(1 << 33), 1 << 33, features),
+        groups=1,
+        integer_eps=np.array([1]),
+        shift=32,
+        unit=np.ones(features),
+    )
+    builder.add("norm", norm, "embedding")
+    neurons = IntegerLeakyIntegrateAndFire(
+        threshold=rng.integers(50, 300, features),
+        decay=rng.integers(0, 2000, features),
+        bias_mantissa=np.zeros(features, np.int64),
+        bias_exponent=np.zeros(features, np.int64),
+        reset=reset,
+        fire_on_equal=False,
+        unit=np.ones(features),
+    )
+    builder.add("neurons", neurons, "norm")
+    readout = Readout(1.0, np.zeros(features, np.int64))
+    network = builder.network(
+        "output", "neurons", readout=readout, token_encoding=TokenEncoding(10, 0), time_steps=6, max_tokens=10
+    )
+    ids = np.arange(10)[None]
+    spikes, potentials, _ = simulate(build_graph(network), ids, np.ones((1, 10), bool))
+    assert 0.1 < spikes["neurons"].double().mean() < 0.9
+    options = {"record_membrane_potentials": True, "compiled": False}
+    with open_runner(network, "integer", "integer", **options) as opened:
+        trace = opened.run(ids)
+    np.testing.assert_array_equal(trace.spikes["neurons"], spikes["neurons"])
+    np.testing.assert_array_equal(trace.membrane_potentials["neurons"], potentials["neurons"])
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_what_a_spike_takes_can_drive_a_potential_to_its_limit(on_cpu: bool) -> None:
+    """A neuron that keeps next to nothing and that, once it fired, is driven down by as much as it was up."""
+    threshold, drive = 1 << 16, (1 << 16) + 20
+    neurons = IntegerLeakyIntegrateAndFire(
+        threshold=np.full(3, threshold),
+        decay=np.array([4095, 4095, 4094]),
+        bias_mantissa=np.zeros(3, np.int64),
+        bias_exponent=np.zeros(3, np.int64),
+        reset="subtract",
+        fire_on_equal=True,
+        unit=np.ones(3),
+    )
+    builder = NetworkBuilder("input", 3)
+    builder.add("neurons", neurons, "input")
+    readout = Readout(1.0, np.zeros(3, np.int64))
+    network = builder.network("output", "neurons", readout=readout, input_limit=drive)
+    inputs = np.array([drive, -drive, 5])[:, None, None, None] * np.ones((1, 1, 2, 3), np.int64)
+    _, potentials, _ = simulate(build_graph(network), inputs, np.ones((1, 2), bool))
+    assert potentials["neurons"].min() == -(1 << 23) + 1
+    options = {"record_membrane_potentials": True, "compiled": False}
+    with patch.object(IntegerRunner, "on_cpu", on_cpu), open_runner(network, "integer", "integer", **options) as opened:
+        trace = opened.run(inputs)
+    np.testing.assert_array_equal(trace.membrane_potentials["neurons"], potentials["neurons"])
+    held = {"wrapped_currents": 0, "saturated_potentials": 4}  # the third keeps just enough
+    assert trace.metadata["overflows"] == {"neurons": held}
+
+
+def test_threads_that_share_a_runner_share_no_memory(make_model, padded_batch) -> None:
+    ids, mask = padded_batch
+    with open_runner(quantize(to_nir(make_model()), (ids, mask)), "integer", "integer", compiled=False) as opened:
+        assert isinstance(opened, IntegerRunner)
+        with ThreadPoolExecutor(1) as other:
+            here, there = (
+                opened.scratch.take("potential", (5, 3)),
+                other.submit(opened.scratch.take, "potential", (5, 3)),
+            )
+            assert here.data_ptr() != there.result().data_ptr()
+            assert here.data_ptr() == opened.scratch.take("potential", (3, 4)).data_ptr()
+        expected = opened.run(ids, mask)
+        with ThreadPoolExecutor(2) as both:
+            for found in both.map(opened.run, [ids] * 20, [mask] * 20):
+                assert compare(expected, found).equal
 
 
 @pytest.mark.parametrize("compiled", [False, True])
