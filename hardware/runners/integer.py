@@ -31,16 +31,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from math import gcd, prod
-from threading import local
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from export.execution import NodeExecution
-from export.loihi_numbers import ACTIVATION_MAX, ACTIVATION_SHIFT, DECAY_BITS, DECAY_UNITY, POTENTIAL_MAX
+from export.loihi_numbers import ACTIVATION_MAX
 from export.network import INTEGER, Network, Node
 from export.operators import (
     Heaviside,
@@ -52,31 +50,19 @@ from export.operators import (
     TokenMean,
     Total,
 )
-from export.operators.layer_norm import (
-    NORMED_BITS,
-    PRODUCT_BITS,
-    RADICAND_BITS,
-    integer_inverse_square_root,
-    numerator_shift,
-)
 from export.operators.operator import FLOAT64_EXACT
 from export.passes.intervals import Interval, check_layer_norm, largest_sum, value_intervals
 from hardware.errors import RunnerError
 from hardware.runners.integer_kernel import SUMS_BYTES, Kernel, KernelLayer, KernelNorm, load_kernel
+from hardware.runners.integer_torch import ALL, CHUNK_BYTES, INT32_EXACT, Scratch, TorchNeurons, TorchNorm, tokens_of
 from hardware.runners.reference import overflows, read_outputs, thresholds
 from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
 
 INT8_MAX = 127
-INT32_EXACT, FLOAT32_EXACT = (1 << 31) - 1, 1 << 24
-CHUNK_BYTES = 3 << 18
-"""Of float64 that torch's layer norm and neurons work on at a time on the CPU: with what stands beside it, a core's
-second cache."""
-LEAST_BLOCK = 32
-"""Features of which sums of squares are added up in int32; of fewer at a time it is not worth it."""
+FLOAT32_EXACT = 1 << 24
 GROUP_BYTES = 64 << 20
 """Of a layer's widest sums that are held at a time: more sentences go through in groups."""
-ALL = slice(None)
 
 
 class IntegerRunner(Runner):
@@ -124,7 +110,7 @@ class IntegerRunner(Runner):
         self.time_steps = check_time_steps(time_steps)
         self.record_membrane_potentials, self.record_spikes = record_membrane_potentials, record_spikes
         self.device = torch.device(device)
-        self.scratch = _Scratch(self)
+        self.scratch = Scratch(self)
         intervals = value_intervals(network)
         self.readers = Counter(source for node in network.nodes for source in node.sources)
         self.readers[network.output_source] += 1
@@ -308,10 +294,10 @@ class IntegerRunner(Runner):
                 potentials = torch.empty(spikes.shape, dtype=torch.int32, device=x.device)
             saturated: int | Tensor = 0
             for rows in [ALL] if affine is not None else self.chunks(tokens, 4 * widest * steps, SUMS_BYTES):
-                part = _part(x, rows)
-                shown = None if potentials is None else _part(potentials, rows)
+                part = tokens_of(x, rows)
+                shown = None if potentials is None else tokens_of(potentials, rows)
                 # counted on the device; read once at the end
-                saturated += fire(part if multiply is None else multiply(part), _part(spikes, rows), shown)
+                saturated += fire(part if multiply is None else multiply(part), tokens_of(spikes, rows), shown)
             if saturated:
                 group.overflows[node.name] = Counter(wrapped_currents=0, saturated_potentials=int(saturated))
             group.values[node.name] = spikes
@@ -479,11 +465,6 @@ def _is_proven(operator: Operator, read: Interval | None) -> bool:
     return isinstance(operator, IntegerLeakyIntegrateAndFire) and read is not None and read.largest <= ACTIVATION_MAX
 
 
-def _part(x: Tensor, tokens: slice) -> Tensor:
-    """Return some tokens of ``(T, P, D)``; small layers would spend a tenth of their time on taking all of them."""
-    return x if tokens is ALL else x[:, tokens]
-
-
 def _name(kind: torch.dtype) -> str:
     return str(kind).removeprefix("torch.")
 
@@ -558,7 +539,7 @@ def _layer_norm(
     node: Node, operator: IntegerLayerNorm, runner: IntegerRunner, read: Interval, compiled: bool
 ) -> Callable[[_Group], None]:
     kernel_norm = KernelNorm(operator) if compiled else None
-    in_torch = None if compiled else _TorchNorm(operator, runner, read)
+    in_torch = None if compiled else TorchNorm(operator, runner, read)
 
     def run(group: _Group) -> None:
         x = group.values[node.sources[0]]
@@ -570,153 +551,10 @@ def _layer_norm(
         y = torch.empty(x.shape, dtype=torch.float64, device=x.device)
         factors = in_torch.factors(x)
         for rows in runner.chunks(x.shape[1], x.shape[0] * x.shape[2] * 8, CHUNK_BYTES):
-            in_torch.normalise(_part(x, rows), factors, rows, _part(y, rows))
+            in_torch.normalise(tokens_of(x, rows), factors, rows, tokens_of(y, rows))
         group.values[node.name] = y
 
     return run
-
-
-class _Scratch(local):
-    """Memory that one chunk uses after the other, for each thread its own.
-
-    Fresh memory comes page by page from the system, each filled with zeros first, and that takes several times as long
-    as a pass over it. Not so on a GPU, where torch keeps memory itself.
-    """
-
-    def __init__(self, runner: IntegerRunner) -> None:
-        self._runner = runner
-        self._memory: dict[str, Tensor] = {}
-        self._taken: dict[str, Tensor] = {}
-
-    def take(self, name: str, shape: tuple[int, ...], kind: torch.dtype = torch.float64) -> Tensor:
-        """Return memory, with anything in it, that is nobody else's until the same name is taken again."""
-        taken = self._taken.get(name)
-        if taken is not None and taken.shape == shape and taken.dtype == kind:
-            return taken
-        if not self._runner.on_cpu:
-            return torch.empty(shape, dtype=kind, device=self._runner.device)
-        size, memory = prod(shape) * kind.itemsize, self._memory.get(name)
-        if memory is None or memory.numel() < size:
-            memory = self._memory[name] = torch.empty(size, dtype=torch.uint8, device=self._runner.device)
-        taken = self._taken[name] = memory[:size].view(kind).view(shape)
-        return taken
-
-
-class _TorchNorm:
-    """Layer norm of ``(T, P, D)`` whole numbers: first factors of every row, then the features in float64."""
-
-    def __init__(self, norm: IntegerLayerNorm, runner: IntegerRunner, read: Interval) -> None:
-        scale = 2.0**-norm.shift
-        self.runner = runner
-        self.shape = (norm.groups, norm.in_features // norm.groups)
-        self.gain = torch.from_numpy(norm.weight * scale).to(runner.device).view(self.shape)
-        self.offset = torch.from_numpy(norm.bias * scale + 0.5).to(runner.device).view(self.shape)
-        self.eps = norm.integer_eps[:, None]
-        squares = (read.magnitude**2).reshape(self.shape).sum(-1).max()
-        self.sums_in = torch.float64 if squares < FLOAT64_EXACT else torch.int64
-        self.largest_gain, self.largest_offset = float(self.gain.abs().max()), float(self.offset.abs().max())
-
-    def factors(self, x: Tensor) -> _NormFactors:
-        """Return what `normalise` needs to know of each row."""
-        parts = x.to(torch.int32).view(*x.shape[:2], *self.shape)  # below 2^25
-        low, high = (end(-1, keepdim=True).cpu().numpy() for end in (parts.amin, parts.amax))
-        largest = max(-int(low.min()), int(high.max()))
-        block = self._block(largest)
-        if block:
-            sums, squares = self._sums(parts, block)
-        else:
-            whole = parts.to(self.sums_in)
-            sums, squares = whole.sum(-1, keepdim=True), (whole * whole).sum(-1, keepdim=True)
-        first, second, third = self._factors(_whole(sums), _whole(squares).sum(-1, keepdims=True), largest)
-        # a third factor is below 1, and rounding twice adds no more than 2
-        normed = max(float((high * first + second).max()), -float((low * first + second).min())) + 2
-        reach = int(normed * self.largest_gain + self.largest_offset) + 2
-
-        def on_device(by: np.ndarray) -> Tensor:
-            return torch.from_numpy(by).to(x.device)
-
-        return _NormFactors(on_device(first), on_device(second), None if third is None else on_device(third), reach)
-
-    def _block(self, largest: int) -> int:
-        """Return how many features to take together so that int32 holds the sum of their squares; 0 where too few."""
-        size, fitting = self.shape[1], INT32_EXACT // max(largest**2, 1)
-        if fitting >= size:
-            return size
-        block = gcd(size, 1 << fitting.bit_length() - 1) if fitting else 0
-        return block if block >= LEAST_BLOCK else 0
-
-    def _sums(self, parts: Tensor, block: int) -> tuple[Tensor, Tensor]:
-        """Return sums ``(T, P, groups, 1)`` in int32, and sums of the squares of every `block` features.
-
-        Half the bytes of float64 to read, and the sums fit as well: no group has more than 2^12 features, and of one
-        whose square fits there are 2^12 to a sum.
-        """
-        squares = torch.empty(*parts.shape[:3], self.shape[1] // block, dtype=torch.int32, device=parts.device)
-        for rows in self.runner.chunks(parts.shape[1], parts[:, 0].numel() * 8, CHUNK_BYTES):
-            part = _part(parts, rows)
-            squared = torch.mul(part, part, out=self.runner.scratch.take("activations", part.shape, torch.int32))
-            torch.sum(squared.unflatten(-1, (-1, block)), -1, dtype=torch.int32, out=_part(squares, rows))
-        return parts.sum(-1, keepdim=True, dtype=torch.int32), squares
-
-    def normalise(self, x: Tensor, by: _NormFactors, rows: slice, y: Tensor) -> None:
-        """Fill `y` with the norm of `x`, the rows for which the factors hold that `rows` says."""
-        parts = y.copy_(x).view(*y.shape[:2], *self.shape)
-        # product and sum each by itself: with one factor a row torch does not vectorise them together
-        parts.mul_(_part(by.first, rows)).add_(_part(by.second, rows))
-        if by.third is None:
-            parts.round_()
-        else:
-            parts.floor_().mul_(_part(by.third, rows)).add_(0.5).floor_()
-        torch.addcmul(self.offset, parts, self.gain, out=parts).floor_()
-
-    def _factors(
-        self, sums: np.ndarray, squares: np.ndarray, largest: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return the factors from sums and sums of squares, where no feature's magnitude exceeds `largest`."""
-        size, drop = self.shape[1], numerator_shift(self.shape[1])
-        radicand = size * squares - sums * sums + self.eps
-        greatest = int(radicand.max())
-        exponent = _even_exponent(radicand, greatest)
-        root = integer_inverse_square_root(radicand << exponent)
-        # Where no numerator is shifted right (e / 2 >= h) and |D x| < 2^28, so that |S| is, too: D x f and S f, whole
-        # and below 2^52, are exact, and so is their difference c f, which lies below 2^52 as well, c 2^(e / 2) being
-        # below sqrt(D) 2^31. One product does. Half of the last place more, and nothing lies halfway.
-        if greatest < 1 << (RADICAND_BITS - 2 * drop) and size * largest < 1 << 28:
-            scale = _root_of_two_to(exponent, NORMED_BITS - PRODUCT_BITS)
-            scaled = root * scale
-            return scaled * size, 0.5 * scale - sums * scaled, None
-        power = _root_of_two_to(exponent, -drop)
-        return power * size, 0.5 - sums * power, root * 2.0 ** -(PRODUCT_BITS - drop - NORMED_BITS)
-
-
-class _NormFactors(NamedTuple):
-    """What the features of each group of each token are multiplied with, added to it, and multiplied with again.
-
-    ``normed = floor(floor(x first + second) third + 1/2)``; without a third one ``normed = nearest(x first + second)``.
-    No activation exceeds `reach` in magnitude.
-    """
-
-    first: Tensor
-    second: Tensor
-    third: Tensor | None
-    reach: int
-
-
-def _whole(x: Tensor) -> np.ndarray:
-    return x.cpu().numpy().astype(np.int64)
-
-
-def _even_exponent(x: np.ndarray, greatest: int) -> np.ndarray:
-    """Return the even e with ``2^60 <= x 2^e < 2^62`` for positive int64 up to `greatest`."""
-    length = (x.astype(np.float64).view(np.int64) >> 52) - 1022  # the exponent that float64 holds
-    if greatest >= FLOAT64_EXACT:  # may have been rounded up to the next power of two
-        length -= x >> (length - 1) == 0
-    return RADICAND_BITS - length & ~1
-
-
-def _root_of_two_to(exponent: np.ndarray, more: int) -> np.ndarray:
-    """Return ``2^(e / 2 + more)`` for even exponents, from float64's bits."""
-    return ((exponent << 51) + (more + 1023 << 52)).view(np.float64)
 
 
 _Fire = Callable[[Tensor, Tensor, "Tensor | None"], "int | Tensor"]
@@ -738,93 +576,25 @@ def _fire_in_torch(
     largest_activation: int,
     norm_reads: Interval | None,
 ) -> _Fire:
-    in_torch = None if norm is None or norm_reads is None else _TorchNorm(norm, runner, norm_reads)
-    neurons = _TorchNeurons(neuron, runner)
+    in_torch = None if norm is None or norm_reads is None else TorchNorm(norm, runner, norm_reads)
+    neurons = TorchNeurons(neuron, runner)
 
     def fire(x: Tensor, spikes: Tensor, potentials: Tensor | None) -> int | Tensor:
         saturated: int | Tensor = 0
         factors = None if in_torch is None else in_torch.factors(x)
         reach = largest_activation if factors is None else min(largest_activation, factors.reach)
         for rows in runner.chunks(x.shape[1], x.shape[2] * 8 * x.shape[0], CHUNK_BYTES):
-            part = _part(x, rows)
+            part = tokens_of(x, rows)
             charges = runner.scratch.take("activations", part.shape)
             if in_torch is None or factors is None:
                 charges.copy_(part)
             else:
                 in_torch.normalise(part, factors, rows, charges)
-            shown = None if potentials is None else _part(potentials, rows)
-            saturated += neurons(charges, reach, _part(spikes, rows), shown)
+            shown = None if potentials is None else tokens_of(potentials, rows)
+            saturated += neurons(charges, reach, tokens_of(spikes, rows), shown)
         return saturated
 
     return fire
-
-
-class _TorchNeurons:
-    """Neurons over activations ``(T or 1, P, D)``, whole numbers in float64."""
-
-    def __init__(self, neuron: IntegerLeakyIntegrateAndFire, runner: IntegerRunner) -> None:
-        def constant(values: np.ndarray) -> Tensor:
-            whole = torch.from_numpy(np.asarray(values, np.float64)).to(runner.device)
-            return whole[0] if bool((whole == whole[0]).all()) else whole
-
-        self.runner = runner
-        keep, threshold = DECAY_UNITY - neuron.decay.astype(np.int64), neuron.tested_threshold.astype(np.int64)
-        self.keep, self.threshold = constant(keep / DECAY_UNITY), constant(threshold)
-        self.bias = constant(neuron.bias) if neuron.bias.any() else None
-        self.subtracts = neuron.reset == "subtract"
-        self.fires = torch.ge if neuron.fire_on_equal else torch.gt
-        self.largest_bias, self.strongest = int(np.abs(neuron.bias).max()), float(keep.max()) / DECAY_UNITY
-        # a potential that fired keeps no less than the threshold would: of what a spike takes, only so much is missing
-        self.taken = int((threshold - (threshold * keep >> DECAY_BITS)).max()) if self.subtracts else 0
-
-    def __call__(self, x: Tensor, reach: int, spikes: Tensor, potentials: Tensor | None) -> int | Tensor:
-        """Fill `spikes` and `potentials` ``(T, P, D)``; return how many potentials were held at their limit.
-
-        No activation exceeds `reach`. They are lost: where each step has its own, what fired takes their place.
-        """
-        steps, scratch = spikes.shape[0], self.runner.scratch
-        # what may happen in some sentence seldom does in this one
-        doubtful = self._may_saturate(reach, steps) and self._may_saturate(_largest(x), steps)
-        moving = x.shape[0] > 1
-        potential, fired = scratch.take("potential", x.shape[1:]), x[0]
-        still = None if moving else scratch.take("fired", x.shape[1:])
-        saturated: int | Tensor = 0
-        for step, charge in enumerate(x if moving else x.expand(steps, *x.shape[1:])):
-            if step == 0:  # nothing is left of any step before
-                torch.mul(charge, 1 << ACTIVATION_SHIFT, out=potential)
-            else:
-                if not self.subtracts:
-                    potential.addcmul_(potential, fired, value=-1)
-                potential.mul_(self.keep).trunc_().add_(charge, alpha=1 << ACTIVATION_SHIFT)
-                if self.subtracts:
-                    potential.addcmul_(fired, self.threshold, value=-1)
-            if self.bias is not None:
-                potential.add_(self.bias)
-            # to look is cheaper than to hold and count, but for a GPU the looks had to wait at every step
-            if doubtful and not (self.runner.on_cpu and _largest(potential) <= POTENTIAL_MAX):
-                saturated += (potential.abs() > POTENTIAL_MAX).sum()
-                potential.clamp_(-POTENTIAL_MAX, POTENTIAL_MAX)
-            if potentials is not None:
-                potentials[step].copy_(potential)
-            fired = self.fires(potential, self.threshold, out=charge if still is None else still)
-            if still is not None:
-                spikes[step].copy_(fired)
-        if still is None:
-            spikes.copy_(x)
-        return saturated
-
-    def _may_saturate(self, activation: int, steps: int) -> bool:
-        """Return whether activations up to so much can drive a potential to its limit."""
-        reachable = 0.0
-        for _ in range(steps):
-            kept = max(reachable * self.strongest, self.taken)
-            reachable = kept + (activation << ACTIVATION_SHIFT) + self.largest_bias
-        return reachable > POTENTIAL_MAX
-
-
-def _largest(x: Tensor) -> int:
-    """Return the largest magnitude of whole numbers; twice amax reads them in less time than one aminmax."""
-    return int(max(x.amax().item(), -x.amin().item()))
 
 
 def _heaviside(node: Node, operator: Heaviside, read: Interval, device: torch.device) -> Callable[[_Group], None]:

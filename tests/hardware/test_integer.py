@@ -39,8 +39,9 @@ from export.operators.layer_norm import integer_layer_norm
 from export.passes.intervals import value_intervals
 from hardware import compare, open_runner
 from hardware.errors import RunnerError
-from hardware.runners.integer import IntegerRunner, _even_exponent, _TorchNorm
+from hardware.runners.integer import IntegerRunner
 from hardware.runners.integer_kernel import Kernel, KernelLayer, KernelNorm, load_kernel
+from hardware.runners.integer_torch import TorchNorm, even_exponent
 from spikebert.checkpoint import SHIPPED_CHECKPOINTS, load_model, load_tokenizer
 from spikebert.cli.quantization import CALIBRATION_SENTENCES, read_calibration
 from spikebert.data import TASKS, load_examples
@@ -478,7 +479,7 @@ def test_layer_norm_in_torch_is_the_one_written_in_whole_numbers(
     network = builder.network("output", "norm", readout=readout, input_limit=max(1, largest))
     with open_runner(network, "integer", "integer", compiled=False) as opened:
         assert isinstance(opened, IntegerRunner)
-        in_torch = _TorchNorm(norm, opened, value_intervals(network)["input"])
+        in_torch = TorchNorm(norm, opened, value_intervals(network)["input"])
         factors = in_torch.factors(torch.from_numpy(x))
         outputs = opened.run(x[:, None]).outputs
     assert in_torch._block(largest) == block
@@ -530,7 +531,7 @@ def test_the_reach_of_a_norm_holds_for_a_row_with_one_end_far_out(sign: int) -> 
     network = builder.network("output", "norm", readout=Readout(1.0, np.zeros(size, np.int64)), input_limit=1000)
     with open_runner(network, "integer", "integer", compiled=False) as opened:
         assert isinstance(opened, IntegerRunner)
-        in_torch = _TorchNorm(norm, opened, value_intervals(network)["input"])
+        in_torch = TorchNorm(norm, opened, value_intervals(network)["input"])
         reach = in_torch.factors(torch.from_numpy(x[:, 0])).reach
         outputs = opened.run(x).outputs
     assert sign * outputs[0, 0, 0, 7] > 7 << 20  # next to the root of 64
@@ -540,7 +541,7 @@ def test_the_reach_of_a_norm_holds_for_a_row_with_one_end_far_out(sign: int) -> 
 def test_exponents_bring_numbers_next_to_powers_of_two_where_the_root_takes_them() -> None:
     """Above 2^53 float64, from which the number of bits is read, rounds those just below a power up to it."""
     x = np.array([(1 << bits) + more for bits in range(1, 62) for more in (-1, 0, 1)])
-    exponent = _even_exponent(x, int(x.max()))
+    exponent = even_exponent(x, int(x.max()))
     assert np.all(exponent % 2 == 0)
     for number, shift in zip(x.tolist(), exponent.tolist(), strict=True):
         assert 1 << 60 <= number << shift < 1 << 62, number
