@@ -352,20 +352,50 @@ def test_batch_padding_and_time_steps_change_nothing(tiny_model, padded_batch) -
                 np.testing.assert_array_equal(spikes[:, 0], together.spikes[name][:, row, real])
 
 
-@pytest.mark.skipif(load_kernel() is None, reason="there is no C compiler")
+@pytest.fixture(params=[False, True], ids=["vectors", "tiles"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """The C kernel without and with the processor's tiles, where it has such."""
+    found = load_kernel()
+    if found is None:
+        pytest.skip("there is no C compiler")
+    if request.param and not found.has_tiles:
+        pytest.skip("the processor has no tiles (AMX)")
+    monkeypatch.setattr(found, "has_tiles", request.param)
+    return found
+
+
 @pytest.mark.parametrize("neuron", ["paper", "snntorch", "published", "loihi"])
-def test_the_c_kernel_computes_the_same(make_model, padded_batch, neuron: str) -> None:
+def test_the_c_kernel_computes_the_same(kernel: Kernel, make_model, padded_batch, neuron: str) -> None:
     ids, mask = padded_batch
-    graph = quantize(to_nir(make_model(neuron=neuron, embedding_norm=True)), (ids, mask))
+    model = make_model(neuron=neuron, embedding_norm=True, hidden_size=32, intermediate_size=100)  # tiles, and parts
+    graph = quantize(to_nir(model), (ids, mask))
     traces = []
     for compiled in (False, True):
         options = {"record_membrane_potentials": True, "compiled": compiled}
         with open_runner(graph, "integer", "integer", **options) as opened:
             assert ("C" in opened.methods.values()) == compiled
-            traces.append(opened.run(ids, mask))
+            with (
+                patch.object(kernel, "_fire", wraps=kernel._fire) as fire,
+                patch.object(kernel, "_attend_bytes", wraps=kernel._attend_bytes) as attend,
+            ):
+                traces.append(opened.run(ids, mask))
+            assert attend.called == (compiled and kernel.has_tiles)
+            assert fire.called == compiled
     found = compare(*traces)
     assert found.equal
     assert found.states_different == 0 < found.states_compared
+
+
+def test_threads_that_share_the_c_kernel_share_no_memory(kernel: Kernel, make_model, padded_batch) -> None:
+    ids, mask = padded_batch
+    with (
+        open_runner(quantize(to_nir(make_model(hidden_size=32)), (ids, mask)), "integer", "integer") as opened,
+        ThreadPoolExecutor(2) as both,
+    ):
+        expected = opened.run(ids, mask)
+        for found in both.map(opened.run, [ids] * 20, [mask] * 20):
+            assert compare(expected, found).equal
+        assert kernel._room(100) == kernel._room(50) != both.submit(kernel._room, 100).result()
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -648,18 +678,6 @@ def test_a_threshold_may_lie_between_whole_numbers_or_beyond_them(compiled: bool
             spikes = opened.run(inputs).spikes["heaviside"]
         expected = inputs >= thresholds if fire_on_equal else inputs > thresholds
         np.testing.assert_array_equal(spikes, expected)
-
-
-@pytest.fixture(params=[False, True], ids=["vectors", "tiles"])
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    """The C kernel without and with the processor's tiles, where it has such."""
-    found = load_kernel()
-    if found is None:
-        pytest.skip("there is no C compiler")
-    if request.param and not found.has_tiles:
-        pytest.skip("the processor has no tiles (AMX)")
-    monkeypatch.setattr(found, "has_tiles", request.param)
-    return found
 
 
 @pytest.mark.parametrize("head_size", [1, 3, 16, 17, 48, 64, 70, 80, 128])
