@@ -236,7 +236,7 @@ def test_quantized_models_run_as_the_equations_say(make_model, padded_batch, con
 def _raw_graphs(draw) -> tuple[nir.NIRGraph, np.ndarray, np.ndarray]:
     """Two layers of neurons with attention between them, parameters anywhere in their registers, inputs that wrap."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    heads, head_size, width = draw(st.sampled_from([(1, 2, 5), (2, 3, 4), (1, 1, 1)]))
+    heads, head_size, width = draw(st.sampled_from([(1, 2, 5), (2, 3, 4), (1, 1, 1), (2, 16, 3)]))
     largest = draw(st.sampled_from([1, 100, 1 << 14, 1 << 19]))
     weight_limit, threshold_limit = draw(st.sampled_from([(3, 4), (127, 300), (127, (1 << 17) - 1)]))
     features = 3 * heads * head_size
