@@ -158,7 +158,7 @@ void normalise(const int32_t *restrict x, int64_t rows, const layer_norm *norm, 
 /* Products of bytes on the processor's tiles (AMX): eight registers of up to 16 rows of 64 bytes. */
 #ifdef TILES
 
-/* Whether there are tiles, and this process may use them: the kernel wants to be asked (ARCH_REQ_XCOMP_PERM for
+/* Whether there are tiles, and this process may use them: Linux wants to be asked (ARCH_REQ_XCOMP_PERM for
  * XFEATURE_XTILEDATA), once for all threads, and again does no harm. */
 int64_t has_tiles(void)
 {
@@ -508,6 +508,71 @@ static inline void load_tokens(const int8_t *x, int64_t x_step, int64_t tokens, 
     }
 }
 
+/* One head of a sentence: what `attend_bytes` multiplies. */
+typedef struct {
+    const int8_t *query, *key, *value; /* (tokens, 3 width), of which `size` features are the head's */
+    int64_t tokens, width, size, depth;
+    int8_t *keys, *values, *products; /* room */
+} head_bytes;
+
+/* K^T V to `products`, in the order in which tiles take it as the right-hand side. */
+static void multiply_keys(head_bytes now)
+{
+    int64_t parts = (now.tokens + TILE_BYTES - 1) / TILE_BYTES, tile = TILE_ROWS * TILE_BYTES;
+    for (int64_t from = 0; from < now.size; from += TILE_ROWS)
+        for (int64_t part = 0; part < parts; part++) {
+            __m512i rows[TILE_ROWS];
+            int64_t token = part * TILE_BYTES, at = (from / TILE_ROWS * parts + part) * tile;
+            int64_t read = token * 3 * now.width + from;
+            load_tokens(now.value + read, 3 * now.width, now.tokens - token, rows);
+            memcpy(now.values + at, rows, sizeof rows);
+            load_tokens(now.key + read, 3 * now.width, now.tokens - token, rows);
+            transpose(rows);
+            memcpy(now.keys + at, rows, sizeof rows);
+        }
+    WRITTEN;
+    for (int64_t i = 0; i < now.size; i += TILE_ROWS)
+        for (int64_t j = 0; j < now.size; j += TILE_ROWS) {
+            const int8_t *keys = now.keys + i * parts * TILE_BYTES, *values = now.values + j * parts * TILE_BYTES;
+            uint32_t sums[TILE_ROWS][TILE_ROWS], four[TILE_ROWS];
+            _tile_zero(0);
+            for (int64_t part = 0; part < parts; part++) {
+                _tile_loadd(1, keys + part * tile, TILE_BYTES);
+                _tile_loadd(2, values + part * tile, TILE_BYTES);
+                _tile_dpbuud(0, 1, 2);
+            }
+            _tile_stored(0, sums, TILE_BYTES);
+            for (int64_t row = 0; row < TILE_ROWS; row += 4) { /* of four features beside each other */
+                for (int64_t column = 0; column < TILE_ROWS; column++)
+                    four[column] = sums[row][column] | sums[row + 1][column] << 8 | sums[row + 2][column] << 16
+                                   | sums[row + 3][column] << 24;
+                memcpy(now.products + j * now.size + (i + row) / 4 * TILE_BYTES, four, sizeof four);
+            }
+        }
+    WRITTEN;
+}
+
+/* `factor` times Q (K^T V) to y, (tokens, width); where tokens do not fill tiles, the last one takes some again. */
+static void multiply_queries(head_bytes now, int64_t height, int32_t factor, int32_t *y)
+{
+    for (int64_t token = 0; token < now.tokens; token += height) {
+        int64_t from = token < now.tokens - height ? token : now.tokens - height;
+        for (int64_t j = 0; j < now.size; j += TILE_ROWS) {
+            int32_t *out = y + from * now.width + j, sums[TILE_ROWS][TILE_ROWS];
+            _tile_zero(3);
+            for (int64_t i = 0; i < now.size; i += now.depth) {
+                _tile_loadd(4, now.query + from * 3 * now.width + i, 3 * now.width);
+                _tile_loadd(5, now.products + j * now.size + i / 4 * TILE_BYTES, TILE_BYTES);
+                _tile_dpbuud(3, 4, 5);
+            }
+            _tile_stored(3, sums, TILE_BYTES);
+            for (int64_t row = 0; row < height; row++)
+                for (int64_t column = 0; column < TILE_ROWS; column++)
+                    out[row * now.width + column] = sums[row][column] * factor;
+        }
+    }
+}
+
 /* `attend` where heads are a multiple of 16 features and K^T V fits bytes without sign. longest: as many tokens as the
  * longest sentence has, up to a multiple of 64; scratch: two times longest, and size, rows of `size` bytes. */
 void attend_bytes(const int8_t *x, int64_t steps, const int64_t *lengths, int64_t sentences, int64_t longest,
@@ -516,13 +581,11 @@ void attend_bytes(const int8_t *x, int64_t steps, const int64_t *lengths, int64_
     int64_t width = heads * size, depth = TILE_BYTES;
     while (size % depth)
         depth -= TILE_ROWS;
-    int8_t *keys = scratch, *values = keys + longest * size, *products = values + longest * size;
     for (int64_t step = 0; step < steps; step++)
         for (int64_t sentence = 0; sentence < sentences; sentence++) {
             int64_t tokens = lengths[sentence], height = tokens < TILE_ROWS ? tokens : TILE_ROWS;
             if (tokens == 0) /* of which there are no tiles */
                 continue;
-            int64_t parts = (tokens + TILE_BYTES - 1) / TILE_BYTES;
             tile_shapes shapes = {.palette = 1};
             for (int tile = 0; tile < 6; tile++) { /* K^T V, K^T, V; Q (K^T V), Q, K^T V */
                 shapes.rows[tile] = (uint8_t)(tile < 3 ? TILE_ROWS : tile < 5 ? height : depth / 4);
@@ -531,54 +594,11 @@ void attend_bytes(const int8_t *x, int64_t steps, const int64_t *lengths, int64_
             WRITTEN;
             _tile_loadconfig(&shapes);
             for (int64_t head = 0; head < heads; head++) {
-                const int8_t *query = x + head * size, *key = query + width, *value = key + width;
-                for (int64_t from = 0; from < size; from += TILE_ROWS)
-                    for (int64_t part = 0; part < parts; part++) {
-                        __m512i rows[TILE_ROWS];
-                        int64_t token = part * TILE_BYTES, at = (from * parts + part * TILE_ROWS) * TILE_BYTES;
-                        load_tokens(value + token * 3 * width + from, 3 * width, tokens - token, rows);
-                        memcpy(values + at, rows, sizeof rows);
-                        load_tokens(key + token * 3 * width + from, 3 * width, tokens - token, rows);
-                        transpose(rows);
-                        memcpy(keys + at, rows, sizeof rows);
-                    }
-                WRITTEN;
-                for (int64_t i = 0; i < size; i += TILE_ROWS)
-                    for (int64_t j = 0; j < size; j += TILE_ROWS) {
-                        int32_t sums[TILE_ROWS][TILE_ROWS];
-                        _tile_zero(0);
-                        for (int64_t part = 0; part < parts; part++) {
-                            _tile_loadd(1, keys + (i * parts + part * TILE_ROWS) * TILE_BYTES, TILE_BYTES);
-                            _tile_loadd(2, values + (j * parts + part * TILE_ROWS) * TILE_BYTES, TILE_BYTES);
-                            _tile_dpbuud(0, 1, 2);
-                        }
-                        _tile_stored(0, sums, TILE_BYTES);
-                        for (int64_t row = 0; row < TILE_ROWS; row += 4) { /* four features beside each other */
-                            int8_t *out = products + j * size + (i + row) / 4 * TILE_BYTES;
-                            int32_t four[TILE_ROWS];
-                            for (int64_t column = 0; column < TILE_ROWS; column++)
-                                four[column] = sums[row][column] | sums[row + 1][column] << 8
-                                               | sums[row + 2][column] << 16 | sums[row + 3][column] << 24;
-                            memcpy(out, four, sizeof four);
-                        }
-                    }
-                WRITTEN;
-                for (int64_t token = 0; token < tokens; token += height) {
-                    int64_t from = token < tokens - height ? token : tokens - height;
-                    for (int64_t j = 0; j < size; j += TILE_ROWS) {
-                        int32_t *out = y + from * width + head * size + j, sums[TILE_ROWS][TILE_ROWS];
-                        _tile_zero(3);
-                        for (int64_t i = 0; i < size; i += depth) {
-                            _tile_loadd(4, query + from * 3 * width + i, 3 * width);
-                            _tile_loadd(5, products + j * size + i / 4 * TILE_BYTES, TILE_BYTES);
-                            _tile_dpbuud(3, 4, 5);
-                        }
-                        _tile_stored(3, sums, TILE_BYTES);
-                        for (int64_t row = 0; row < height; row++)
-                            for (int64_t column = 0; column < TILE_ROWS; column++)
-                                out[row * width + column] = sums[row][column] * (int32_t)factor;
-                    }
-                }
+                const int8_t *query = x + head * size;
+                head_bytes now = {query, query + width, query + 2 * width, tokens, width, size, depth,
+                                  scratch, scratch + longest * size, scratch + 2 * longest * size};
+                multiply_keys(now);
+                multiply_queries(now, height, (int32_t)factor, y + head * size);
             }
             x += tokens * 3 * width;
             y += tokens * width;
