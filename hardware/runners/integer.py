@@ -54,9 +54,10 @@ from export.operators.operator import FLOAT64_EXACT
 from export.passes.intervals import Interval, check_layer_norm, largest_sum, value_intervals
 from hardware.errors import RunnerError
 from hardware.runners.integer_kernel import SUMS_BYTES, Kernel, KernelLayer, KernelNorm, load_kernel
-from hardware.runners.integer_torch import ALL, CHUNK_BYTES, INT32_EXACT, Scratch, TorchNeurons, TorchNorm, tokens_of
+from hardware.runners.integer_torch import ALL, CHUNK_BYTES, INT32_EXACT, TorchNeurons, TorchNorm, tokens_of
 from hardware.runners.reference import overflows, read_outputs, thresholds
 from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, number_type
+from hardware.runners.scratch import Scratch
 from hardware.trace import Trace
 
 INT8_MAX = 127
@@ -110,7 +111,7 @@ class IntegerRunner(Runner):
         self.time_steps = check_time_steps(time_steps)
         self.record_membrane_potentials, self.record_spikes = record_membrane_potentials, record_spikes
         self.device = torch.device(device)
-        self.scratch = Scratch(self)
+        self.scratch = Scratch(self.device)
         intervals = value_intervals(network)
         self.readers = Counter(source for node in network.nodes for source in node.sources)
         self.readers[network.output_source] += 1
@@ -558,8 +559,8 @@ def _layer_norm(
 
 
 _Fire = Callable[[Tensor, Tensor, "Tensor | None"], "int | Tensor"]
-"""Takes what neurons or the norm before them read, ``(T or 1, P, D)``; fills spikes and potentials ``(T, P, D)``;
-returns how many potentials were held at their limit."""
+"""Takes what the first of a layer reads that it computes itself, ``(T or 1, P, D)``; fills spikes and potentials
+``(T, P, D)``; returns how many potentials were held at their limit."""
 
 
 def _compiled_fire(

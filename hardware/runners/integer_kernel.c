@@ -418,34 +418,34 @@ int64_t fire(const layer *what, const void *x, int64_t x_steps, int64_t x_stride
     return saturated;
 }
 
-/* `TILE` rows and `width` columns of a product: c[r][j] = the sum over k of a[r row_step + k inner_step] b[k][j]. */
+/* `SQUARE` rows and `width` columns of a product: c[r][j] = the sum over k of a[r row_step + k inner_step] b[k][j]. */
 static inline __attribute__((always_inline)) void
-multiply_tile(const float *a, int64_t row_step, int64_t inner_step, int64_t inner, const lanes *b, lanes *c,
+multiply_square(const float *a, int64_t row_step, int64_t inner_step, int64_t inner, const lanes *b, lanes *c,
               int64_t columns, int64_t width)
 {
-    lanes sums[TILE][TILE] = {{{0}}}; /* in registers */
+    lanes sums[SQUARE][SQUARE] = {{{0}}}; /* in registers */
     for (int64_t k = 0; k < inner; k++)
-        for (int64_t row = 0; row < TILE; row++)
+        for (int64_t row = 0; row < SQUARE; row++)
             for (int64_t column = 0; column < width; column++)
                 sums[row][column] += a[row * row_step + k * inner_step] * b[k * columns + column];
-    for (int64_t row = 0; row < TILE; row++)
+    for (int64_t row = 0; row < SQUARE; row++)
         for (int64_t column = 0; column < width; column++)
             c[row * columns + column] = sums[row][column];
 }
 
-/* The same for `rows` rows, a multiple of TILE, and all columns. */
+/* The same for `rows` rows, a multiple of SQUARE, and all columns. */
 static void multiply(const float *a, int64_t row_step, int64_t inner_step, int64_t rows, int64_t inner, const lanes *b,
                      lanes *c, int64_t columns)
 {
-    for (int64_t row = 0; row < rows; row += TILE)
+    for (int64_t row = 0; row < rows; row += SQUARE)
         for (int64_t column = 0; column < columns;) {
             const float *first = a + row * row_step;
             lanes *out = c + row * columns + column;
-            if (columns - column >= TILE) { /* numbers the compiler knows, so that the sums stay in registers */
-                multiply_tile(first, row_step, inner_step, inner, b + column, out, columns, TILE);
-                column += TILE;
+            if (columns - column >= SQUARE) { /* numbers the compiler knows, so that the sums stay in registers */
+                multiply_square(first, row_step, inner_step, inner, b + column, out, columns, SQUARE);
+                column += SQUARE;
             } else
-                multiply_tile(first, row_step, inner_step, inner, b + column++, out, columns, 1);
+                multiply_square(first, row_step, inner_step, inner, b + column++, out, columns, 1);
         }
 }
 
@@ -466,7 +466,7 @@ static void narrow(const float *restrict x, int64_t x_step, int32_t *restrict y,
 
 /* Attention without softmax, (Q K^T) V = Q (K^T V), of sentences that lie one behind the other. x: (steps, tokens, 3,
  * heads, size); lengths: (sentences), their sum is tokens; longest: as many as the longest has, up to a multiple of
- * TILE; y: (steps, tokens, heads, size); scratch: zeros, 4 longest + padded rows of `padded`, size up to whole lanes. */
+ * SQUARE; y: (steps, tokens, heads, size); scratch: zeros, 4 longest + padded rows of `padded`, size up to whole lanes. */
 void attend(const int8_t *x, int64_t steps, const int64_t *lengths, int64_t sentences, int64_t longest, int64_t heads,
             int64_t size, int64_t factor, int32_t *y, float *scratch)
 {
@@ -482,7 +482,7 @@ void attend(const int8_t *x, int64_t steps, const int64_t *lengths, int64_t sent
                 widen(at + width, 3 * width, key, padded, tokens, size);
                 widen(at + 2 * width, 3 * width, value, padded, tokens, size);
                 multiply(key, 1, padded, padded, tokens, (const lanes *)value, (lanes *)products, columns);
-                multiply(query, padded, 1, (tokens + TILE - 1) / TILE * TILE, size, (const lanes *)products,
+                multiply(query, padded, 1, (tokens + SQUARE - 1) / SQUARE * SQUARE, size, (const lanes *)products,
                          (lanes *)attended, columns);
                 narrow(attended, padded, y + head * size, width, tokens, size, (int32_t)factor);
             }

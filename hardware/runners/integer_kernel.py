@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from ctypes import c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -25,10 +24,11 @@ from export.operators.layer_norm import (
     numerator_shift,
 )
 from hardware.c_library import load_library
+from hardware.runners.scratch import Scratch
 
 SOURCE = Path(__file__).with_name("integer_kernel.c")
-LANES, TILE = 16, 4
-"""What a product of attention is cut into: rows that are summed together, and vectors of so many numbers in each."""
+LANES, SQUARE = 16, 4
+"""Numbers in a vector, and how many vectors of how many rows a product of attention sums together."""
 PANEL, TILE_ROWS, TILE_BYTES = 32, 16, 64
 """Of a product of bytes on the processor's tiles: outputs summed together, a tile's rows, and the bytes in each."""
 SUMS_BYTES = 1 << 20
@@ -46,7 +46,7 @@ NUMBERS: dict[str, int | str] = {
     "ROOT_BITS": ROOT_BITS,
     "TABLE_BITS": TABLE_BITS,
     "LANES": LANES,
-    "TILE": TILE,
+    "SQUARE": SQUARE,
     "PANEL": PANEL,
     "TILE_ROWS": TILE_ROWS,
     "TILE_BYTES": TILE_BYTES,
@@ -169,7 +169,7 @@ class Kernel:
             attend.argtypes = [c_void_p, c_int64, c_void_p, *[c_int64] * 5, *[c_void_p] * 2]
         self._normalise.restype = self._attend.restype = self._attend_bytes.restype = None
         self.has_tiles = bool(library.has_tiles())
-        self._rooms = threading.local()
+        self._scratch = Scratch(torch.device("cpu"))
 
     def multiplies(self, affine: IntegerAffine) -> bool:
         """Return whether the processor has tiles for products of bytes (AMX), and they suit an affine map."""
@@ -209,7 +209,8 @@ class Kernel:
         if layer.affine is not None:
             at_once, sums_bytes = layer.affine.sums(x_steps)
             packed_bytes = layer.affine.packed_bytes
-        room = self._room(sums_bytes + packed_bytes + FACTORS_BYTES * x_steps * layer.groups)
+        factors_bytes = FACTORS_BYTES * x_steps * layer.groups
+        room = self._scratch.bytes("room", sums_bytes + packed_bytes + factors_bytes).data_ptr()
         return self._fire(  # type: ignore[no-any-return]
             layer.address,
             x.data_ptr(),
@@ -237,12 +238,12 @@ class Kernel:
         longest = int(lengths.max())
         if self.has_tiles and head_size % TILE_ROWS == 0 and longest * largest**2 <= UINT8_MAX:
             attend, longest = self._attend_bytes, _rounded_up(longest, TILE_BYTES)
-            room = self._room((2 * longest + head_size) * head_size)
+            room = self._scratch.bytes("room", (2 * longest + head_size) * head_size).data_ptr()
         else:
             padded = _rounded_up(head_size, LANES)
-            attend, longest = self._attend, _rounded_up(longest, TILE)
+            attend, longest = self._attend, _rounded_up(longest, SQUARE)
             count = 4 * (4 * longest + padded) * padded
-            room = self._room(count)
+            room = self._scratch.bytes("room", count).data_ptr()
             ctypes.memset(room, 0, count)
         attend(
             x.data_ptr(),
@@ -257,13 +258,6 @@ class Kernel:
             room,
         )
         return y
-
-    def _room(self, count: int) -> int:
-        """Return where a thread has room for so many bytes, at the beginning of a line of the cache."""
-        held: Tensor | None = getattr(self._rooms, "held", None)
-        if held is None or held.numel() < count:
-            held = self._rooms.held = torch.empty(count, dtype=torch.uint8)
-        return held.data_ptr()
 
 
 @lru_cache(maxsize=1)

@@ -6,8 +6,7 @@ is enough the largest number that came says so.
 
 from __future__ import annotations
 
-from math import gcd, prod
-from threading import local
+from math import gcd
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -40,32 +39,6 @@ ALL = slice(None)
 def tokens_of(x: Tensor, tokens: slice) -> Tensor:
     """Return some tokens of ``(T, P, D)``; small layers would spend a tenth of their time on taking all of them."""
     return x if tokens is ALL else x[:, tokens]
-
-
-class Scratch(local):
-    """Memory that one chunk uses after the other, for each thread its own.
-
-    Fresh memory comes page by page from the system, each filled with zeros first, and that takes several times as long
-    as a pass over it. Not so on a GPU, where torch keeps memory itself.
-    """
-
-    def __init__(self, runner: IntegerRunner) -> None:
-        self._runner = runner
-        self._memory: dict[str, Tensor] = {}
-        self._taken: dict[str, Tensor] = {}
-
-    def take(self, name: str, shape: tuple[int, ...], kind: torch.dtype = torch.float64) -> Tensor:
-        """Return memory, with anything in it, that is nobody else's until the same name is taken again."""
-        taken = self._taken.get(name)
-        if taken is not None and taken.shape == shape and taken.dtype == kind:
-            return taken
-        if not self._runner.on_cpu:
-            return torch.empty(shape, dtype=kind, device=self._runner.device)
-        size, memory = prod(shape) * kind.itemsize, self._memory.get(name)
-        if memory is None or memory.numel() < size:
-            memory = self._memory[name] = torch.empty(size, dtype=torch.uint8, device=self._runner.device)
-        taken = self._taken[name] = memory[:size].view(kind).view(shape)
-        return taken
 
 
 class TorchNorm:

@@ -395,7 +395,8 @@ def test_threads_that_share_the_c_kernel_share_no_memory(kernel: Kernel, make_mo
         expected = opened.run(ids, mask)
         for found in both.map(opened.run, [ids] * 20, [mask] * 20):
             assert compare(expected, found).equal
-        assert kernel._room(100) == kernel._room(50) != both.submit(kernel._room, 100).result()
+        here, again = (kernel._scratch.bytes("room", count).data_ptr() for count in (100, 50))
+        assert here == again != both.submit(kernel._scratch.bytes, "room", 100).result().data_ptr()
 
 
 @pytest.mark.parametrize("compiled", [False, True])
