@@ -238,7 +238,7 @@ def _detail(operator: Any) -> str:
     elif isinstance(operator, IntegerLeakyIntegrateAndFire):
         leak = f"decay {_span(operator.decay)}/4096"
     else:
-        each = operator.parameters() if operator.spikes or operator.keeps_shape else {}
+        each = operator.parameters() if operator.traits.keeps_shape else {}
         return _settings({key: value for key, value in each.items() if isinstance(value, np.ndarray)})
     return (
         f"{leak}, threshold {_span(operator.threshold)}, {'>=' if operator.fire_on_equal else '>'}, "
