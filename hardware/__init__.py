@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardware.energy.models import estimate_energy
+    from hardware.energy.estimate import estimate_energy
     from hardware.energy.operation_counts import OperationCounter, count_operations
     from hardware.equivalence import compare
     from hardware.loihi.placement import place
@@ -21,7 +21,7 @@ _HOMES = {
     "Trace": "hardware.trace",
     "compare": "hardware.equivalence",
     "count_operations": "hardware.energy.operation_counts",
-    "estimate_energy": "hardware.energy.models",
+    "estimate_energy": "hardware.energy.estimate",
     "open_runner": "hardware.runners",
     "place": "hardware.loihi.placement",
     "profile": "hardware.profiler",

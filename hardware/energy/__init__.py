@@ -1,16 +1,16 @@
 """What a run cost: operation counts from what fired, and energy models on top of them."""
 
 from hardware.energy.errors import EnergyModelError
+from hardware.energy.estimate import EnergyEstimate, estimate_energy
 from hardware.energy.models import (
-    EnergyEstimate,
     EnergyModel,
     Price,
     PriceTable,
     Timing,
     energy_model,
     energy_models,
-    estimate_energy,
     load_energy_model,
+    register_energy_model,
 )
 from hardware.energy.operation_counts import (
     ATTENTION_ORDERS,
@@ -38,4 +38,5 @@ __all__ = [
     "energy_models",
     "estimate_energy",
     "load_energy_model",
+    "register_energy_model",
 ]

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hardware.energy.comparison import EnergyComparison
-from hardware.energy.models import EnergyEstimate
+from hardware.energy.estimate import EnergyEstimate
 from hardware.energy.operation_counts import OperationCounts, Tally, headline
 from hardware.reports.files import write_whole
 

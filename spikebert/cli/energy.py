@@ -60,7 +60,7 @@ class CountedRun:
     "model_files",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="An energy model of your own (.json or .toml); the head of hardware/energy/models.py shows one.",
+    help="An energy model of your own (.json or .toml); the head of hardware/energy/models/price_table.py shows one.",
 )
 @click.option(
     "--baseline",
