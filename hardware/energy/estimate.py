@@ -13,7 +13,8 @@ from typing import Any
 
 import nir
 
-from export.network import Network, parse_graph
+from export.network import Network
+from export.nir_graph.reader import parse_graph
 from hardware.energy.errors import EnergyModelError
 from hardware.energy.models import EnergyModel, Timing, energy_model
 from hardware.energy.models.contract import PICOJOULES_PER_MILLIJOULE
