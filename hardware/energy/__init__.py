@@ -1,5 +1,13 @@
 """What a run cost: operation counts from what fired, and energy models on top of them."""
 
+from hardware.energy.counts import (
+    ATTENTION_ORDERS,
+    OPERATION_KINDS,
+    NodeOperations,
+    OperationCounter,
+    OperationCounts,
+    count_operations,
+)
 from hardware.energy.errors import EnergyModelError
 from hardware.energy.estimate import EnergyEstimate, estimate_energy
 from hardware.energy.models import (
@@ -11,14 +19,6 @@ from hardware.energy.models import (
     energy_models,
     load_energy_model,
     register_energy_model,
-)
-from hardware.energy.operation_counts import (
-    ATTENTION_ORDERS,
-    OPERATION_KINDS,
-    NodeOperations,
-    OperationCounter,
-    OperationCounts,
-    count_operations,
 )
 
 __all__ = [

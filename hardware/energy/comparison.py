@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hardware.energy.baselines import Baseline
+from hardware.energy.counts import COMPONENTS, OperationCounts, Tallies, Tally
 from hardware.energy.errors import EnergyModelError
 from hardware.energy.estimate import EnergyEstimate, estimate_energy
 from hardware.energy.models import EnergyModel, energy_model
-from hardware.energy.operation_counts import OperationCounts, Split, Tally
 from hardware.errors import TraceMismatchError
 
 LINEAR_IN_FIRING = (
@@ -131,7 +131,7 @@ def compare_energy(
         Of the spiking network.
     baseline : Baseline
     lengths : sequence of int
-        Real tokens of each sentence that was counted: the baseline is charged for these, without padding.
+        Real tokens of each sentence that was counted: the baseline is counted for these, without padding.
     model : str or EnergyModel
     """
     chosen = energy_model(model)
@@ -181,14 +181,14 @@ def scale_firing(counts: OperationCounts, factor: float) -> OperationCounts:
         powers = {**dict.fromkeys(linear, 1), **dict.fromkeys(QUADRATIC_IN_FIRING, 2)}
         return {kind: round(count * factor ** powers.get(kind, 0)) for kind, count in tally.items()}
 
-    def split(before: Split, spike_driven: bool) -> Split:
-        return Split(scaled(before.real, spike_driven), scaled(before.padding, spike_driven))
+    def both(before: Tallies, spike_driven: bool) -> Tallies:
+        return Tallies(scaled(before.real, spike_driven), scaled(before.padding, spike_driven))
 
     nodes = {
         name: replace(
             node,
-            counts=split(node.counts, node.spike_driven),
-            orders={order: split(products, node.spike_driven) for order, products in node.orders.items()},
+            counts=both(node.counts, node.spike_driven),
+            orders={order: both(products, node.spike_driven) for order, products in node.orders.items()},
         )
         for name, node in counts.nodes.items()
     }
@@ -231,42 +231,13 @@ def break_even_rate(counts: OperationCounts, baseline_mj: float, model: str | En
     return low
 
 
-COMPONENTS = {
-    "embedding": "embedding",
-    "synapses": "affine maps, convolutions (synapses)",
-    "attention": "attention products",
-    "norms": "layer norms",
-    "nonlinearities": "neurons, or softmax, GELU, quantizers",
-    "rest": "residual sums, pooling, head",
-}
-"""Parts of a network that spiking and dense ones share: key -> title."""
-
-_COMPONENT_OF_OPERATOR = {
-    "affine": "synapses",
-    "convolution": "synapses",
-    "scale": "synapses",
-    "spike_attention": "attention",
-    "attention_product": "attention",
-    "attention_scale": "attention",
-    "layer_norm": "norms",
-    "leaky_integrate_and_fire": "nonlinearities",
-    "leaky_integrator": "nonlinearities",
-    "resistive_neuron": "nonlinearities",
-    "integer_current_neuron": "nonlinearities",
-    "heaviside": "nonlinearities",
-    "softmax": "nonlinearities",
-    "gelu": "nonlinearities",
-    "quantizer": "nonlinearities",
-}
-
-
 def energy_by_component(estimate: EnergyEstimate, counts: OperationCounts) -> dict[str, float]:
     """Return an estimate's energy by key of `COMPONENTS`, in mJ; static energy is in none of them."""
     parts = dict.fromkeys(COMPONENTS, 0.0)
     reads_tokens = any(node.edge == "tokens" for node in counts.nodes.values())
     for name, millijoules in estimate.by_node.items():
         node = counts.nodes[name]
-        component = _COMPONENT_OF_OPERATOR.get(node.operator, "rest")
+        component = node.component
         in_front = reads_tokens and node.stage == "input" and node.operator != "heaviside"
         if node.edge == "tokens" or in_front:
             component = "embedding"

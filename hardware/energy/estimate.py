@@ -15,16 +15,16 @@ import nir
 
 from export.network import Network
 from export.nir_graph.reader import parse_graph
-from hardware.energy.errors import EnergyModelError
-from hardware.energy.models import EnergyModel, Timing, energy_model
-from hardware.energy.models.contract import PICOJOULES_PER_MILLIJOULE
-from hardware.energy.operation_counts import (
+from hardware.energy.counts import (
     ATTENTION_ORDERS,
     STATISTIC_KINDS,
     OperationCounts,
     Tally,
     count_operations,
 )
+from hardware.energy.errors import EnergyModelError
+from hardware.energy.models import EnergyModel, Timing, energy_model
+from hardware.energy.models.contract import PICOJOULES_PER_MILLIJOULE
 from hardware.trace import Trace
 
 

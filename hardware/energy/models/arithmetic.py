@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hardware.energy.counts import NodeOperations, OperationCounts, Tally
 from hardware.energy.models.contract import EnergyModel, Price
-from hardware.energy.operation_counts import NodeOperations, OperationCounts, Tally
 
 HOROWITZ = "Horowitz 2014, ISSCC, 'Computing's energy problem', 45 nm, 0.9 V"
 MULTIPLIER_BITS = {"fp32": 24, "fp16": 11, "int32": 32, "int8": 8}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.network import Network
+from hardware.energy.counts import NodeOperations, OperationCounts, Tally
 from hardware.energy.errors import EnergyModelError
-from hardware.energy.operation_counts import NodeOperations, OperationCounts, Tally
 
 PICOJOULES_PER_MILLIJOULE = 1e9
 

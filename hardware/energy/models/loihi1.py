@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from export.network import Network
+from hardware.energy.counts import NodeOperations, OperationCounts, Tally
 from hardware.energy.errors import EnergyModelError
 from hardware.energy.models.contract import EnergyModel, Price, Timing
 from hardware.energy.models.memory import DRAM
 from hardware.energy.models.registry import register_energy_model
-from hardware.energy.operation_counts import NodeOperations, OperationCounts, Tally
 from hardware.errors import PlacementError
 from hardware.loihi import Placement, Violation, misfits, place
 from hardware.loihi.chip import LOIHI1 as CHIP
@@ -45,8 +45,6 @@ STATIC_MILLIWATTS_PER_CHIP = 104.4
 """Frady et al. 2020, NICE, table 1: 3.34 W static over 32 chips, measured, at a supply voltage not stated."""
 NANO = 1e-9
 JOULES_PER_MILLIJOULE = 1e-3
-SYNAPTIC_OPERATORS = ("affine", "convolution", "scale")
-"""Nodes that are synapses on the chip."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Loihi1Model(EnergyModel):
         if node.stage == "input" and not node.fires:
             return {"host: embedding read": DRAM.picojoules * did("embedding_read", 0)}
         costs: dict[str, float] = {}
-        if node.operator in SYNAPTIC_OPERATORS and node.spike_driven:
+        if node.component == "synapses" and node.spike_driven:
             costs["synaptic operations"] = SYNAPTIC_OPERATION.picojoules * _synaptic_operations(operations)
         if node.fires:
             sent, hops = did("spike", 0), _tile_hops_picojoules()
@@ -109,7 +107,7 @@ class Loihi1Model(EnergyModel):
             host = ("embedding_read", "spike") if not node.fires else ("spike",)
             return frozenset(host)
         kinds: tuple[str, ...] = ("residual_addition",)  # joins at the synapses, as more spikes
-        if node.operator in SYNAPTIC_OPERATORS and node.spike_driven:
+        if node.component == "synapses" and node.spike_driven:
             kinds += ("ac_binary", "ac_graded", "ac_graded_additions", "weight_read")
             kinds += ("addition", "parameter_read")  # a bias is part of the neuron it drives
         if node.fires:
@@ -231,7 +229,7 @@ def _nanoseconds(node: NodeOperations) -> float:
     """Return how long one core would work for a node, at all its real tokens and steps."""
     active = node.real.get("spike", 0)
     inactive = node.real.get("comparison", 0) - active
-    synaptic = _synaptic_operations(node.real) if node.operator in SYNAPTIC_OPERATORS else 0
+    synaptic = _synaptic_operations(node.real) if node.component == "synapses" else 0
     return (
         synaptic * NANOSECONDS_PER_SYNAPTIC_OPERATION
         + active * NANOSECONDS_PER_UPDATE_ACTIVE

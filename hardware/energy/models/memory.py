@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hardware.energy.counts import NodeOperations, OperationCounts, Tally
 from hardware.energy.errors import EnergyModelError
 from hardware.energy.models.arithmetic import HOROWITZ, ArithmeticModel, arithmetic_prices
 from hardware.energy.models.contract import EnergyModel, Price
 from hardware.energy.models.registry import register_energy_model
-from hardware.energy.operation_counts import NodeOperations, OperationCounts, Tally
 
 KIB = 1024
 WORD_BYTES = 4
-"""Bytes an access moves: Lemaire et al. charge Horowitz's figures, which he gives for 64 bits, for each value of 32;
+"""Bytes an access moves: Lemaire et al. take Horowitz's figures, which he gives for 64 bits, for each value of 32;
 others take half of them (PMC8934428, table 3)."""
 SRAM: tuple[tuple[int, float], ...] = ((0, 0.0), (8 * KIB, 10.0), (32 * KIB, 20.0), (KIB * KIB, 100.0))
 """Size in bytes and pJ an access: Horowitz 2014 (8 KB, 32 KB, 1 MB), and assumed: straight lines between, from 0."""

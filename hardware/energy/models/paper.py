@@ -1,18 +1,18 @@
 """Energy model ``paper``: Eqs. 16 to 19 of arXiv 2308.15122, to the letter.
 
-The formula charges accumulates of the fully connected layers and of attention, and the embedding layer's MACs; norms,
+The formula prices accumulates of the fully connected layers and of attention, and the embedding layer's MACs; norms,
 biases, membrane updates, residual sums, the task head and all memory cost nothing in it. What the paper leaves open is
-a setting here, and the other reading stands beside the estimate. A network without spikes is charged Eq. 17.
+a setting here, and the other reading stands beside the estimate. A network without spikes costs Eq. 17.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from hardware.energy.counts import GAMMAS, NodeOperations, OperationCounts, Tally
 from hardware.energy.errors import EnergyModelError
 from hardware.energy.models.contract import PICOJOULES_PER_MILLIJOULE, EnergyModel
 from hardware.energy.models.registry import register_energy_model
-from hardware.energy.operation_counts import GAMMAS, NodeOperations, OperationCounts, Tally
 from hardware.energy.published import PICOJOULES_PER_AC, PICOJOULES_PER_MAC, SOURCE
 
 EMBEDDINGS = ("gather", "one_hot")

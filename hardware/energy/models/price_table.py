@@ -19,10 +19,10 @@ if sys.version_info >= (3, 11):
 else:  # the standard library has it from 3.11 on
     import tomli as tomllib
 
+from hardware.energy.counts import OPERATION_KINDS, NodeOperations, OperationCounts, Tally
 from hardware.energy.errors import EnergyModelError
 from hardware.energy.models.arithmetic import ArithmeticModel
 from hardware.energy.models.contract import EnergyModel, Price
-from hardware.energy.operation_counts import OPERATION_KINDS, NodeOperations, OperationCounts, Tally
 
 GRADED = ("additions", "multi_bit")
 """How an accumulate by an integer k is priced: as k additions, or as one multi-bit operation."""

@@ -36,11 +36,11 @@ from hardware.energy import (
 )
 from hardware.energy.baselines import BASELINES
 from hardware.energy.comparison import compare_energy
+from hardware.energy.counts import NodeOperations, Tallies
 from hardware.energy.models import registry
 from hardware.energy.models.loihi1 import LOIHI1
 from hardware.energy.models.memory import MEMORY, access_picojoules
 from hardware.energy.models.paper import PAPER, dense_energy_mj
-from hardware.energy.operation_counts import NodeOperations, Split
 from hardware.energy.report import explanations, mean_field_table, timing_table
 from hardware.loihi import place
 from hardware.trace import Trace
@@ -128,7 +128,14 @@ def test_both_readings_of_gamma_stand_beside_each_other(counts: OperationCounts)
 
 def test_paper_model_charges_a_network_without_spikes_by_eq_17() -> None:
     node = NodeOperations(
-        "layer", "affine", "analog", "body", 10, 10, counts=Split({"mac": 90, "addition": 5, "dense_mac": 90})
+        "layer",
+        "affine",
+        "synapses",
+        "analog",
+        "body",
+        10,
+        10,
+        counts=Tallies({"mac": 90, "addition": 5, "dense_mac": 90}),
     )
     dense = OperationCounts({"layer": node}, 1, 1, 1, 0, 1, 0)
     assert estimate_energy(dense, model="paper").energy_mj == pytest.approx(90 * 4.6e-9)
