@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from hardware.energy.operation_counts import OPERATION_KINDS, OperationCounts
+from hardware.energy.counts import OPERATION_KINDS, OperationCounts
 from hardware.energy.report import operations_table
 from hardware.profiler import NodeProfile, Profile, ValueHistogram
 from hardware.reports.files import ReportError, write_csv_rows, write_json_object, write_whole
