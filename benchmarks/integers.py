@@ -25,9 +25,10 @@ from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
 from spikebert.cli.application import data_directory
 from spikebert.cli.evaluate import predict_in_integers
 from spikebert.cli.quantization import CALIBRATION_SENTENCES, read_calibration
-from spikebert.data import TokenizedExamples, find_task, load_examples
+from spikebert.data import TokenizedExamples, load_examples
 from spikebert.evaluation import predict
 from spikebert.provenance import run_record
+from spikebert.tasks import find_task
 
 RESULTS = Path("results/integers.json")
 WAYS: dict[str, dict[str, Any]] = {

@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from hardware.reports.files import write_json_object
+from spikebert.choices import ATTENTIONS
 from spikebert.cli import main as command_line
 from spikebert.cli.application import data_directory
-from spikebert.configuration import ATTENTIONS
-from spikebert.data import find_task
 from spikebert.distillation.teacher import load_teacher_with_head
 from spikebert.provenance import run_record
+from spikebert.tasks import find_task
 
 TASK = "sst2"
 RECIPE = (

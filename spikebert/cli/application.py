@@ -12,14 +12,17 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
-from rich.console import Console
 
 from spikebert.errors import ConfigurationError, SpikeBertError
 from spikebert.memory import ask_for_huge_pages
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_ANSWER_IS_NO = 1
 EXIT_BAD_INPUT = 2
@@ -28,10 +31,36 @@ DATA_VARIABLE = "SPIKEBERT_DATA"
 TORCH_HAS_NO_MEMORY = "DefaultCPUAllocator"
 """Stands in the RuntimeError that torch raises in place of a MemoryError."""
 
-messages = Console(stderr=True, highlight=False)
-results = Console(highlight=False)
-
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class LateConsole:
+    """A console of rich that is made when something is printed, so that ``--help`` does not wait for rich."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        return Console(**self._settings)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the console has."""
+        return getattr(self._console, name)
+
+    def __enter__(self) -> Console:
+        """Begin to hold back what is printed; progress bars do so."""
+        return self._console.__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        """Print it."""
+        self._console.__exit__(*raised)
+
+
+messages = cast("Console", LateConsole(stderr=True, highlight=False))
+results = cast("Console", LateConsole(highlight=False))
 
 
 class BadInput(click.ClickException):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from spikebert.cli.application import (
     EXIT_ANSWER_IS_NO,
@@ -129,6 +128,8 @@ def _with_time_steps(model: Any, time_steps: int) -> Any:
 
 
 def _print(found: list[Any], sentences: Sentences, runner: str, precision: str) -> None:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("check", "what must not matter", "spikes compared", "different", ""):
         table.add_column(title, justify="right" if title in ("spikes compared", "different") else "left")

@@ -6,8 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
 from spikebert.cli.application import EXIT_ANSWER_IS_NO, common_options, messages, print_json, results
 from spikebert.errors import ConfigurationError
@@ -32,6 +30,9 @@ def conformance(folder: Path, write: bool, force: bool, only: tuple[str, ...], s
       spikebert conformance files --write
       spikebert conformance files --only 'integer/*layer_norm*'
     """
+    from rich.markup import escape
+    from rich.table import Table
+
     from hardware.conformance import EQUAL, check_conformance, write_conformance
     from spikebert.provenance import run_record
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from hardware.choices import GRANULARITIES
 from spikebert.cli.application import (
     EXIT_ANSWER_IS_NO,
     MultiValueCommand,
@@ -25,6 +24,10 @@ from spikebert.cli.application import (
 )
 from spikebert.cli.energy import DEFAULT_BASELINE
 from spikebert.cli.inputs import read_sentences, sentence_lengths, sentence_options
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
 
 DEMO_SENTENCES = (
     "A warm and quietly funny film that stays with you for days.",
@@ -43,7 +46,7 @@ DEMO_ENERGY_MODELS = ("paper", "horowitz-fp32", "memory-int8")
 
 @click.command(cls=MultiValueCommand)
 @click.option("--checkpoint", default="default", show_default=True, help="Folder, the word default, or a hub name.")
-@click.option("--granularity", type=click.Choice(["operator", "block", "network"]), default="block", show_default=True)
+@click.option("--granularity", type=click.Choice(GRANULARITIES), default="block", show_default=True)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Keep the NIR file here [default: a temporary file]."
 )
@@ -99,6 +102,8 @@ def _run(
     started = time.perf_counter()
 
     steps.begin("Load the trained model")
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     from export import parse_graph, read_nir, to_nir, write_nir
     from hardware.energy import OperationCounter
     from hardware.energy.baselines import BASELINES, QuantizedTwin
@@ -249,6 +254,7 @@ def _label(config, logits):  # type: ignore[no-untyped-def]
 
 def _prediction_table(texts: list[str], predictions: list[tuple[str, float]]) -> Table:
     from rich.markup import escape
+    from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("sentence")

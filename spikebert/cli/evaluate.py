@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import numpy as np
-from rich.progress import Progress
 
-from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
 from spikebert.cli.application import common_options, data_directory, messages, print_json, results
 from spikebert.cli.inputs import sentence_lengths
-from spikebert.data import SPLITS, TASKS, TokenizedExamples, find_task, load_examples
 from spikebert.errors import ConfigurationError
-from spikebert.evaluation import EVALUATION_BATCH_SIZE, check_task_fits, predict
-from spikebert.provenance import run_record, seed_everything
+from spikebert.tasks import SPLITS, TASKS, find_task
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from hardware.runners.runner import Runner
+    from spikebert.data import TokenizedExamples
 
 
 @click.command()
@@ -59,6 +57,13 @@ def evaluate(
     """
     if graph_file is not None and not integer:
         raise ConfigurationError("--graph is for --integer only")
+    from rich.progress import Progress
+
+    from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
+    from spikebert.data import TokenizedExamples, load_examples
+    from spikebert.evaluation import check_task_fits, predict
+    from spikebert.provenance import run_record, seed_everything
+
     seed_everything(seed)
     task = find_task(task_name)
     model = load_model(checkpoint)
@@ -105,6 +110,7 @@ def _predict_in_integers(
     """Return the logits ``(n, C)`` of the integer simulator in the order of `examples`."""
     from export import read_nir
     from hardware.runners import open_runner
+    from spikebert.checkpoint import load_model, load_tokenizer
     from spikebert.cli.quantization import CALIBRATION_SENTENCES, quantize_checkpoint, read_calibration
 
     if graph_file is not None:
@@ -118,6 +124,10 @@ def _predict_in_integers(
 
 def predict_in_integers(runner: Runner, examples: TokenizedExamples, on_batch: Callable[[int], None]) -> np.ndarray:
     """Return the logits ``(n, C)`` of a runner in the order of `examples`."""
+    import numpy as np
+
+    from spikebert.evaluation import EVALUATION_BATCH_SIZE
+
     parts: dict[int, np.ndarray] = {}
     for batch in examples.batches(EVALUATION_BATCH_SIZE):
         logits = runner.run(batch.input_ids.numpy(), batch.attention_mask.numpy()).logits

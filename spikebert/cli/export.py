@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from spikebert.cli.application import (
     Function,
@@ -195,6 +194,8 @@ def netx_command(
     Example:
       spikebert export netx integer.nir -o model.net --first block00_intermediate_affine --last block00_output_neuron
     """
+    import numpy as np
+
     from export import parse_graph
     from export.netx import read_netx, write_netx
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
 
 from spikebert.cli.application import Function, Positive, messages
 from spikebert.cli.inputs import (
@@ -137,6 +136,8 @@ def check_recorded_on(trace: Trace, trace_file: Path, network: Network, graph_fi
     TraceMismatchError
         It says that it was recorded on a graph of the other kind, see `hardware.recorded.check_kind`.
     """
+    from rich.markup import escape
+
     from hardware.recorded import check_kind
     from spikebert.provenance import file_sha256
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
+from hardware.choices import GRANULARITIES, TIMINGS
 from spikebert.cli.application import (
     MultiValueCommand,
     Positive,
@@ -31,12 +31,12 @@ from spikebert.errors import ConfigurationError
 )
 @click.option(
     "--granularity",
-    type=click.Choice(["operator", "block", "network"]),
+    type=click.Choice(GRANULARITIES),
     help="Lava only: how much runs in one process [default: block].",
 )
 @click.option(
     "--timing",
-    type=click.Choice(["zero-latency", "hardware"]),
+    type=click.Choice(TIMINGS),
     help="Lava only: every process at once, or each synaptic hop one step later [default: zero-latency].",
 )
 @click.option("--timeout", type=Positive(), help="Lava only: seconds without progress.")
@@ -77,6 +77,8 @@ def simulate(
       spikebert simulate model.nir --runner lava --text "A warm and funny film ." -o trace.npz
       spikebert simulate from_snntorch.nir --dt 1e-4 --input spikes.npy
     """
+    import numpy as np
+
     from export.nir_file import read_network
     from hardware.runners import open_runner
     from spikebert.provenance import file_sha256, run_record, seed_everything

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spikebert.cli.application import Function, MultiValueCommand, messages
 from spikebert.cli.arrays import array_file
@@ -112,6 +111,8 @@ class Source:
 
     def counted(self, doing: str) -> Iterator[Firing]:
         """Yield the firings behind a progress bar that says what is being done."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
 
+from hardware.choices import GRANULARITIES, TIMINGS
 from spikebert.cli.application import (
     EXIT_ANSWER_IS_NO,
     MultiValueCommand,
@@ -64,10 +64,10 @@ DIFFERENCES_SHOWN = 8
 )
 @click.option(
     "--granularity",
-    type=click.Choice(["operator", "block", "network"]),
+    type=click.Choice(GRANULARITIES),
     help="Lava only: how much runs in one process [default: block].",
 )
-@click.option("--timing", type=click.Choice(["zero-latency", "hardware"]), help="Lava only [default: zero-latency].")
+@click.option("--timing", type=click.Choice(TIMINGS), help="Lava only [default: zero-latency].")
 @click.option("--timeout", type=Positive(), help="Lava only: seconds without progress.")
 @click.option(
     "--nodes", multiple=True, help="Compare only nodes that match, such as 'block00_*'; output is the logits."
@@ -300,6 +300,8 @@ def _print(
     graph_file: Path | None,
     checkpoint: str,
 ) -> None:
+    from rich.markup import escape
+
     from spikebert.cli.verification import comparison_table, print_finding, verdict
 
     comparison = found.comparison
