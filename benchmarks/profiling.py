@@ -25,7 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from export import to_nir
-from export.network import parse_graph
+from export.nir_graph.reader import parse_graph
 from hardware.counting_kernel import load_kernel
 from hardware.energy.operation_counts import OperationCounter
 from hardware.firing import Firing

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
         UnsupportedOperatorError,
     )
     from export.from_spikebert import to_nir
-    from export.network import Network, build_graph, parse_graph
+    from export.network import Network
     from export.netx import read_netx, write_netx
     from export.nir_file import read_nir, write_nir
+    from export.nir_graph.reader import parse_graph
+    from export.nir_graph.writer import build_graph
     from export.onnx_format.file import write_onnx
     from export.onnx_format.graph import draft_onnx, to_onnx
     from export.passes.quantize import quantize, quantize_with_report
@@ -32,8 +34,8 @@ _HOMES = {
     "UnsupportedOperatorError": "export.errors",
     "to_nir": "export.from_spikebert",
     "Network": "export.network",
-    "build_graph": "export.network",
-    "parse_graph": "export.network",
+    "build_graph": "export.nir_graph.writer",
+    "parse_graph": "export.nir_graph.reader",
     "quantize": "export.passes.quantize",
     "quantize_with_report": "export.passes.quantize",
     "read_netx": "export.netx",

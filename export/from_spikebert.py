@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import UnsupportedOperatorError
-from export.network import NetworkBuilder, TokenEncoding, build_graph
+from export.network import NetworkBuilder
+from export.nir_graph.writer import build_graph
 from export.operators import DEFAULT_DT, Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire, SpikeAttention, TokenMean
 from export.operators.operator import Operator
+from export.token_encoding import TokenEncoding
 from spikebert.modeling import (
     CLASSIFIER,
     EMBEDDING,

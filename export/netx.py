@@ -20,7 +20,9 @@ import numpy as np
 
 from export.errors import GraphError, NetxError
 from export.loihi_numbers import ACTIVATION_SHIFT, BIAS_MANTISSA_MAX, BIAS_MANTISSA_MIN, DECAY_UNITY, THRESHOLD_MAX
-from export.network import Network, NetworkBuilder, Node, Readout, build_graph, parse_graph
+from export.network import Network, NetworkBuilder, Node, Readout
+from export.nir_graph.reader import parse_graph
+from export.nir_graph.writer import build_graph
 from export.operators import IntegerAffine, IntegerCurrentNeuron, IntegerLeakyIntegrateAndFire, Operator, Total
 from export.operators.affine import narrow_weight
 from spikebert.files import written_whole
@@ -162,7 +164,7 @@ def _runs(network: Network) -> list[tuple[str, str]]:
 def _why_not(operator: Operator) -> str:
     if isinstance(operator, IntegerAffine | IntegerLeakyIntegrateAndFire):
         return ""
-    if operator.integer is False:
+    if operator.traits.integer is False:
         return f"{operator.name} of floating point; quantize the graph first"
     if isinstance(operator, Total):
         return "a residual sum; netx knows none"

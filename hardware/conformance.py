@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from export.network import INTEGER, Network, NetworkBuilder, Readout, TokenEncoding, build_graph, parse_graph
+from export.network import INTEGER, Network, NetworkBuilder, Readout
 from export.nir_file import read_nir, write_nir
+from export.nir_graph.reader import parse_graph
+from export.nir_graph.writer import build_graph
 from export.operators import (
     Affine,
     Case,
@@ -28,6 +30,7 @@ from export.operators import (
     all_integer_cases,
 )
 from export.passes.quantize import quantize
+from export.token_encoding import TokenEncoding
 from hardware.equivalence.comparison import NODE_OF_LOGITS, Divergence, compare
 from hardware.errors import TraceError, TraceMismatchError
 from hardware.recorded import trace_from_arrays

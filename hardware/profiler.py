@@ -15,7 +15,8 @@ import nir
 import numpy as np
 from numpy.typing import NDArray
 
-from export.network import Network, parse_graph
+from export.network import Network
+from export.nir_graph.reader import parse_graph
 from export.operators import SpikeAttention
 from hardware.choices import COLLECTIONS
 from hardware.edges import sums_of_spikes

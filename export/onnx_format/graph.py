@@ -18,23 +18,15 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.errors import GraphError, UnsupportedOperatorError
-from export.network import (
-    COUNTS,
-    INTEGER,
-    POSITION,
-    WORD,
-    Network,
-    Node,
-    TokenEncoding,
-    check_time_steps,
-    decoding,
-    parse_graph,
-)
+from export.network import COUNTS, INTEGER, Network, Node, check_time_steps
+from export.nir_graph.reader import parse_graph
+from export.nir_graph.writer import decoding
 from export.onnx_format.builder import OPSET, TOKEN_MASK, OnnxBuilder, Weight
 from export.onnx_format.operators import WRITERS
 from export.onnx_format.steps import POTENTIAL, STEP_WRITERS, State, write_scan
 from export.operators import Affine, IntegerAffine, TokenMean
 from export.operators.affine import narrow_weight
+from export.token_encoding import POSITION, WORD, TokenEncoding
 
 if TYPE_CHECKING:
     from torch import nn

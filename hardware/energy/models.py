@@ -29,7 +29,8 @@ if sys.version_info >= (3, 11):
 else:  # the standard library has it from 3.11 on
     import tomli as tomllib
 
-from export.network import Network, parse_graph
+from export.network import Network
+from export.nir_graph.reader import parse_graph
 from hardware.energy.errors import EnergyModelError
 from hardware.energy.operation_counts import (
     ATTENTION_ORDERS,

@@ -49,7 +49,8 @@ import nir
 import numpy as np
 
 from export.errors import UnsupportedOperatorError
-from export.network import Network, Node, parse_graph
+from export.network import Network, Node
+from export.nir_graph.reader import parse_graph
 from export.operators import (
     Affine,
     Convolution,

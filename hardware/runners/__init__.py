@@ -7,7 +7,8 @@ from typing import Any
 
 import nir
 
-from export.network import Network, parse_graph
+from export.network import Network
+from export.nir_graph.reader import parse_graph
 from hardware.choices import RUNNERS
 from hardware.errors import RunnerError
 from hardware.runners.runner import Runner

@@ -160,7 +160,7 @@ def default_precision(network: Network) -> str:
 def _padded_length(network: Network) -> int | None:
     """Return how long sentences must be, where padding counts as words and the graph says how much there is of it."""
     from export.errors import GraphError
-    from export.operators.operator import metadata_value
+    from export.operators.reading import metadata_value
 
     if not network.attend_to_padding or "padded_length" not in network.metadata:
         return None

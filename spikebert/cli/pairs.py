@@ -15,7 +15,8 @@ from typing import Any
 import nir
 from torch import nn
 
-from export.network import Network, parse_graph
+from export.network import Network
+from export.nir_graph.reader import parse_graph
 from hardware.equivalence.node_by_node import NodeByNode
 from hardware.equivalence.streaming import Pair
 from hardware.recorded import RecordedRunner, load_trace

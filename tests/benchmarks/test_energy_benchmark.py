@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from export import to_nir
-from export.network import parse_graph
+from export.nir_graph.reader import parse_graph
 from hardware import run as run_trace
 from hardware.energy import OperationCounter, estimate_energy
 from hardware.energy.published import PUBLISHED

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from export import to_nir
-from export.network import parse_graph
+from export.nir_graph.reader import parse_graph
 from hardware.energy.operation_counts import OperationCounter
 from hardware.errors import TraceMismatchError
 from hardware.firing import Firing

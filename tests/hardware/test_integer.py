@@ -26,7 +26,7 @@ from torch import Tensor
 
 from export import build_graph, parse_graph, quantize, to_nir
 from export.errors import ChipLimitError, GraphError
-from export.network import NetworkBuilder, Readout, TokenEncoding
+from export.network import NetworkBuilder, Readout
 from export.operators import (
     Heaviside,
     IntegerAffine,
@@ -37,6 +37,7 @@ from export.operators import (
 )
 from export.operators.layer_norm import integer_layer_norm
 from export.passes.intervals import value_intervals
+from export.token_encoding import TokenEncoding
 from hardware import compare, open_runner
 from hardware.errors import RunnerError
 from hardware.runners.integer import IntegerRunner

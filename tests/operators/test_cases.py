@@ -26,7 +26,6 @@ from export.operators import (
     LayerNorm,
     LeakyIntegrateAndFire,
     LeakyIntegrator,
-    Operator,
     Pooling,
     PreviousStep,
     ResistiveNeuron,
@@ -36,6 +35,7 @@ from export.operators import (
     Total,
     all_cases,
     all_integer_cases,
+    all_operators,
 )
 from hardware import open_runner
 
@@ -199,11 +199,7 @@ def test_every_runner_adds_what_several_edges_bring(runner: str, tmp_path: Path)
 
 
 def test_every_operator_has_a_case() -> None:
-    pending, kinds = [Operator], set()
-    while pending:
-        children = [child for child in pending.pop().__subclasses__() if child.__module__.startswith("export.")]
-        kinds.update(children)
-        pending += children
+    kinds = {kind for kind in all_operators() if kind.__module__.startswith("export.")}
     cases = {type(case.operator) for case in (*CASES, *all_integer_cases())}
     assert cases == kinds - {Total, PreviousStep}  # edges: see above, and tests/export/test_foreign_graph.py
     assert len({case.title for case in CASES}) == len(CASES)

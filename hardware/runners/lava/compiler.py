@@ -22,7 +22,7 @@ from export.operators import (
     TokenMean,
     Total,
 )
-from export.operators.leaky_integrate_and_fire import firing_threshold
+from export.operators.firing import firing_threshold
 from hardware.choices import GRANULARITIES
 from hardware.errors import RunnerError
 from hardware.runners.lava.board import MAX_PORTS, Board, GroupPlan, Received, Sent

@@ -17,8 +17,9 @@ import torch
 from rich.console import Console
 
 from export import parse_graph, to_nir
-from export.network import Network, NetworkBuilder, TokenEncoding
+from export.network import Network, NetworkBuilder
 from export.operators import Affine, Heaviside, LeakyIntegrateAndFire
+from export.token_encoding import TokenEncoding
 from hardware import run
 from hardware.energy import (
     EnergyModelError,

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export import UnsupportedOperatorError, parse_graph, quantize, to_nir
-from export.network import Network, NetworkBuilder, TokenEncoding
+from export.network import Network, NetworkBuilder
 from export.operators import (
     Affine,
+    Flatten,
     Heaviside,
     IntegerLeakyIntegrateAndFire,
     LayerNorm,
@@ -26,7 +27,9 @@ from export.operators import (
     Operator,
     SpikeAttention,
     TokenMean,
+    Traits,
 )
+from export.token_encoding import TokenEncoding
 from hardware import run
 from hardware.energy import (
     ATTENTION_ORDERS,
@@ -517,7 +520,11 @@ def test_mistakes_end_in_typed_errors(tiny_model: Any, padded_batch: Any) -> Non
     @dataclass(frozen=True, eq=False)
     class Softmax(Operator):
         name: ClassVar[str] = "softmax"
+        traits: ClassVar[Traits] = replace(Flatten.traits, integer=False)
         in_features = out_features = 2  # type: ignore[assignment]
+
+        def interval(self, read: Any, tokens: Any) -> None:
+            return None
 
         def step(self, x: Any, state: Any, token_mask: Any) -> Any:
             return x
