@@ -3,8 +3,8 @@
     python benchmarks/integers.py [CHECKPOINT] [--fine-tuned CHECKPOINT] [--task sst2] [--data-dir DATA] [--limit N]
 
 Scales are chosen on the first sentences of the task's training split, scores are on its dev split. Prints the table and
-writes results/integers.json. `--fine-tuned` is what `spikebert distill task --integer` made of the checkpoint; it is
-scored in float and in integers beside it.
+writes results/integers.json. `--fine-tuned` is what `spikebert distill task --precision integer` made of the
+checkpoint; it is scored in float and in integers beside it.
 """
 
 from __future__ import annotations

@@ -107,10 +107,10 @@ def measure(attention: str, checkpoint: Path, data: Path, verified: int) -> dict
     task = (checkpoint, "--task", TASK, "--data-dir", data)
     scores = {
         precision: spikebert("evaluate", *task, *option)
-        for precision, option in (("float", ()), ("integer", ("--integer",)))
+        for precision, option in (("float", ()), ("integer", ("--precision", "integer")))
     }
     energy = spikebert("energy", *task, "--limit", ENERGY_SENTENCES, "--model", *ENERGY_MODELS)
-    lava = ("--against", "lava", "--precision", "integer", "--timing", "hardware")
+    lava = ("--against", "lava:hardware", "--precision", "integer")
     found = spikebert("verify", *task, "--limit", verified, *lava)
     record = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
     return {

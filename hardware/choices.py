@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-RUNNERS = ("torch", "reference", "integer", "lava", "onnx")
+TORCH, REFERENCE, INTEGER, LAVA, ONNX = "torch", "reference", "integer", "lava", "onnx"
+RUNNERS = (TORCH, REFERENCE, INTEGER, LAVA, ONNX)
+GRAPH_RUNNERS = (REFERENCE, INTEGER, LAVA, ONNX)
+"""Those that run a graph of a file; torch runs models."""
+FLOAT64, FLOAT32 = "float64", "float32"
+PRECISIONS = (FLOAT64, FLOAT32, INTEGER)
 GRANULARITIES = ("operator", "block", "network")
 ZERO_LATENCY, HARDWARE = "zero-latency", "hardware"
 TIMINGS = (ZERO_LATENCY, HARDWARE)

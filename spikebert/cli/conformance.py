@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from spikebert.cli.application import EXIT_ANSWER_IS_NO, common_options, messages, print_json, results
+from spikebert.cli.grammar import Command
 from spikebert.errors import ConfigurationError
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--write", is_flag=True, help="Write the files: graphs, inputs, and what must come out.")
 @click.option("--force", is_flag=True, help="With --write: into a folder that holds something; replies are kept.")

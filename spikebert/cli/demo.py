@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hardware.choices import GRANULARITIES
+from hardware.choices import LAVA
 from spikebert.cli.application import (
     EXIT_ANSWER_IS_NO,
-    MultiValueCommand,
     common_options,
     messages,
     print_json,
@@ -23,7 +22,9 @@ from spikebert.cli.application import (
     results,
 )
 from spikebert.cli.energy import DEFAULT_BASELINE
+from spikebert.cli.grammar import Command, PartOfRunner
 from spikebert.cli.inputs import read_sentences, sentence_lengths, sentence_options
+from spikebert.cli.runners import RunnerName, parse_runner
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,9 +45,15 @@ DEMO_ENERGY_MODELS = ("paper", "horowitz-fp32", "memory-int8")
 """The paper's own, the same with every operation charged, and one with memory where the spiking side loses."""
 
 
-@click.command(cls=MultiValueCommand)
+@click.command(cls=Command, old=(PartOfRunner("--granularity", "--runner", LAVA),))
 @click.option("--checkpoint", default="default", show_default=True, help="Folder, the word default, or a hub name.")
-@click.option("--granularity", type=click.Choice(GRANULARITIES), default="block", show_default=True)
+@click.option(
+    "--runner",
+    type=RunnerName(LAVA),
+    default="lava:block",
+    show_default=True,
+    help="How Lava runs it: one process for each operator (lava:operator), for each block, or for all (lava:network).",
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Keep the NIR file here [default: a temporary file]."
 )
@@ -55,7 +62,7 @@ DEMO_ENERGY_MODELS = ("paper", "horowitz-fp32", "memory-int8")
 @common_options
 def demo(
     checkpoint: str,
-    granularity: str,
+    runner: str,
     output: Path | None,
     force: bool,
     texts: tuple[str, ...],
@@ -82,12 +89,13 @@ def demo(
         graph_file = output or Path(scratch) / "spikebert.nir"
         sentences_asked = texts or (() if task else DEMO_SENTENCES)
         keep = output is not None
-        _run(checkpoint, granularity, graph_file, keep, sentences_asked, task, data_dir, split, limit, seed, as_json)
+        in_lava = {"granularity": "block", **parse_runner(runner)[1]}
+        _run(checkpoint, in_lava, graph_file, keep, sentences_asked, task, data_dir, split, limit, seed, as_json)
 
 
 def _run(
     checkpoint: str,
-    granularity: str,
+    in_lava: dict[str, str],
     graph_file: Path,
     keep_graph: bool,
     texts: tuple[str, ...],
@@ -150,7 +158,7 @@ def _run(
     if not keep_graph:
         steps.say("a temporary file; -o FILE keeps it")
 
-    steps.begin(f"Run the NIR file on Lava, one process per {granularity}, and compare every spike")
+    steps.begin(f"Run the NIR file on Lava, one process per {in_lava['granularity']}, and compare every spike")
     try:
         import_lava()
     except MissingDependencyError as error:
@@ -174,7 +182,7 @@ def _run(
             "float64",
             on_batch=lambda done: progress.advance(bar, done),
             on_trace=count,
-            granularity=granularity,
+            **in_lava,
         )
     comparison = found.comparison
     steps.show(comparison_table(comparison, "torch", "lava"))
@@ -206,7 +214,7 @@ def _run(
                 "parameters": parameters,
                 "checkpoint_bytes": stored,
                 "nir_bytes": graph_file.stat().st_size,
-                "granularity": granularity,
+                "granularity": in_lava["granularity"],
                 "energy": [comparison.to_dict() for comparison in energies],
                 **run_record(seed, sha256),
             }

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from spikebert.cli.application import common_options, data_directory, messages, print_json, refuse_overwrite, results
+from spikebert.cli.grammar import Command
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("checkpoint")
 @click.option(
     "-o",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spikebert.cli.application import common_options, print_json, results
+from spikebert.cli.grammar import Command
 from spikebert.cli.graph_runs import dt_option
 from spikebert.errors import ConfigurationError
 
@@ -28,7 +29,7 @@ SHOWN_VALUES = 8
 """A setting of a layer with more values is not printed."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path", metavar="FILE")
 @dt_option
 @common_options

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from export.choices import ROUNDINGS, SCALES, SIGN_MODES
+from export.choices import SCALES, SIGN_MODES
 from spikebert.cli.application import Function, data_directory
 from spikebert.cli.arrays import names_array
+from spikebert.cli.grammar import Gone
 from spikebert.cli.inputs import read_ids
 from spikebert.errors import ConfigurationError
 
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 CALIBRATION_SENTENCES = 32
 CALIBRATION_SPLIT = "train"
 """Never the split that is scored."""
+GONE = (
+    Gone(
+        "--power-of-two", "its models answer like the default's (docs/integers.md); in Python quantize() still has it."
+    ),
+    Gone("--rounding", "its models answer like the default's (docs/integers.md); in Python quantize() still has it."),
+)
+"""Options of quantizing that were measured and made no difference."""
 
 
 def quantization_options(function: Function) -> Function:
@@ -36,14 +44,6 @@ def quantization_options(function: Function) -> Function:
             show_default=True,
             help="auto gives matrices of one sign 8 bits of magnitude.",
         ),
-        click.option(
-            "--rounding",
-            type=click.Choice(ROUNDINGS),
-            default="nearest",
-            show_default=True,
-            help="Of weights; floor-even as stock Lava floors them.",
-        ),
-        click.option("--power-of-two", is_flag=True, help="Only powers of two as weight scales."),
         click.option(
             "--scale",
             type=click.Choice(SCALES),
@@ -65,7 +65,7 @@ def quantization_options(function: Function) -> Function:
 
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Return keywords for `export.quantize`, and the limit of the calibration, from `quantization_options`."""
-    names = ("scale", "power_of_two", "rounding", "sign_mode", "max_tokens")
+    names = ("scale", "sign_mode", "max_tokens")
     keywords = {name: options[name] for name in names}
     return {**keywords, "repair": not options["no_repair"]}, options["calibration_limit"]
 
