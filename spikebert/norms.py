@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spikebert.choices import BATCH, LAYER, NONE, POWER, PROJECTED, TABLE
 from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from spikebert.modeling import SpikeBertForSequenceClassification
 
-LAYER, BATCH, POWER, NONE = "layer", "batch", "power", "none"
-NORMS = (LAYER, BATCH, POWER, NONE)
 MOMENTUM = 0.1  # share of the newest batch in the running statistics, as in torch's batch norm
 
 
@@ -192,7 +191,6 @@ def fold_norms(model: SpikeBertForSequenceClassification) -> SpikeBertForSequenc
     ConfigurationError
         The model has layer norms, which no fixed weights can stand for, or no norms.
     """
-    from spikebert.configuration import PROJECTED, TABLE
     from spikebert.modeling import SpikeBertForSequenceClassification
 
     if model.config.norm == LAYER:

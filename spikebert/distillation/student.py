@@ -14,20 +14,21 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from spikebert.checkpoint import resolve_checkpoint
-from spikebert.configuration import NO_ATTENTION, SpikeBertConfig
-from spikebert.data import Task
+from spikebert.choices import NO_ATTENTION
+from spikebert.configuration import SpikeBertConfig
 from spikebert.distillation.losses import aligned_layers
+from spikebert.distillation.settings import CHANGEABLE
 from spikebert.errors import CheckpointError, ConfigurationError
 from spikebert.modeling import SpikeBertForSequenceClassification
 from spikebert.neuron import SpikingNeuron
 from spikebert.norms import GroupedLayerNorm, change_norms
+from spikebert.tasks import Task
 from spikebert.vocabulary import cut_vocabulary, prune_vocabulary
 
 BLOCKS = 2
 FEATURES_PER_HEAD = 64  # as in every BERT
 MLP_EXPANSION = 4  # section 3.2 of arXiv 2308.15122
 ATTENTION_RATE = 0.2  # spikes per neuron and step to begin with, about what the other neurons of a block do
-CHANGEABLE = ("norm", "neuron", "attention_threshold")  # what no weight's shape depends on
 
 
 def build_student(

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging
 
 import spikebert.modeling  # noqa: F401  registers SpikeBERT with transformers' Auto classes
-from spikebert.data import Task
 from spikebert.errors import CheckpointError, ConfigurationError, MissingDependencyError
+from spikebert.tasks import Task
 
 MODEL_FOLDER_OF_PACKAGE = "model"
 

@@ -5,14 +5,8 @@ import math
 import pytest
 import torch
 
-from spikebert.distillation.losses import (
-    FeatureTransforms,
-    LossWeights,
-    aligned_layers,
-    alignment_losses,
-    label_loss,
-    logits_loss,
-)
+from spikebert.distillation.losses import FeatureTransforms, aligned_layers, alignment_losses, label_loss, logits_loss
+from spikebert.distillation.settings import LossWeights
 from spikebert.errors import ConfigurationError
 
 
