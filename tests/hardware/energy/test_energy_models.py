@@ -41,8 +41,8 @@ from hardware.energy.models import registry
 from hardware.energy.models.loihi1 import LOIHI1
 from hardware.energy.models.memory import MEMORY, access_picojoules
 from hardware.energy.models.paper import PAPER, dense_energy_mj
-from hardware.energy.report import explanations, mean_field_table, timing_table
 from hardware.loihi import place
+from hardware.reports.energy_report import explanations, mean_field_table, timing_table
 from hardware.trace import Trace
 
 MODELS = (
