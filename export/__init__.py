@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         OnnxFileError,
         UnsupportedOperatorError,
     )
-    from export.from_spikebert import to_nir
+    from export.exporters import register_exporter, to_nir
     from export.network import Network, build_graph, parse_graph
     from export.netx import read_netx, write_netx
     from export.nir_file import read_nir, write_nir
@@ -30,7 +30,8 @@ _HOMES = {
     "NirFileError": "export.errors",
     "OnnxFileError": "export.errors",
     "UnsupportedOperatorError": "export.errors",
-    "to_nir": "export.from_spikebert",
+    "register_exporter": "export.exporters",
+    "to_nir": "export.exporters",
     "Network": "export.network",
     "build_graph": "export.network",
     "parse_graph": "export.network",
@@ -60,6 +61,7 @@ __all__ = [
     "quantize_with_report",
     "read_netx",
     "read_nir",
+    "register_exporter",
     "to_nir",
     "to_onnx",
     "write_netx",

@@ -1,30 +1,23 @@
-"""SpikeBERT -> NIR: the one place that knows how the model's modules become nodes.
+"""SpikeBERT -> network: the one place that knows how the model's modules become nodes.
 
 Node names are those the model records its spikes under (``spikebert.modeling`` owns them).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from importlib.metadata import version
-from typing import Any
-
-import nir
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from export.errors import UnsupportedOperatorError
-from export.network import NetworkBuilder, TokenEncoding, build_graph
-from export.operators import DEFAULT_DT, Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire, SpikeAttention, TokenMean
+from export.network import Network, NetworkBuilder, TokenEncoding
+from export.operators import Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire, SpikeAttention, TokenMean
 from export.operators.operator import Operator
+from export.weights import ArrayReader, copy_weight, view_weight
 from spikebert.modeling import (
     CLASSIFIER,
     EMBEDDING,
     FINAL_NORM,
     TOKEN_MEAN,
-    NamedNeuron,
     SpikeBertBlock,
     SpikeBertEmbeddings,
     SpikeBertForSequenceClassification,
@@ -34,54 +27,19 @@ from spikebert.modeling import (
 )
 from spikebert.neuron import Heaviside as HeavisideModule
 from spikebert.norms import GroupedLayerNorm, Norm
-
-PRECISIONS = ("float32", "float64")
-ArrayReader = Callable[[Tensor], np.ndarray]
+from spikebert.recording import NamedNeuron
 
 
-def to_nir(
-    model: SpikeBertForSequenceClassification,
-    precision: str | None = None,
-    dt: float = DEFAULT_DT,
-    metadata: dict[str, Any] | None = None,
-    copy: bool = True,
-) -> nir.NIRGraph:
-    """Write a model as a NIR graph.
-
-    Parameters
-    ----------
-    model : SpikeBertForSequenceClassification
-    precision : {"float32", "float64"}, optional
-        Type of the weights in the graph; the model's own by default.
-    dt : float
-        Seconds a time step stands for; it changes no spike.
-    metadata : dict, optional
-        What else the graph should say about itself (str, number or bool values), such as a checkpoint's hash.
-    copy : bool
-        Whether the graph has weights of its own. Without, those that need no conversion are the model's memory: enough
-        for a graph that is written and let go of, but whoever trains the model on changes the graph too.
-
-    Returns
-    -------
-    nir.NIRGraph
-        Its nodes have the names of ``model(..., output_spikes=True).spikes``; shapes are per token.
+def spikebert_network(model: SpikeBertForSequenceClassification, read: ArrayReader) -> Network:
+    """Return a model's network, see ``export.exporters``.
 
     Raises
     ------
     UnsupportedOperatorError
         The model has something NIR has no place for.
     """
-    if not isinstance(model, SpikeBertForSequenceClassification):
-        raise UnsupportedOperatorError(
-            f"{type(model).__name__} cannot be written as NIR; expected SpikeBertForSequenceClassification"
-        )
-    own = {"torch.float32": "float32", "torch.float64": "float64"}.get(str(model.dtype), "float32")
-    precision = own if precision is None else precision
-    if precision not in PRECISIONS:
-        raise UnsupportedOperatorError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     config, encoder = model.config, model.spikebert
     embeddings = encoder.embeddings
-    read = _copy if copy else _view
     encoding, table = _embedding_table(embeddings, read)
     builder = NetworkBuilder("input", encoding.width)
     last = builder.add(EMBEDDING, Affine(table), "input")
@@ -99,34 +57,13 @@ def to_nir(
         stream = [builder.add(FINAL_NORM, _layer_norm(FINAL_NORM, encoder.final_norm), stream)]
     last = builder.add(TOKEN_MEAN, TokenMean(config.hidden_size), stream)
     last = builder.add(CLASSIFIER, _affine(model.classifier, read), last)
-    network = builder.network(
+    return builder.network(
         "output",
         last,
         token_encoding=encoding,
         time_steps=config.time_steps,
-        dt=dt,
         attend_to_padding=config.attend_to_padding,
-        metadata={
-            "producer": f"spikebert {version('spikebert')}",
-            "nir_version": version("nir"),
-            "model_config": json.dumps(config.to_diff_dict(), default=str),
-            "labels": json.dumps({str(index): str(label) for index, label in (config.id2label or {}).items()}),
-            **({} if config.padded_length is None else {"padded_length": config.padded_length}),
-            **(metadata or {}),
-        },
     )
-    return build_graph(network, precision)
-
-
-def _view(tensor: Tensor) -> np.ndarray:
-    """Return a tensor in its own precision, float32 for anything narrower; `build_graph` stores what is asked."""
-    tensor = tensor.detach().cpu()
-    return (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()
-
-
-def _copy(tensor: Tensor) -> np.ndarray:
-    """Return a copy of it."""
-    return _view(tensor).copy()
 
 
 def _affine(linear: nn.Linear, read: ArrayReader) -> Affine:
@@ -138,16 +75,15 @@ def _layer_norm(name: str, norm: Norm) -> LayerNorm:
         # its fixed scale and shift belong into the weights; folded here, the graph would round unlike the model
         raise UnsupportedOperatorError(
             f"{name} is a {type(norm).__name__}, which NIR has no node for; fold it into the weights first: "
-            "spikebert fold CHECKPOINT -o FOLDED, or spikebert.norms.fold_norms(model)"
+            "spikebert fold CHECKPOINT -o FOLDED"
         )
-    return LayerNorm(_copy(norm.weight), _copy(norm.bias), float(norm.eps), norm.groups)
+    return LayerNorm(copy_weight(norm.weight), copy_weight(norm.bias), float(norm.eps), norm.groups)
 
 
 def _embedding_table(embeddings: SpikeBertEmbeddings, read: ArrayReader) -> tuple[TokenEncoding, np.ndarray]:
     if embeddings.previous_word_projection is not None:
         raise UnsupportedOperatorError(
-            "the projection of previous words is no table; fold it first: spikebert fold CHECKPOINT -o FOLDED, or "
-            "spikebert.norms.fold_norms(model)"
+            "the projection of previous words is no table; fold it first: spikebert fold CHECKPOINT -o FOLDED"
         )
     words, previous, positions = (
         embeddings.word_embeddings,
@@ -157,7 +93,7 @@ def _embedding_table(embeddings: SpikeBertEmbeddings, read: ArrayReader) -> tupl
     tables = [table.weight for table in (words, previous, positions) if table is not None]
     before_first = getattr(previous, "padding_idx", None)
     encoding = TokenEncoding(len(words.weight), 0 if positions is None else len(positions.weight), before_first)
-    return encoding, (np.concatenate([_view(table) for table in tables]) if tables[1:] else read(tables[0])).T
+    return encoding, (np.concatenate([view_weight(table) for table in tables]) if tables[1:] else read(tables[0])).T
 
 
 def _add_attention(

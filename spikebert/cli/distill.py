@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spikebert.checkpoint import load_config
 from spikebert.cli.application import (
     MultiValueCommand,
     common_options,
@@ -27,7 +28,6 @@ from spikebert.distillation.fine_tuning import TEACHER_SETTINGS, fine_tuned_teac
 from spikebert.distillation.general import GENERAL_WEIGHTS, distill_general
 from spikebert.distillation.losses import LOGITS_LOSSES, LossWeights
 from spikebert.distillation.part_of_speech import TAGGERS
-from spikebert.distillation.student import CHANGEABLE
 from spikebert.distillation.task import TeacherUse, Texts, distill_seeds, distill_task
 from spikebert.distillation.task_trainer import LABEL_ONLY
 from spikebert.distillation.training import (
@@ -39,6 +39,7 @@ from spikebert.distillation.training import (
     TrainingSettings,
 )
 from spikebert.errors import ConfigurationError
+from spikebert.families import family_of
 from spikebert.neuron import NEURON_PRESETS
 from spikebert.norms import NORMS
 
@@ -563,7 +564,7 @@ def student_choices(options: dict[str, Any], student: str | None) -> tuple[dict[
         A student is given, and options that would shape another.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    if student is not None and not set(given) <= set(CHANGEABLE):
+    if student is not None and not set(given) <= set(family_of(load_config(student), student).changeable):
         raise ConfigurationError(
             "--student brings its own shape and vocabulary; leave out --blocks, --blocks-from-teacher, --heads, "
             "--intermediate-size, --time-steps, --attention, --positions, --previous-word, --embedding-neuron, "

@@ -23,6 +23,7 @@ from spikebert.distillation.losses import (
 from spikebert.distillation.teacher_outputs import TeacherOutputs
 from spikebert.distillation.training import Trainer, TrainingSettings
 from spikebert.evaluation import check_task_fits, evaluate
+from spikebert.families import family_of
 
 LABEL_ONLY = LossWeights(features=0.0, embedding=0.0, logits=0.0, label=1.0)
 
@@ -148,8 +149,7 @@ class TaskTrainer(Trainer):
                 on_device = rows.to(device)
                 losses = alignment_losses(
                     self.transforms,
-                    output.embeddings[on_device],
-                    tuple(state[:, on_device] for state in output.hidden_states),
+                    [each[on_device] for each in family_of(self.model).student_features(output)],
                     wanted.to(device),
                     batch.attention_mask[on_device] != 0,
                 )
