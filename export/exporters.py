@@ -15,10 +15,10 @@ import nir
 from transformers import PreTrainedModel
 
 from export.errors import UnsupportedOperatorError
+from export.from_modules import ArrayReader, copy_weight, view_weight
 from export.from_spikebert import spikebert_network
 from export.network import Network, build_graph
 from export.operators import DEFAULT_DT
-from export.weights import ArrayReader, copy_weight, view_weight
 from spikebert.modeling import SpikeBertForSequenceClassification
 
 PRECISIONS = ("float32", "float64")

@@ -6,13 +6,11 @@ Node names are those the model records its spikes under (``spikebert.modeling`` 
 from __future__ import annotations
 
 import numpy as np
-from torch import nn
 
 from export.errors import UnsupportedOperatorError
+from export.from_modules import ArrayReader, affine_of, layer_norm_of, neuron_of, view_weight
 from export.network import Network, NetworkBuilder, TokenEncoding
-from export.operators import Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire, SpikeAttention, TokenMean
-from export.operators.operator import Operator
-from export.weights import ArrayReader, copy_weight, view_weight
+from export.operators import Affine, SpikeAttention, TokenMean
 from spikebert.modeling import (
     CLASSIFIER,
     EMBEDDING,
@@ -25,8 +23,6 @@ from spikebert.modeling import (
     SpikingSelfAttention,
     block_prefix,
 )
-from spikebert.neuron import Heaviside as HeavisideModule
-from spikebert.norms import GroupedLayerNorm, Norm
 from spikebert.recording import NamedNeuron
 
 
@@ -44,7 +40,7 @@ def spikebert_network(model: SpikeBertForSequenceClassification, read: ArrayRead
     builder = NetworkBuilder("input", encoding.width)
     last = builder.add(EMBEDDING, Affine(table), "input")
     if embeddings.norm is not None:
-        last = builder.add(f"{EMBEDDING}_norm", _layer_norm(f"{EMBEDDING}_norm", embeddings.norm), last)
+        last = builder.add(f"{EMBEDDING}_norm", layer_norm_of(f"{EMBEDDING}_norm", embeddings.norm), last)
     stream = [_add_neuron(builder, embeddings.neuron, config.hidden_size, last)]
     for index, block in enumerate(encoder.blocks):
         assert isinstance(block, SpikeBertBlock)
@@ -54,9 +50,9 @@ def spikebert_network(model: SpikeBertForSequenceClassification, read: ArrayRead
         hidden = _add_projection(builder, f"{prefix}intermediate", block.intermediate, stream, read)
         stream = [*stream, _add_projection(builder, f"{prefix}output", block.output, [hidden], read)]
     if encoder.final_norm is not None:
-        stream = [builder.add(FINAL_NORM, _layer_norm(FINAL_NORM, encoder.final_norm), stream)]
+        stream = [builder.add(FINAL_NORM, layer_norm_of(FINAL_NORM, encoder.final_norm), stream)]
     last = builder.add(TOKEN_MEAN, TokenMean(config.hidden_size), stream)
-    last = builder.add(CLASSIFIER, _affine(model.classifier, read), last)
+    last = builder.add(CLASSIFIER, affine_of(model.classifier, read), last)
     return builder.network(
         "output",
         last,
@@ -64,20 +60,6 @@ def spikebert_network(model: SpikeBertForSequenceClassification, read: ArrayRead
         time_steps=config.time_steps,
         attend_to_padding=config.attend_to_padding,
     )
-
-
-def _affine(linear: nn.Linear, read: ArrayReader) -> Affine:
-    return Affine(read(linear.weight), None if linear.bias is None else read(linear.bias))
-
-
-def _layer_norm(name: str, norm: Norm) -> LayerNorm:
-    if not isinstance(norm, GroupedLayerNorm):
-        # its fixed scale and shift belong into the weights; folded here, the graph would round unlike the model
-        raise UnsupportedOperatorError(
-            f"{name} is a {type(norm).__name__}, which NIR has no node for; fold it into the weights first: "
-            "spikebert fold CHECKPOINT -o FOLDED"
-        )
-    return LayerNorm(copy_weight(norm.weight), copy_weight(norm.bias), float(norm.eps), norm.groups)
 
 
 def _embedding_table(embeddings: SpikeBertEmbeddings, read: ArrayReader) -> tuple[TokenEncoding, np.ndarray]:
@@ -109,30 +91,11 @@ def _add_attention(
 def _add_projection(
     builder: NetworkBuilder, name: str, projection: SpikingProjection, sources: list[str], read: ArrayReader
 ) -> str:
-    last = builder.add(f"{name}_affine", _affine(projection.affine, read), sources)
+    last = builder.add(f"{name}_affine", affine_of(projection.affine, read), sources)
     if projection.norm is not None:
-        last = builder.add(f"{name}_norm", _layer_norm(f"{name}_norm", projection.norm), last)
+        last = builder.add(f"{name}_norm", layer_norm_of(f"{name}_norm", projection.norm), last)
     return _add_neuron(builder, projection.neuron, projection.affine.out_features, last)
 
 
 def _add_neuron(builder: NetworkBuilder, named: NamedNeuron, features: int, source: str) -> str:
-    return builder.add(named.name, _neuron(named, features), source)
-
-
-def _neuron(named: NamedNeuron, features: int) -> Operator:
-    if isinstance(named.neuron, HeavisideModule):
-        return Heaviside(np.zeros(features), named.neuron.fire_on_equal)
-    parameters = named.neuron.parameters_of_neuron
-    if parameters.initial_membrane_potential != 0:
-        raise UnsupportedOperatorError(
-            f"{named.name}: starts at a membrane potential of {parameters.initial_membrane_potential}; NIR and Lava "
-            "have no place for that, only for 0"
-        )
-    return LeakyIntegrateAndFire(
-        beta=np.full(features, parameters.beta),
-        tau=np.full(features, parameters.tau),
-        threshold=np.full(features, parameters.threshold),
-        reset=parameters.reset,
-        decay_input=parameters.decay_input,
-        fire_on_equal=parameters.fire_on_equal,
-    )
+    return builder.add(named.name, neuron_of(named, features), source)

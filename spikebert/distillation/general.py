@@ -45,7 +45,7 @@ from spikebert.distillation.training import (
     make_accelerator,
 )
 from spikebert.errors import ConfigurationError
-from spikebert.families import DEFAULT_FAMILY, family_of
+from spikebert.families import DEFAULT_MODEL_TYPE, family_of
 from spikebert.provenance import run_record, seed_everything
 
 GENERAL_WEIGHTS = LossWeights(features=1.0, embedding=1.0, logits=0.0, label=0.0)  # sigma 1 and 2, section 4.2
@@ -174,7 +174,7 @@ def distill_general(
     prune: bool = True,
     vocabulary_size: int | None = None,
     blocks_from_teacher: bool = False,
-    family: str = DEFAULT_FAMILY,
+    model_type: str = DEFAULT_MODEL_TYPE,
     weights: LossWeights = GENERAL_WEIGHTS,
     keeping: Keeping | None = None,
     reports: Reports | None = None,
@@ -193,7 +193,7 @@ def distill_general(
         How to train.
     steps : int, optional
         Updates; by default as many as `settings.epochs` passes over text files take.
-    student_configuration, prune, vocabulary_size, blocks_from_teacher, family
+    student_configuration, prune, vocabulary_size, blocks_from_teacher, model_type
         See `distill_task`.
     weights : LossWeights
         Of features and embedding; both 1 by default.
@@ -226,12 +226,12 @@ def distill_general(
         prune,
         counted,
         blocks_from_teacher,
-        family,
+        model_type,
         max_position_embeddings=settings.max_length,
         **(student_configuration or {}),
     )
-    answering = family_of(with_head)
-    layers = answering.aligned_layers(
+    family = family_of(with_head)
+    layers = family.aligned_layers(
         with_head.config.num_hidden_layers, guide.config.num_hidden_layers, weights.ignored_front_blocks
     )
     if not layers and not weights.embedding:
@@ -254,7 +254,7 @@ def distill_general(
         first = islice(shuffled_batches(texts, CALIBRATION_BATCH_SIZE, (settings.seed, 0)), CALIBRATION_BATCHES)
         return [trainer.collate(each).to(accelerator.device).student for each in first]
 
-    answering.calibrate(with_head.to(accelerator.device), first_batches, student_configuration or {})
+    family.calibrate(with_head.to(accelerator.device), first_batches, student_configuration or {})
     model: Any = with_head.base_model
     state_file = StateFile(
         state_beside(output),

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from spikebert.checkpoint import head_parameters, resolve_checkpoint
 from spikebert.data import Task
 from spikebert.errors import CheckpointError
-from spikebert.families import DEFAULT_FAMILY, family_named, family_of
+from spikebert.families import DEFAULT_MODEL_TYPE, family_named, family_of
 from spikebert.vocabulary import cut_vocabulary, prune_vocabulary
 
 BLOCKS = 2
@@ -28,7 +28,7 @@ def build_student(
     prune: bool = True,
     vocabulary: tuple[Sequence[str], int] | None = None,
     blocks_from_teacher: bool = False,
-    family: str = DEFAULT_FAMILY,
+    model_type: str = DEFAULT_MODEL_TYPE,
     **configuration: Any,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """Make an untrained student for a task.
@@ -47,8 +47,8 @@ def build_student(
         Keep the `size` tokens that the texts use most instead, see `cut_vocabulary`.
     blocks_from_teacher : bool
         Whether blocks start with the weights of the teacher's layers.
-    family : str
-        What to make, by its ``model_type``.
+    model_type : str
+        Of the family to make one of.
     **configuration
         Further fields of the family's configuration; without them 2 blocks, a head per 64 features, an MLP 4 times as
         wide, but the teacher's heads and MLP where blocks start as its layers.
@@ -69,19 +69,24 @@ def build_student(
     elif prune:
         tokenizer, kept = prune_vocabulary(tokenizer)
     hidden_size = teacher.config.hidden_size
-    configuration.setdefault("num_hidden_layers", BLOCKS)
+    usual = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "num_hidden_layers": BLOCKS,
+        "num_attention_heads": max(1, hidden_size // FEATURES_PER_HEAD),
+        "intermediate_size": MLP_EXPANSION * hidden_size,
+    }
     if blocks_from_teacher:
-        configuration.setdefault("num_attention_heads", teacher.config.num_attention_heads)
-        configuration.setdefault("intermediate_size", teacher.config.intermediate_size)
-    configuration.setdefault("num_attention_heads", max(1, hidden_size // FEATURES_PER_HEAD))
-    configuration.setdefault("intermediate_size", MLP_EXPANSION * hidden_size)
+        usual |= {name: getattr(teacher.config, name) for name in ("num_attention_heads", "intermediate_size")}
     if task is not None:
         configuration["id2label"] = label_names(task)
-    answering = family_named(family)
-    model = answering.new_classifier(
-        vocab_size=len(kept), hidden_size=hidden_size, pad_token_id=tokenizer.pad_token_id, **configuration
+    family = family_named(model_type)
+    model = family.new_classifier(
+        vocab_size=len(kept),
+        hidden_size=hidden_size,
+        **{name: value for name, value in usual.items() if name in family.fields - set(configuration)},
+        **configuration,
     ).train()
-    answering.start_from_teacher(model, teacher, kept, blocks_from_teacher)
+    family.start_from_teacher(model, teacher, kept, blocks_from_teacher)
     return model, tokenizer
 
 

@@ -52,7 +52,7 @@ from spikebert.distillation.training import (
 from spikebert.errors import ConfigurationError
 from spikebert.evaluation import evaluate, firing_rates
 from spikebert.fake_quantization import fake_quantize
-from spikebert.families import DEFAULT_FAMILY, family_of
+from spikebert.families import DEFAULT_MODEL_TYPE, family_of
 from spikebert.provenance import run_record, seed_everything
 
 SEEDS_FILE = "seeds.json"
@@ -118,7 +118,7 @@ def distill_task(
     prune: bool = True,
     vocabulary_size: int | None = None,
     blocks_from_teacher: bool = False,
-    family: str = DEFAULT_FAMILY,
+    model_type: str = DEFAULT_MODEL_TYPE,
     weights: LossWeights | None = None,
     texts: Texts | None = None,
     teacher_use: TeacherUse | None = None,
@@ -150,8 +150,8 @@ def distill_task(
         Keep as many tokens, those that the training and unlabelled texts use most.
     blocks_from_teacher : bool
         Whether blocks of a student made from the teacher start as layers of it.
-    family : str
-        What a student made from the teacher is, by its ``model_type``.
+    model_type : str
+        Of the family that a student made from the teacher is of.
     weights : LossWeights, optional
         Of the losses; Eq. 8's by default.
     texts, teacher_use, keeping, reports : optional
@@ -200,7 +200,7 @@ def distill_task(
             prune and guess_language([text for example in train_set for text in example.texts]) == ENGLISH,
             vocabulary,
             blocks_from_teacher,
-            family,
+            model_type,
             max_position_embeddings=settings.max_length,
             **(student_configuration or {}),
         )
@@ -209,11 +209,11 @@ def distill_task(
     train = TokenizedExamples([e for part in parts.values() for e in part], task, tokenizer, settings.max_length)
     shuffled = train.batches(CALIBRATION_BATCH_SIZE, np.random.default_rng(settings.seed))
     first_batches = [batch.inputs for batch in islice(shuffled, CALIBRATION_BATCHES)]
-    answering = family_of(model)
+    family = family_of(model)
     if student is not None:
-        model = answering.change(model, student_configuration or {}, lambda: first_batches)
+        model = family.change(model, student_configuration or {}, lambda: first_batches)
     else:
-        answering.calibrate(model, lambda: first_batches, student_configuration or {})
+        family.calibrate(model, lambda: first_batches, student_configuration or {})
     dev = TokenizedExamples(dev_set, task, tokenizer, settings.max_length)
     signals, transforms = None, None
     if guide:

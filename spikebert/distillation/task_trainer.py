@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from spikebert.data import Batch, Task, TokenizedExamples, bucketed_indices
+from spikebert.data import ExampleBatch, Task, TokenizedExamples, bucketed_indices
 from spikebert.distillation.losses import (
     FeatureTransforms,
     LossWeights,
@@ -111,7 +111,7 @@ class TaskTrainer(Trainer):
         generator = np.random.default_rng([self.settings.seed, epoch])
         return bucketed_indices(self.train_examples.lengths, self.settings.batch_size, generator)
 
-    def collate(self, planned: np.ndarray) -> Batch:
+    def collate(self, planned: np.ndarray) -> ExampleBatch:
         """Return the batch of some rows."""
         return self.train_examples.batch(planned)
 
@@ -119,7 +119,7 @@ class TaskTrainer(Trainer):
         """Return the task's metric on dev."""
         return evaluate(model, self.task, self.dev_examples)
 
-    def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
+    def loss_terms(self, batch: ExampleBatch) -> dict[str, Tensor]:
         """Return the weighted terms of Eq. 8, each a mean over the batch: rows it does not apply to count as 0."""
         weights, signals = self.weights, self.signals
         inside = signals is not None and signals.features is not None and weights.needs_features

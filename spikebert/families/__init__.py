@@ -14,7 +14,7 @@ from spikebert.errors import ConfigurationError
 from spikebert.families.family import ModelFamily
 from spikebert.families.spikebert import SpikeBertFamily
 
-DEFAULT_FAMILY = "spikebert"
+DEFAULT_MODEL_TYPE = "spikebert"
 """The ``model_type`` of a student where nobody says."""
 
 _families: dict[str, ModelFamily] = {}

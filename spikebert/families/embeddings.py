@@ -39,7 +39,7 @@ def copy_embeddings(teacher: PreTrainedModel, student: PreTrainedModel, kept: Te
             f"{target.word_embeddings.weight.shape[1]}; choose the teacher's hidden_size"
         )
     target.word_embeddings.weight.copy_(source.word_embeddings.weight[kept])
-    if target.position_embeddings is not None:
+    if getattr(target, "position_embeddings", None) is not None:
         table = getattr(source, "position_embeddings", None)
         available = torch.empty(0, student.config.hidden_size)
         if table is not None:
@@ -53,6 +53,8 @@ def copy_embeddings(teacher: PreTrainedModel, student: PreTrainedModel, kept: Te
         if hasattr(source, "token_type_embeddings"):  # BERT adds the first to every token of a single sentence
             target.position_embeddings.weight.add_(source.token_type_embeddings.weight[0])
     norm = getattr(source, "LayerNorm", getattr(source, "norm", None))
-    if isinstance(target.norm, GroupedLayerNorm) and isinstance(norm, nn.LayerNorm | GroupedLayerNorm):
+    if isinstance(getattr(target, "norm", None), GroupedLayerNorm) and isinstance(
+        norm, nn.LayerNorm | GroupedLayerNorm
+    ):
         target.norm.weight.copy_(norm.weight)
         target.norm.bias.copy_(norm.bias)

@@ -62,6 +62,13 @@ class ModelFamily(ABC):
         """What ``config.json`` calls it."""
         return self.config_class.model_type
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """Fields that its configurations have."""
+        return frozenset(
+            {*inspect.signature(self.config_class).parameters, *PreTrainedConfig().to_dict(), "num_labels"}
+        )
+
     def new_classifier(self, **fields: Any) -> Any:
         """Return an untrained classifier with these fields of the configuration.
 
@@ -70,8 +77,7 @@ class ModelFamily(ABC):
         ConfigurationError
             The configuration has no such field, or does not allow the value.
         """
-        own = {*inspect.signature(self.config_class).parameters, *PreTrainedConfig().to_dict(), "num_labels"}
-        unknown = sorted(set(fields) - own)
+        unknown = sorted(set(fields) - self.fields)
         if unknown:
             raise ConfigurationError(f"a {self.name} has no {', '.join(unknown)}; leave it out")
         return self.classifier_class(self.config_class(**fields))
