@@ -21,7 +21,7 @@ from hardware.energy.figures import (
     paint_components,
     paint_sensitivity,
 )
-from hardware.energy.memory import MemoryModel
+from hardware.energy.models.memory import MemoryModel
 from hardware.errors import TraceMismatchError
 from hardware.reports.pictures import draw, safe_label
 

@@ -212,8 +212,8 @@ def measure_here(way: str, file: Path, tokens: int, rounds: int, seed: int) -> d
         median over all processes together; ``memory_bytes`` with a network that has run; ``processes``; ``spikes`` of
         the first sample, which must be the same for all ways.
     """
-    from export.network import parse_graph
     from export.nir_file import read_nir
+    from export.nir_graph.reader import parse_graph
 
     network = parse_graph(read_nir(file))
     encoding = network.token_encoding

@@ -93,7 +93,6 @@ def measure(part: str, path: Path, blocks: int) -> dict[str, float]:
     import nir
 
     from export import read_nir, to_nir, write_nir
-    from export.network import parse_graph  # noqa: F401  imported now, not while the clock runs
 
     weights = 0
     work: dict[str, Callable[[], Any]] = {

@@ -25,9 +25,9 @@ from rich.progress import track
 from rich.table import Table
 
 from export import to_nir
-from export.network import parse_graph
+from export.nir_graph.reader import parse_graph
 from hardware.counting_kernel import load_kernel
-from hardware.energy.operation_counts import OperationCounter
+from hardware.energy.counts import OperationCounter
 from hardware.firing import Firing
 from hardware.profiler import COLLECTIONS, Profiler
 from hardware.reports.files import write_json_object

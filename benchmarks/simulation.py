@@ -37,7 +37,8 @@ from rich.console import Console
 from rich.table import Table
 
 from export import quantize, to_nir
-from export.network import Network, parse_graph
+from export.network import Network
+from export.nir_graph.reader import parse_graph
 from export.operators import Affine
 from hardware import open_runner
 from hardware.runners.integer_kernel import load_kernel

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
         UnsupportedOperatorError,
     )
     from export.exporters import register_exporter, to_nir
-    from export.network import Network, build_graph, parse_graph
+    from export.network import Network
     from export.netx import read_netx, write_netx
     from export.nir_file import read_nir, write_nir
+    from export.nir_graph.reader import parse_graph
+    from export.nir_graph.writer import build_graph
     from export.onnx_format.file import write_onnx
     from export.onnx_format.graph import draft_onnx, to_onnx
     from export.passes.quantize import quantize, quantize_with_report
@@ -33,8 +35,8 @@ _HOMES = {
     "register_exporter": "export.exporters",
     "to_nir": "export.exporters",
     "Network": "export.network",
-    "build_graph": "export.network",
-    "parse_graph": "export.network",
+    "build_graph": "export.nir_graph.writer",
+    "parse_graph": "export.nir_graph.reader",
     "quantize": "export.passes.quantize",
     "quantize_with_report": "export.passes.quantize",
     "read_netx": "export.netx",
@@ -75,3 +77,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from export.network import Node
-from export.operators import Affine, NeuronState, PreviousStep, Total
+from export.operators import NeuronState
 
 SpikeRecorder = Callable[[str, np.ndarray, np.ndarray], None]
 """Called with node name, spikes and tested potentials, ``(..., N, D)`` each, after every spiking node."""
@@ -53,7 +53,7 @@ class NodeExecution:
         self.states: dict[str, Any] = {}
         last_reader = {name: node.name for node in self.nodes for name in (node.name, *node.sources)}
         kept = set(last_reader) if needed is None else set(needed)
-        kept.update(node.sources[0] for node in self.nodes if isinstance(node.operator, PreviousStep))
+        kept.update(node.sources[0] for node in self.nodes if node.is_previous_step)
         self._done_with = {
             node.name: [name for name, reader in last_reader.items() if reader == node.name and name not in kept]
             for node in self.nodes
@@ -83,7 +83,7 @@ class NodeExecution:
             for name in self._done_with[node.name]:
                 values.pop(name, None)
         for node in self.nodes:
-            if isinstance(node.operator, PreviousStep):
+            if node.is_previous_step:
                 self.states[node.name] = values[node.sources[0]]
 
     def _compute(
@@ -94,23 +94,18 @@ class NodeExecution:
         hot_inputs: np.ndarray | None,
     ) -> np.ndarray:
         operator = node.operator
-        if isinstance(operator, PreviousStep):
+        if node.is_previous_step:
             if node.name not in self.states:
                 leading = next(iter(values.values())).shape[:-1] if hot_inputs is None else hot_inputs.shape[1:]
-                self.states[node.name] = np.zeros((*leading, operator.features), self.dtype)
+                self.states[node.name] = np.zeros((*leading, operator.out_features), self.dtype)
             return self.states[node.name]
-        if isinstance(operator, Total):
-            left, right = node.sources
-            return values[left] + values[right]
-        (source,) = node.sources
-        if source not in values and hot_inputs is not None:
-            assert isinstance(operator, Affine)
+        if hot_inputs is not None and node.sources[0] not in values:
             return operator.gather(hot_inputs)
-        x = values[source]
+        read = tuple(values[source] for source in node.sources)
         if node.name not in self.states:
-            self.states[node.name] = operator.initial_state(x.shape, self.dtype)
+            self.states[node.name] = operator.initial_state(read[0].shape, self.dtype)
         state = self.states[node.name]
-        y = operator.step(x, state, token_mask)
+        y = operator.step(read if len(read) > 1 else read[0], state, token_mask)
         if operator.spikes:
             if token_mask is not None:
                 y = y * token_mask.astype(self.dtype)

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from export.errors import UnsupportedOperatorError
 from export.from_modules import ArrayReader, copy_weight, view_weight
 from export.from_spikebert import spikebert_network
-from export.network import Network, build_graph
+from export.network import Network
+from export.nir_graph.writer import build_graph
 from export.operators import DEFAULT_DT
 from spikebert.modeling import SpikeBertForSequenceClassification
 

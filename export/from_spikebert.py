@@ -9,8 +9,9 @@ import numpy as np
 
 from export.errors import UnsupportedOperatorError
 from export.from_modules import ArrayReader, affine_of, layer_norm_of, neuron_of, view_weight
-from export.network import Network, NetworkBuilder, TokenEncoding
+from export.network import Network, NetworkBuilder
 from export.operators import Affine, SpikeAttention, TokenMean
+from export.token_encoding import TokenEncoding
 from spikebert.modeling import (
     CLASSIFIER,
     EMBEDDING,

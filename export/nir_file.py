@@ -18,7 +18,8 @@ import nir.serialization
 import numpy as np
 
 from export.errors import GraphError, NirFileError
-from export.network import SHAPED, Network, parse_graph
+from export.network import Network
+from export.nir_graph.reader import SHAPED, parse_graph
 from spikebert.files import written_whole
 
 Entries = dict[str, "Entries | h5py.Dataset"]

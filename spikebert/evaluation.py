@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from spikebert.data import Task, TokenizedExamples
+from spikebert.data import TokenizedExamples
 from spikebert.errors import ConfigurationError
+from spikebert.tasks import Task
 
 EVALUATION_BATCH_SIZE = 32
 

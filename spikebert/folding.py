@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from spikebert.choices import BATCH, NONE, POWER
 from spikebert.errors import ConfigurationError
-from spikebert.norms import BATCH, MOMENTUM, NONE, POWER, Norm, StatisticsNorm
+from spikebert.norms import MOMENTUM, Norm, StatisticsNorm
 
 Weights = dict[str, Tensor]
 

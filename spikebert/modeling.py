@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from spikebert.configuration import PROJECTED, SPIKING, TABLE, SpikeBertConfig
+from spikebert.choices import PROJECTED, SPIKING, TABLE
+from spikebert.configuration import SpikeBertConfig
 from spikebert.errors import ConfigurationError
 from spikebert.neuron import Heaviside, SpikingNeuron
 from spikebert.norms import Norm, make_norm

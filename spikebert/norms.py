@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LAYER, BATCH, POWER, NONE = "layer", "batch", "power", "none"
-NORMS = (LAYER, BATCH, POWER, NONE)
+from spikebert.choices import BATCH, LAYER, NONE, POWER
+
 MOMENTUM = 0.1  # share of the newest batch in the running statistics, as in torch's batch norm
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,14 +12,14 @@ from numpy.typing import DTypeLike
 
 from export.errors import GraphError
 from export.loihi_numbers import WEIGHT_LIMITS
-from export.operators.operator import (
-    FLOAT64_EXACT,
-    Array,
-    Case,
-    Operator,
+from export.operators.interval import Interval, affine_interval
+from export.operators.operator import FLOAT64_EXACT, Array, Case, Operator, Traits
+from export.operators.reading import (
+    StepSeconds,
     check_standard_marks,
     integer_parameter,
     parameter,
+    reads,
     unit_parameter,
 )
 
@@ -44,6 +45,22 @@ class Affine(Operator):
     """
 
     name: ClassVar[str] = "affine"
+    traits: ClassVar[Traits] = Traits(
+        integer=False,
+        spike_range=None,
+        sources=1,
+        edges=None,
+        keeps_shape=False,
+        mixes_tokens=False,
+        pools_tokens=None,
+        reads_sentences=True,
+        reads_tokens=True,
+        remembers=False,
+        passes_values=False,
+        is_synaptic=True,
+        needs_program=False,
+        latency=1,
+    )
 
     weight: Array
     bias: Array | None = None
@@ -75,6 +92,19 @@ class Affine(Operator):
         for hot in columns[1:]:
             y = y + rows[hot]
         return y if self.bias is None else y + self.bias
+
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Return the interval of ``W x + b``."""
+        return None if read[0] is None else affine_interval(self.weight, self.bias, read[0])
+
+    def gathered_interval(self, tables: Iterable[slice]) -> Interval:
+        """Return the interval where one input of each table is hot, and no other."""
+        parts = [self.weight[:, columns] for columns in tables]
+        offset = 0.0 if self.bias is None else self.bias.astype(np.float64)
+        return Interval(
+            sum(part.min(1).astype(np.float64) for part in parts) + offset,
+            sum(part.max(1).astype(np.float64) for part in parts) + offset,
+        )
 
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return ``nir.Affine``, or ``nir.Linear`` without bias."""
@@ -110,7 +140,7 @@ class IntegerAffine(Affine):
     """
 
     name: ClassVar[str] = "integer_affine"
-    integer: ClassVar[bool | None] = True
+    traits: ClassVar[Traits] = replace(Affine.traits, integer=True)
 
     unit: Array
 
@@ -170,7 +200,8 @@ def narrow_weight(weight: Array) -> Array:
     return np.ascontiguousarray(weight, WEIGHT_TYPES[sign_mode(weight)])
 
 
-def read_affine(node: nir.Affine, where: str) -> Affine:
+@reads(Affine, nir.Affine)
+def read_affine(node: nir.Affine, where: str, dt: StepSeconds) -> Affine:
     """Check and read ``nir.Affine``."""
     if is_marked_integer(node):
         weight, unit = read_integer_weight(node, where, IntegerAffine)
@@ -179,7 +210,8 @@ def read_affine(node: nir.Affine, where: str) -> Affine:
     return Affine(weight, parameter(node.bias, (weight.shape[0],), where, "bias"))
 
 
-def read_linear(node: nir.Linear, where: str) -> Affine:
+@reads(Affine, nir.Linear)
+def read_linear(node: nir.Linear, where: str, dt: StepSeconds) -> Affine:
     """Check and read ``nir.Linear``."""
     if is_marked_integer(node):
         weight, unit = read_integer_weight(node, where, IntegerAffine)

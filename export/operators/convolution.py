@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -19,15 +20,9 @@ from export.operators.affine import (
     read_integer_weight,
     sign_mode,
 )
-from export.operators.operator import (
-    FLOAT64_EXACT,
-    Array,
-    Case,
-    Operator,
-    feature_shape,
-    parameter,
-    whole_numbers,
-)
+from export.operators.interval import Interval
+from export.operators.operator import FLOAT64_EXACT, Array, Case, Operator, Traits
+from export.operators.reading import StepSeconds, feature_shape, parameter, reads, whole_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +51,22 @@ class Convolution(Operator):
     """
 
     name: ClassVar[str] = "convolution"
+    traits: ClassVar[Traits] = Traits(
+        integer=False,
+        spike_range=None,
+        sources=1,
+        edges=None,
+        keeps_shape=False,
+        mixes_tokens=False,
+        pools_tokens=None,
+        reads_sentences=False,
+        reads_tokens=False,
+        remembers=False,
+        passes_values=False,
+        is_synaptic=True,
+        needs_program=False,
+        latency=0,
+    )
 
     size: tuple[int, ...]
     weight: Array
@@ -91,6 +102,20 @@ class Convolution(Operator):
     def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
         """See `convolution`."""
         return convolution(self, x)
+
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Return the interval of the convolution; padding is 0."""
+        if read[0] is None:
+            return None
+        low, high = read[0].low, read[0].high
+        weight, silent = self.weight.astype(np.float64), np.zeros(len(self.bias))
+        positive, negative = np.maximum(weight, 0), np.minimum(weight, 0)
+
+        def side(*images: tuple[Array, Array]) -> Array:
+            parts = (convolution(replace(self, weight=part, bias=silent), image) for part, image in images)
+            return sum(parts) + np.repeat(self.bias.astype(np.float64), math.prod(self.out_shape[1:]))
+
+        return Interval(side((positive, low), (negative, high)), side((positive, high), (negative, low)))
 
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return ``nir.Conv1d`` or ``nir.Conv2d``."""
@@ -148,7 +173,7 @@ class IntegerConvolution(Convolution):
     """
 
     name: ClassVar[str] = "integer_convolution"
-    integer: ClassVar[bool | None] = True
+    traits: ClassVar[Traits] = replace(Convolution.traits, integer=True)
 
     unit: Array
 
@@ -210,7 +235,8 @@ def windows_of(
     return every[(..., *(slice(None, None, hop) for hop in stride), *(slice(None, None, gap) for gap in dilation))]
 
 
-def read_convolution(node: nir.Conv1d | nir.Conv2d, where: str) -> Convolution:
+@reads(Convolution, nir.Conv1d, nir.Conv2d)
+def read_convolution(node: nir.Conv1d | nir.Conv2d, where: str, dt: StepSeconds) -> Convolution:
     """Check and read ``nir.Conv1d`` or ``nir.Conv2d`` whose input shape is known."""
     axes = 1 if isinstance(node, nir.Conv1d) else 2
     whole = is_marked_integer(node, IntegerConvolution)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,7 +12,9 @@ from numpy.typing import DTypeLike
 
 from export.errors import ChipLimitError, GraphError, UnsupportedOperatorError
 from export.loihi_numbers import DELAY_MAX
-from export.operators.operator import Array, Case, Operator, parameter
+from export.operators.interval import Interval
+from export.operators.operator import Array, Case, Operator, Traits
+from export.operators.reading import StepSeconds, parameter, reads
 from export.operators.time_constants import known_dt
 
 WHOLE_STEP_TOLERANCE = 1e-6
@@ -34,8 +37,22 @@ class Delay(Operator):
     """
 
     name: ClassVar[str] = "delay"
-    integer: ClassVar[bool | None] = None
-    keeps_shape: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(
+        integer=None,
+        spike_range=None,
+        sources=1,
+        edges=None,
+        keeps_shape=True,
+        mixes_tokens=False,
+        pools_tokens=None,
+        reads_sentences=False,
+        reads_tokens=False,
+        remembers=True,
+        passes_values=True,
+        is_synaptic=False,
+        needs_program=False,
+        latency=0,
+    )
 
     steps: Array
 
@@ -49,7 +66,7 @@ class Delay(Operator):
         """The same."""
         return self.steps.shape[0]
 
-    def check_chip_holds(self, where: str) -> None:
+    def check_whole_numbers(self, where: str) -> None:
         """Check that an axon of the chip can wait so long.
 
         Raises
@@ -82,13 +99,18 @@ class Delay(Operator):
         del state[0]
         return y
 
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Return what it reads, and 0, which it sends until something came."""
+        return None if read[0] is None else Interval(np.minimum(read[0].low, 0), np.maximum(read[0].high, 0))
+
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return ``nir.Delay`` in seconds."""
         return nir.Delay(np.asarray(self.steps, np.float64) * dt)
 
 
-def read_delay(node: nir.Delay, where: str, dt: float | None) -> Delay:
-    """Check and read ``nir.Delay`` for steps of `dt` seconds.
+@reads(Delay, nir.Delay)
+def read_delay(node: nir.Delay, where: str, dt: StepSeconds) -> Delay:
+    """Check and read ``nir.Delay`` in steps.
 
     Raises
     ------
@@ -98,18 +120,18 @@ def read_delay(node: nir.Delay, where: str, dt: float | None) -> Delay:
         A delay is no whole number of steps.
     """
     seconds = parameter(node.delay, (None,), where, "delay").astype(np.float64)
-    dt = known_dt(dt, where)
-    steps = np.rint(seconds / dt)
+    step = known_dt(dt.known, where)
+    steps = np.rint(seconds / step)
     if seconds.min() < 0 or steps.max() > MAX_DELAY_STEPS:
         raise GraphError(
-            f"{where}: delays of {seconds.min()} to {seconds.max()} s; at steps of {dt} s they must lie between 0 and "
-            f"{MAX_DELAY_STEPS} steps"
+            f"{where}: delays of {seconds.min()} to {seconds.max()} s; at steps of {step} s they must lie between 0 "
+            f"and {MAX_DELAY_STEPS} steps"
         )
-    odd = np.flatnonzero(~np.isclose(seconds, steps * dt, rtol=WHOLE_STEP_TOLERANCE, atol=0))
+    odd = np.flatnonzero(~np.isclose(seconds, steps * step, rtol=WHOLE_STEP_TOLERANCE, atol=0))
     if odd.size:
         raise UnsupportedOperatorError(
-            f"{where}: delay[{odd[0]}] is {seconds[odd[0]]} s, {seconds[odd[0]] / dt} steps of {dt} s; it must be a "
-            "whole number of steps"
+            f"{where}: delay[{odd[0]}] is {seconds[odd[0]]} s, {seconds[odd[0]] / step} steps of {step} s; it must be "
+            "a whole number of steps"
         )
     return Delay(steps.astype(np.int64))
 

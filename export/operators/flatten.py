@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from export.errors import GraphError
-from export.operators.operator import Array, Case, Operator, feature_shape
+from export.operators.interval import Interval
+from export.operators.operator import Array, Case, Operator, Traits
+from export.operators.reading import StepSeconds, feature_shape, reads
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,22 @@ class Flatten(Operator):
     """
 
     name: ClassVar[str] = "flatten"
-    integer: ClassVar[bool | None] = None
+    traits: ClassVar[Traits] = Traits(
+        integer=None,
+        spike_range=None,
+        sources=1,
+        edges=None,
+        keeps_shape=False,
+        mixes_tokens=False,
+        pools_tokens=None,
+        reads_sentences=False,
+        reads_tokens=False,
+        remembers=False,
+        passes_values=True,
+        is_synaptic=False,
+        needs_program=False,
+        latency=0,
+    )
 
     shape: tuple[int, ...]
     start_dim: int = 0
@@ -63,12 +81,17 @@ class Flatten(Operator):
         """Return `x`."""
         return x
 
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Return what it reads."""
+        return read[0]
+
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return ``nir.Flatten``."""
         return nir.Flatten({"input": np.array(self.shape)}, self.start_dim, self.end_dim)
 
 
-def read_flatten(node: nir.Flatten, where: str) -> Flatten:
+@reads(Flatten, nir.Flatten)
+def read_flatten(node: nir.Flatten, where: str, dt: StepSeconds) -> Flatten:
     """Check and read ``nir.Flatten`` whose input shape is known."""
     shape = feature_shape(node.input_type, where, "input")
     start, end = int(node.start_dim), int(node.end_dim)

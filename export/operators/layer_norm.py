@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isqrt
@@ -11,15 +12,15 @@ import nir
 import numpy as np
 from numpy.typing import DTypeLike
 
-from export.errors import GraphError
-from export.operators.operator import (
-    Array,
-    Case,
-    Operator,
+from export.errors import ChipLimitError, GraphError
+from export.operators.interval import Interval
+from export.operators.operator import Array, Case, Operator, Traits
+from export.operators.reading import (
     integer_parameter,
     metadata_value,
     opaque_node,
     parameter,
+    reads_marked,
     unit_parameter,
 )
 
@@ -62,6 +63,22 @@ class LayerNorm(Operator):
     """
 
     name: ClassVar[str] = "layer_norm"
+    traits: ClassVar[Traits] = Traits(
+        integer=False,
+        spike_range=None,
+        sources=1,
+        edges=None,
+        keeps_shape=False,
+        mixes_tokens=False,
+        pools_tokens=None,
+        reads_sentences=True,
+        reads_tokens=False,
+        remembers=False,
+        passes_values=False,
+        is_synaptic=False,
+        needs_program=True,
+        latency=0,
+    )
 
     weight: Array
     bias: Array
@@ -81,6 +98,10 @@ class LayerNorm(Operator):
     def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
         """See `layer_norm`."""
         return layer_norm(x, self.weight, self.bias, self.eps, self.groups)
+
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Claim nothing: it computes in floating point."""
+        return None
 
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return a marked composite."""
@@ -149,7 +170,7 @@ class IntegerLayerNorm(LayerNorm):
     """
 
     name: ClassVar[str] = "integer_layer_norm"
-    integer: ClassVar[bool | None] = True
+    traits: ClassVar[Traits] = replace(LayerNorm.traits, integer=True)
 
     integer_eps: Array
     shift: int
@@ -162,6 +183,31 @@ class IntegerLayerNorm(LayerNorm):
     def cast(self, dtype: DTypeLike) -> IntegerLayerNorm:
         """Return the operator with whole numbers as int64."""
         return replace(self, weight=self.weight.astype(np.int64), bias=self.bias.astype(np.int64))
+
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Return the bound on a normed feature, the root of the number of features, weighted; whatever is read."""
+        size = self.in_features // self.groups
+        normed = isqrt(size << (2 * NORMED_BITS)) + 2 + (isqrt(size << (2 * NORMED_BITS)) >> 22)
+        spread = normed * np.abs(self.weight.astype(np.int64))
+        bias = self.bias.astype(np.int64)
+        low, high = (bias - spread) >> self.shift, ((bias + spread) >> self.shift) + 1
+        return Interval(low.astype(np.float64), high.astype(np.float64))
+
+    def check_sums(self, read: Interval, where: str) -> None:
+        """Check that the sums of node `where` fit what it computes in, for inputs that lie in `read`.
+
+        Raises
+        ------
+        ChipLimitError
+            A reachable input is too large.
+        """
+        size = self.in_features // self.groups
+        squares = (read.magnitude**2).reshape(self.groups, size).sum(-1) * size + self.integer_eps
+        if read.largest >= 1 << INPUT_BITS or squares.max() >= 1 << RADICAND_BITS:
+            raise ChipLimitError(
+                f"{where}: inputs up to {read.largest}, squared and summed up to 2^{np.log2(squares.max()):.1f}, leave "
+                f"2^{INPUT_BITS} or 2^{RADICAND_BITS}; quantize what it reads with a larger scale"
+            )
 
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return a marked composite."""
@@ -247,6 +293,7 @@ def inverse_square_root_table() -> Array:
     )
 
 
+@reads_marked(LayerNorm)
 def read_layer_norm(metadata: dict[str, Any], where: str) -> LayerNorm:
     """Check and read the metadata of a marked composite."""
     weight = parameter(metadata.get("weight"), (None,), where, "weight")
@@ -259,6 +306,7 @@ def read_layer_norm(metadata: dict[str, Any], where: str) -> LayerNorm:
     return LayerNorm(weight, parameter(metadata.get("bias"), weight.shape, where, "bias"), eps, groups)
 
 
+@reads_marked(IntegerLayerNorm)
 def read_integer_layer_norm(metadata: dict[str, Any], where: str) -> IntegerLayerNorm:
     """Check and read the metadata of a marked composite."""
     groups = metadata_value(metadata, "groups", int, where)

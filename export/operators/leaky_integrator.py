@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import nir
 import numpy as np
 from numpy.typing import DTypeLike
 
-from export.loihi_numbers import (
-    ACTIVATION_SHIFT,
-    BIAS_EXPONENT_MAX,
-    BIAS_MANTISSA_MAX,
-    BIAS_MANTISSA_MIN,
-    DECAY_BITS,
-    DECAY_MAX,
-    DECAY_UNITY,
-    POTENTIAL_MAX,
-)
-from export.operators.leaky_integrate_and_fire import IntegerNeuronState, shift_to_zero, wrap_current
-from export.operators.operator import (
-    Array,
-    Case,
-    Operator,
-    opaque_node,
-    parameter,
-    register_parameters,
-)
+from export.operators.interval import Interval
+from export.operators.operator import Array, Case, Operator, Traits
+from export.operators.reading import StepSeconds, parameter, reads
 from export.operators.time_constants import in_seconds, in_steps, per_second, per_step
 
 
@@ -52,7 +37,22 @@ class LeakyIntegrator(Operator):
     """
 
     name: ClassVar[str] = "leaky_integrator"
-    keeps_shape: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(
+        integer=False,
+        spike_range=None,
+        sources=1,
+        edges=None,
+        keeps_shape=True,
+        mixes_tokens=False,
+        pools_tokens=None,
+        reads_sentences=False,
+        reads_tokens=False,
+        remembers=True,
+        passes_values=False,
+        is_synaptic=False,
+        needs_program=False,
+        latency=0,
+    )
 
     tau: Array | None
     r: Array
@@ -77,6 +77,10 @@ class LeakyIntegrator(Operator):
         state += charge(x, state, self.tau, self.r, self.v_leak)
         return state.copy()
 
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Claim nothing: it computes in floating point."""
+        return None
+
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return ``nir.LI``, or ``nir.I`` without leak; parameters are float64."""
         r, leak = np.asarray(self.r, np.float64), np.asarray(self.v_leak, np.float64)
@@ -90,118 +94,15 @@ def charge(x: Array, potential: Array, tau: Array | None, r: Array, v_leak: Arra
     return r * x if tau is None else (v_leak - potential + r * x) / tau
 
 
-def read_leaky_integrator(node: nir.LI | nir.I, where: str, dt: float | None) -> LeakyIntegrator:
-    """Check and read ``nir.LI`` or ``nir.I`` for steps of `dt` seconds."""
+@reads(LeakyIntegrator, nir.LI, nir.I)
+def read_leaky_integrator(node: nir.LI | nir.I, where: str, dt: StepSeconds) -> LeakyIntegrator:
+    """Check and read ``nir.LI`` or ``nir.I`` in steps."""
     r = parameter(node.r, (None,), where, "r").astype(np.float64)
     if isinstance(node, nir.I):
-        return LeakyIntegrator(None, per_step(r, dt, where), np.zeros_like(r))
+        return LeakyIntegrator(None, per_step(r, dt.known, where), np.zeros_like(r))
     tau = parameter(node.tau, r.shape, where, "tau").astype(np.float64)
     leak = parameter(node.v_leak, r.shape, where, "v_leak").astype(np.float64)
-    return LeakyIntegrator(in_steps(tau, dt, where, "tau"), r, leak)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class IntegerIntegrator(Operator):
-    """Loihi's neuron where it never fires, and its potential, in 64ths of an activation, is what it sends.
-
-    With activation ``a`` and ``t(x) = sign(x) floor(|x| / 4096)``, see `IntegerLeakyIntegrateAndFire`::
-
-        v[t] = t(v[t-1] (4096 - decay)) + wrap24(a << 6) + (bias_mantissa << bias_exponent)
-        v[t] between -(2^23 - 1) and 2^23 - 1;  y[t] = v[t]
-
-    and ``v = 0`` before the first step.
-
-    Parameters
-    ----------
-    decay : ndarray
-        ``(features,)``, 0 to 4095.
-    bias_mantissa, bias_exponent : ndarray
-        ``(features,)``, -4096 to 4095 and 0 to 7, in units of the potential.
-    unit : ndarray
-        ``(features,)`` float64: what a potential of 1 stands for in the float graph.
-
-    References
-    ----------
-    ``lava.proc.lif.models.PyLifModelBitAcc`` of lava-nc 0.10.0 below its threshold.
-    """
-
-    name: ClassVar[str] = "integer_integrator"
-    integer: ClassVar[bool | None] = True
-
-    decay: Array
-    bias_mantissa: Array
-    bias_exponent: Array
-    unit: Array
-
-    @property
-    def in_features(self) -> int:
-        """One activation for each integrator."""
-        return self.decay.shape[0]
-
-    @property
-    def out_features(self) -> int:
-        """One potential for each integrator."""
-        return self.decay.shape[0]
-
-    @property
-    def bias(self) -> Array:
-        """Bias in units of the potential, ``(features,)``."""
-        return self.bias_mantissa << self.bias_exponent
-
-    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> IntegerNeuronState:
-        """Return potentials of 0, in int64."""
-        return IntegerNeuronState(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-
-    def step(self, x: Array, state: IntegerNeuronState, token_mask: Array | None) -> Array:
-        """Return the new potentials."""
-        current = wrap_current(x)
-        decayed = shift_to_zero(state.membrane_potential * (DECAY_UNITY - self.decay), DECAY_BITS)
-        charged = decayed + current + self.bias
-        potential = np.clip(charged, -POTENTIAL_MAX, POTENTIAL_MAX)
-        real = np.ones(x.shape, bool) if token_mask is None else np.broadcast_to(token_mask != 0, x.shape)
-        state.wrapped_currents += int(np.count_nonzero((current != x << ACTIVATION_SHIFT) & real))
-        state.saturated_potentials += int(np.count_nonzero((charged != potential) & real))
-        state.membrane_potential = potential
-        return potential
-
-    def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
-        """Return a marked composite."""
-        integers = ("decay", "bias_mantissa", "bias_exponent")
-        return opaque_node(
-            self,
-            {
-                **{key: np.asarray(getattr(self, key), np.int32) for key in integers},
-                "unit": np.asarray(self.unit, np.float64),
-                "axes": "each feature of each token by itself, over time steps",
-                "formula": "v = t(v (4096 - decay)) + wrap24(a << 6) + (bias_mantissa << bias_exponent); v clipped to "
-                "+-(2^23 - 1); y = v; t(x) = sign(x) floor(|x| / 4096)",
-            },
-        )
-
-
-def read_integer_integrator(metadata: dict[str, Any], where: str) -> IntegerIntegrator:
-    """Check and read the metadata of a marked composite."""
-    limits = {
-        "decay": (0, DECAY_MAX),
-        "bias_mantissa": (BIAS_MANTISSA_MIN, BIAS_MANTISSA_MAX),
-        "bias_exponent": (0, BIAS_EXPONENT_MAX),
-    }
-    return IntegerIntegrator(**register_parameters(metadata, limits, where))
-
-
-def integer_cases() -> list[Case]:
-    """Return integrators that leak, are biased, and reach the limits of their registers."""
-    rng = np.random.default_rng(34)
-    operator = IntegerIntegrator(
-        decay=np.array([0, 410, 4095, 1]),
-        bias_mantissa=np.array([0, -3, 100, BIAS_MANTISSA_MIN]),
-        bias_exponent=np.array([0, 2, 0, BIAS_EXPONENT_MAX]),
-        unit=np.full(4, 0.25),
-    )
-    return [
-        Case("integer integrator", operator, rng.integers(-9, 10, (8, 2, 3, 4))),
-        Case("integer integrator at its limits", operator, rng.integers(-(1 << 18), 1 << 18, (8, 2, 3, 4))),
-    ]
+    return LeakyIntegrator(in_steps(tau, dt.known, where, "tau"), r, leak)
 
 
 def cases() -> list[Case]:

@@ -1,23 +1,27 @@
-"""What an operator is: one node of a graph, its meaning, and how NIR writes it down.
+"""What an operator is: one node of a graph, its meaning, its traits, and how NIR writes it down.
 
 Each operator has one home, a file beside this one: a frozen dataclass of its parameters whose docstring gives equation,
-shapes and source, a pure NumPy function that is its meaning, and its cases; the same again for its meaning in whole
-numbers. The reference interpreter and the Lava
-processes call that home, so equality between those two proves plumbing; the meaning is proven in
-``tests/operators`` against code that shares nothing with it.
+shapes and source, a pure NumPy function that is its meaning, what it is (`Traits`), and its cases; the same again for
+its meaning in whole numbers. The reference interpreter and the Lava processes call that home, so equality between those
+two proves plumbing; the meaning is proven in ``tests/operators`` against code that shares nothing with it.
+
+What becomes of an operator elsewhere (on a chip, in ONNX, in a count) is no trait: it is a row of that target's table,
+see `export.operators.rules`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import nir
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from export.errors import ChipLimitError, GraphError, UnsupportedOperatorError
+from export.errors import UnsupportedOperatorError
+from export.operators.interval import Interval
 
 Array = NDArray[Any]
 OperatorType = TypeVar("OperatorType", bound="Operator")
@@ -26,6 +30,64 @@ DEFAULT_DT = 1e-4
 """Seconds a time step stands for in a NIR file; snnTorch's default too. It cancels out of every equation here."""
 FLOAT64_EXACT = 1 << 53
 """Whole numbers up to this, and sums of them in any order, are exact in float64."""
+SUM: Literal["sum"] = "sum"
+PREVIOUS_STEP: Literal["previous step"] = "previous step"
+"""What edges of a file stand for; see `Traits.edges`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What an operator is, whatever is done with it. Nothing has a default: who writes an operator answers all of it.
+
+    Attributes
+    ----------
+    integer : bool or None
+        Whether it belongs into integer graphs (True), float graphs (False) or either (None).
+    spike_range : tuple of int or None
+        Least and greatest spike it sends: ``(0, 1)``, or ``(-1, 1)`` for ternary ones. Spikes are masked at padding,
+        recorded in a trace and compared. None where its output is no spikes.
+    sources : int
+        How many ordered sources it has. Of one, several edges into it are summed; of more, each has its place.
+    edges : {"sum", "previous step"} or None
+        Which edges of a file it stands for, where it is no node there: several into one node, or one that closes a
+        cycle.
+    keeps_shape : bool
+        Whether it acts on each feature by itself, whatever shape they have in a file.
+    mixes_tokens : bool
+        Whether what it sends at a token depends on other tokens of the sentence.
+    pools_tokens : {"mean", "sum", "choice"} or None
+        How it makes one vector of a sentence's tokens: their mean, their sum (which stands for the number of tokens
+        times the mean), or one of them; None where the tokens stay.
+    reads_sentences : bool
+        Whether it can stand behind one that pools tokens, and act on one vector a sentence.
+    reads_tokens : bool
+        Whether it can read the words of a sentence, by `Operator.gather`.
+    remembers : bool
+        Whether what it sends depends on earlier steps.
+    passes_values : bool
+        Whether it only sends on what it reads: moved, delayed or summed, but with no arithmetic of its own.
+    is_synaptic : bool
+        Whether it is synapses, weights between what it reads and what reads it, rather than something that computes.
+    needs_program : bool
+        Whether a chip needs neurons that run programs for it.
+    latency : int
+        Steps later than its input that its output arrives where every synaptic hop takes one, as on the chip.
+    """
+
+    integer: bool | None
+    spike_range: tuple[int, int] | None
+    sources: int
+    edges: Literal["sum", "previous step"] | None
+    keeps_shape: bool
+    mixes_tokens: bool
+    pools_tokens: Literal["mean", "sum", "choice"] | None
+    reads_sentences: bool
+    reads_tokens: bool
+    remembers: bool
+    passes_values: bool
+    is_synaptic: bool
+    needs_program: bool
+    latency: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,17 +102,13 @@ class Operator(ABC):
     """Name in NIR metadata (``op``) where NIR has no node for it, and in tables."""
     version: ClassVar[int] = 1
     """Version of the meaning; a reader refuses one it does not know."""
-    spikes: ClassVar[bool] = False
-    """Whether the output is spikes: masked at padding, recorded in a trace, compared."""
-    integer: ClassVar[bool | None] = False
-    """Whether it belongs into integer graphs (True), float graphs (False) or either (None)."""
-    keeps_shape: ClassVar[bool] = False
-    """Whether it acts on each feature by itself, whatever shape they have in a file; every spiking operator does."""
+    traits: ClassVar[Traits]
+    """What it is."""
 
     @property
     @abstractmethod
     def in_features(self) -> int:
-        """Width of the input's last axis."""
+        """Width of the last axis of its input, or of each of its inputs."""
 
     @property
     @abstractmethod
@@ -67,17 +125,58 @@ class Operator(ABC):
         """Shape that the output's features have in a file, where the operator does not keep the input's."""
         return (self.out_features,)
 
+    @property
+    def spikes(self) -> bool:
+        """Whether the output is spikes."""
+        return self.traits.spike_range is not None
+
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
         """Return the state before the first step for inputs of `shape`; None for an operator without memory."""
         return None
 
     @abstractmethod
-    def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
-        """Compute one time step, changing `state` in place."""
+    def step(self, x: Any, state: Any, token_mask: Array | None) -> Array:
+        """Compute one time step, changing `state` in place; with several sources, `x` is a tuple, in their order."""
+
+    def gather(self, columns: Array) -> Array:
+        """Return the output for multi-hot inputs given as the indices that are hot.
+
+        Parameters
+        ----------
+        columns : ndarray
+            ``(K, ..., N)``: K hot inputs for each token.
+
+        Raises
+        ------
+        UnsupportedOperatorError
+            The operator cannot read words; see `Traits.reads_tokens`.
+        """
+        raise UnsupportedOperatorError(f"{self.name} cannot read token ids; only an affine or linear node can")
+
+    @abstractmethod
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Return between which whole numbers the output lies, feature by feature; None where nothing is claimed.
+
+        Parameters
+        ----------
+        read : sequence of Interval or None
+            The same of what each source sends.
+        tokens : int or None
+            The longest sentence; None without limit.
+        """
 
     @abstractmethod
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return the NIR node, its weights in `dtype`, for steps of `dt` seconds."""
+
+    def check_whole_numbers(self, where: str) -> None:  # noqa: B027 - most have nothing to check
+        """Check that node `where` can stand in an integer graph, where operators of either kind can.
+
+        Raises
+        ------
+        GraphError, ChipLimitError
+            Its parameters mean something there is not in whole numbers.
+        """
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters that the meaning depends on, by name."""
@@ -87,6 +186,34 @@ class Operator(ABC):
         """Return the operator with every array parameter in `dtype`."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)}
         return replace(self, **{key: np.ascontiguousarray(value, dtype=dtype) for key, value in arrays.items()})
+
+
+class SpikingOperator(Operator):
+    """An operator that sends spikes: neurons, one for each feature of each token."""
+
+    threshold: Array
+    """``(features,)``."""
+
+    @property
+    def in_features(self) -> int:
+        """One current for each neuron."""
+        return self.threshold.shape[0]
+
+    @property
+    def out_features(self) -> int:
+        """One spike train for each neuron."""
+        return self.threshold.shape[0]
+
+    @property
+    def tested_threshold(self) -> Array:
+        """What the potential is compared with, in its units, ``(features,)``."""
+        return self.threshold
+
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval:
+        """Return the least and greatest spike, whatever is read."""
+        assert self.traits.spike_range is not None
+        low, high = self.traits.spike_range
+        return Interval(np.full(self.out_features, float(low)), np.full(self.out_features, float(high)))
 
 
 @dataclass(frozen=True)
@@ -100,7 +227,7 @@ class Case:
     operator : Operator
         What to run.
     inputs : ndarray
-        ``(T, B, N, D)`` float64.
+        ``(T, B, N, D)`` float64, or int64 in whole numbers; what several sources send stands side by side.
     token_mask : ndarray or None
         ``(B, N)`` bool.
     """
@@ -109,197 +236,3 @@ class Case:
     operator: Operator
     inputs: Array
     token_mask: Array | None = None
-
-
-def parameter(value: Any, shape: tuple[int | None, ...], node: str, name: str) -> Array:
-    """Return a parameter of node `node` as an array after checking it.
-
-    Raises
-    ------
-    GraphError
-        It is not numeric, has another shape than `shape` (None: any length), or holds NaN or infinity.
-    """
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu":
-        raise GraphError(f"{node}: {name} holds {array.dtype}, not numbers")
-    _check_shape(array, shape, node, name)
-    if not np.isfinite(array).all():
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise GraphError(f"{node}: {name}{list(where)} is {array[where]}; every parameter must be finite")
-    return array.astype(np.float64) if array.dtype.kind != "f" else array
-
-
-def whole_numbers(value: Any, count: int, low: int, node: str, name: str) -> tuple[int, ...]:
-    """Return `count` whole numbers of at least `low`, as a file gives them: an array, a row, or one for all.
-
-    Raises
-    ------
-    GraphError
-        It is anything else.
-    """
-    array = np.asarray(value)
-    found = array.reshape(-1)
-    if array.dtype.kind not in "iu" or found.size not in (1, count) or found.min() < low:
-        raise GraphError(f"{node}: {name} is {value!r}; expected {count} whole numbers of at least {low}")
-    return tuple(int(number) for number in np.broadcast_to(found, (count,)))
-
-
-def feature_shape(types: dict[str, Any] | None, node: str, port: str) -> tuple[int, ...]:
-    """Return the shape of port `port` of node `node`.
-
-    Raises
-    ------
-    GraphError
-        It is not known, or has an axis of no length.
-    """
-    shape = (types or {}).get(port)
-    if shape is None:
-        raise GraphError(f"{node}: nothing says the shape of what it reads")
-    array = np.asarray(shape).reshape(-1)
-    if array.dtype.kind not in "iu" or not array.size or array.min() < 1:
-        raise GraphError(f"{node}: its {port} has a shape of {array.tolist()}; expected positive whole numbers")
-    return tuple(int(length) for length in array)
-
-
-def integer_parameter(
-    value: Any, shape: tuple[int | None, ...], node: str, name: str, low: int, high: int, remedy: str
-) -> Array:
-    """Return a whole-number parameter of node `node` as int64 after checking it.
-
-    Raises
-    ------
-    GraphError
-        It has another shape than `shape` (None: any length), or is not of an integer type.
-    ChipLimitError
-        A value lies outside `low` to `high`; the message gives the limit and `remedy`.
-    """
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu":
-        raise GraphError(f"{node}: {name} holds {array.dtype}, not whole numbers")
-    _check_shape(array, shape, node, name)
-    if array.size:
-        for index in (int(array.argmin()), int(array.argmax())):
-            found = int(array.flat[index])
-            if not low <= found <= high:
-                where = [int(i) for i in np.unravel_index(index, array.shape)]
-                raise ChipLimitError(
-                    f"{node}: {name}{where or ''} is {found}; it must lie between {low} and {high}: {remedy}"
-                )
-    return array.astype(np.int64)
-
-
-def unit_parameter(metadata: dict[str, Any], features: int, node: str) -> Array:
-    """Return ``metadata["unit"]``, what a 1 of each feature stands for in the float graph, ``(features,)``.
-
-    Raises
-    ------
-    GraphError
-        It is missing, has another shape, or is not positive.
-    """
-    unit = parameter(metadata.get("unit"), (features,), node, "metadata unit")
-    if not (unit > 0).all():
-        raise GraphError(f"{node}: metadata unit[{int(np.argmin(unit))}] is {unit.min()}; it must be positive")
-    return unit
-
-
-def register_parameters(metadata: dict[str, Any], limits: dict[str, tuple[int, int]], node: str) -> dict[str, Array]:
-    """Return the registers of neurons, one of each for each neuron, and their ``unit``, by key.
-
-    Parameters
-    ----------
-    metadata : dict
-    limits : dict of str to (int, int)
-        What the chip holds in each register; the first says how many neurons there are.
-    node : str
-
-    Raises
-    ------
-    GraphError, ChipLimitError
-        As `integer_parameter` and `unit_parameter` do.
-    """
-    first = next(iter(limits))
-    shape = np.asarray(metadata.get(first)).shape
-    if len(shape) != 1:
-        raise GraphError(f"{node}: {first} has shape {shape}; expected (any)")
-    read = {
-        key: integer_parameter(metadata.get(key), shape, node, key, low, high, "the chip holds no other")
-        for key, (low, high) in limits.items()
-    }
-    return {**read, "unit": unit_parameter(metadata, shape[0], node)}
-
-
-def _check_shape(array: Array, shape: tuple[int | None, ...], node: str, name: str) -> None:
-    fits = array.ndim == len(shape) and all(w is None or w == h for w, h in zip(shape, array.shape, strict=True))
-    if not fits:
-        expected = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
-        raise GraphError(f"{node}: {name} has shape {array.shape}; expected {expected}")
-
-
-def opaque_node(operator: Operator, metadata: dict[str, Any]) -> nir.NIRGraph:
-    """Wrap an operator NIR has no node for: a nested graph marked in metadata, its body poisoned.
-
-    Stock readers can load it (one input, one output, types check), but executing the body gives NaN whatever comes in,
-    so that a reader that does not know the operator fails loudly or ends in NaN, never in a plausible wrong answer.
-
-    Parameters
-    ----------
-    operator : Operator
-        Gives name, version and widths.
-    metadata : dict
-        The operator's parameters, its ``axes`` and ``formula``.
-    """
-    down = np.full((1, operator.in_features), np.nan, np.float32)
-    up = np.full((operator.out_features, 1), np.nan, np.float32)
-    return nir.NIRGraph(
-        nodes={
-            "input": nir.Input({"input": np.array([operator.in_features])}),
-            "poison_down": nir.Linear(down),
-            "poison_up": nir.Linear(up),
-            "output": nir.Output({"output": np.array([operator.out_features])}),
-        },
-        edges=[("input", "poison_down"), ("poison_down", "poison_up"), ("poison_up", "output")],
-        metadata={"standard": False, "op": operator.name, "op_version": operator.version, **metadata},
-    )
-
-
-def check_standard_marks(metadata: dict[str, Any], operator: type[Operator], node: str) -> None:
-    """Check that what a standard node's metadata say of its meaning is `operator`, in the version known here.
-
-    Raises
-    ------
-    GraphError
-        They say that the node is not standard, or that it is another operator.
-    UnsupportedOperatorError
-        They give another version.
-    """
-    if "standard" in metadata and not metadata_value(metadata, "standard", bool, node):
-        raise GraphError(f"{node}: metadata say it is not standard, but it is made of NIR's own nodes")
-    if "op" in metadata and (op := metadata_value(metadata, "op", str, node)) != operator.name:
-        raise GraphError(f"{node}: metadata say it is a {op}, but the nodes mean a {operator.name}")
-    if "op_version" in metadata:
-        version = metadata_value(metadata, "op_version", int, node)
-        if version != operator.version:
-            raise UnsupportedOperatorError(
-                f"{node}: {operator.name} version {version} is not known, only {operator.version}"
-            )
-
-
-def metadata_value(metadata: dict[str, Any], key: str, kind: type, node: str) -> Any:
-    """Return ``metadata[key]`` as `kind` (int, float, bool or str) after checking it.
-
-    Raises
-    ------
-    GraphError
-        The key is missing or its value is of another kind.
-    """
-    if key not in metadata:
-        raise GraphError(f"{node}: its metadata has no {key!r}")
-    value = metadata[key]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    allowed = (int, float) if kind is float else (kind,)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        raise GraphError(f"{node}: metadata {key!r} is {value!r}; expected {kind.__name__}")
-    return kind(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +13,9 @@ from numpy.typing import DTypeLike
 
 from export.errors import GraphError
 from export.operators.convolution import window_counts, windows_of
-from export.operators.operator import Array, Case, Operator, feature_shape, whole_numbers
+from export.operators.interval import Interval
+from export.operators.operator import Array, Case, Operator, Traits
+from export.operators.reading import StepSeconds, feature_shape, reads, whole_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,22 @@ class Pooling(Operator):
     """
 
     name: ClassVar[str] = "pooling"
-    integer: ClassVar[bool | None] = None
+    traits: ClassVar[Traits] = Traits(
+        integer=None,
+        spike_range=None,
+        sources=1,
+        edges=None,
+        keeps_shape=False,
+        mixes_tokens=False,
+        pools_tokens=None,
+        reads_sentences=False,
+        reads_tokens=False,
+        remembers=False,
+        passes_values=False,
+        is_synaptic=True,
+        needs_program=False,
+        latency=0,
+    )
 
     shape: tuple[int, ...]
     kernel: tuple[int, ...]
@@ -62,6 +80,11 @@ class Pooling(Operator):
         """All numbers of the output."""
         return math.prod(self.out_shape)
 
+    def check_whole_numbers(self, where: str) -> None:
+        """Check that it is a sum."""
+        if self.mean:
+            raise GraphError(f"{where}: a mean divides; an integer graph sums, and its unit is divided")
+
     @property
     def _padding(self) -> tuple[tuple[int, int], ...]:
         return tuple((pad, pad) for pad in self.padding)
@@ -73,13 +96,21 @@ class Pooling(Operator):
         y = total.reshape(*x.shape[:-1], -1)
         return y / x.dtype.type(math.prod(self.kernel)) if self.mean else y
 
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Return the pool of the least and of the greatest."""
+        if read[0] is None:
+            return None
+        low, high = (self.step(side, None, None) for side in (read[0].low, read[0].high))
+        return Interval(low, high)
+
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return ``nir.SumPool2d`` or ``nir.AvgPool2d``."""
         kind = nir.AvgPool2d if self.mean else nir.SumPool2d
         return kind(np.array(self.kernel), np.array(self.stride), np.array(self.padding))
 
 
-def read_pooling(node: nir.SumPool2d | nir.AvgPool2d, where: str) -> Pooling:
+@reads(Pooling, nir.SumPool2d, nir.AvgPool2d)
+def read_pooling(node: nir.SumPool2d | nir.AvgPool2d, where: str, dt: StepSeconds) -> Pooling:
     """Check and read ``nir.SumPool2d`` or ``nir.AvgPool2d`` whose input shape is known."""
     shape = feature_shape(node.input_type, where, "input")
     if len(shape) != 3:

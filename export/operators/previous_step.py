@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import nir
+import numpy as np
 from numpy.typing import DTypeLike
 
-from export.operators.operator import Array, Operator
+from export.operators.interval import Interval
+from export.operators.operator import PREVIOUS_STEP, Array, Operator, Traits
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +26,22 @@ class PreviousStep(Operator):
     """
 
     name: ClassVar[str] = "previous_step"
-    integer: ClassVar[bool | None] = None
+    traits: ClassVar[Traits] = Traits(
+        integer=None,
+        spike_range=None,
+        sources=1,
+        edges=PREVIOUS_STEP,
+        keeps_shape=False,
+        mixes_tokens=False,
+        pools_tokens=None,
+        reads_sentences=False,
+        reads_tokens=False,
+        remembers=True,
+        passes_values=True,
+        is_synaptic=False,
+        needs_program=False,
+        latency=0,
+    )
 
     features: int
 
@@ -40,6 +58,10 @@ class PreviousStep(Operator):
     def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
         """Return `x`: whoever runs the graph has kept it for a step already."""
         return x
+
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Return the least and greatest spike of the neurons that recurrent connections leave here."""
+        return Interval(np.zeros(self.features), np.ones(self.features))
 
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Not a node in NIR: `export.network.build_graph` writes edges instead."""

@@ -12,9 +12,11 @@ import nir
 import numpy as np
 from numpy.typing import DTypeLike
 
-from export.operators.leaky_integrate_and_fire import NeuronState
+from export.operators.firing import NeuronState
+from export.operators.leaky_integrate_and_fire import LeakyIntegrateAndFire, is_simple_neuron, read_neuron
 from export.operators.leaky_integrator import charge
-from export.operators.operator import Array, Case, Operator, parameter
+from export.operators.operator import Array, Case, SpikingOperator, Traits
+from export.operators.reading import StepSeconds, parameter, reads
 from export.operators.time_constants import in_seconds, in_steps, per_second, per_step
 
 
@@ -32,7 +34,7 @@ class ResistiveNeuronState(NeuronState):
 
 
 @dataclass(frozen=True, eq=False)
-class ResistiveNeuron(Operator):
+class ResistiveNeuron(SpikingOperator):
     """Integrate-and-fire neurons with resistance, leak potential, reset potential, and a current that may decay too.
 
     With input ``x``, in this order::
@@ -63,7 +65,22 @@ class ResistiveNeuron(Operator):
     """
 
     name: ClassVar[str] = "resistive_neuron"
-    spikes: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(
+        integer=False,
+        spike_range=(0, 1),
+        sources=1,
+        edges=None,
+        keeps_shape=True,
+        mixes_tokens=False,
+        pools_tokens=None,
+        reads_sentences=False,
+        reads_tokens=False,
+        remembers=True,
+        passes_values=False,
+        is_synaptic=False,
+        needs_program=False,
+        latency=0,
+    )
 
     tau: Array | None
     r: Array
@@ -80,16 +97,6 @@ class ResistiveNeuron(Operator):
         drive = "r * x[t]" if self.tau_syn is None else "r * I[t]"
         charge = f"U[t-1] + {drive}" if self.tau is None else f"U[t-1] + ((v_leak - U[t-1]) + {drive}) / tau"
         return f"{current}U[t] = {charge}; S[t] = U[t] > threshold; U[t] = v_reset where S[t]"
-
-    @property
-    def in_features(self) -> int:
-        """One current for each neuron."""
-        return self.threshold.shape[0]
-
-    @property
-    def out_features(self) -> int:
-        """One spike train for each neuron."""
-        return self.threshold.shape[0]
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters without those that this form has not."""
@@ -130,6 +137,16 @@ class ResistiveNeuron(Operator):
             return nir.LIF(tau=tau, **rest)
         tau_syn = in_seconds(self.tau_syn, dt)
         return nir.CubaLIF(tau_syn=tau_syn, tau_mem=tau, w_in=np.asarray(self.w_in, np.float64), **rest)
+
+
+@reads(ResistiveNeuron, nir.LIF, nir.IF, nir.CubaLIF)
+def read_standard_neuron(
+    node: nir.LIF | nir.IF | nir.CubaLIF, where: str, dt: StepSeconds
+) -> LeakyIntegrateAndFire | ResistiveNeuron:
+    """Check and read ``nir.LIF``, ``nir.IF`` or ``nir.CubaLIF``, as the simpler neuron where it is one."""
+    if not isinstance(node, nir.CubaLIF) and is_simple_neuron(node, dt.known):
+        return read_neuron(node, where, dt)
+    return read_resistive_neuron(node, where, dt.known)
 
 
 def read_resistive_neuron(node: nir.LIF | nir.IF | nir.CubaLIF, where: str, dt: float | None) -> ResistiveNeuron:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,7 +10,10 @@ import nir
 import numpy as np
 from numpy.typing import DTypeLike
 
-from export.operators.operator import Array, Case, Operator, parameter
+from export.errors import GraphError
+from export.operators.interval import Interval
+from export.operators.operator import Array, Case, Operator, Traits
+from export.operators.reading import StepSeconds, parameter, reads
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +31,22 @@ class Scale(Operator):
     """
 
     name: ClassVar[str] = "scale"
-    integer: ClassVar[bool | None] = None
-    keeps_shape: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(
+        integer=None,
+        spike_range=None,
+        sources=1,
+        edges=None,
+        keeps_shape=True,
+        mixes_tokens=False,
+        pools_tokens=None,
+        reads_sentences=False,
+        reads_tokens=False,
+        remembers=False,
+        passes_values=False,
+        is_synaptic=True,
+        needs_program=False,
+        latency=0,
+    )
 
     scale: Array
 
@@ -42,16 +60,29 @@ class Scale(Operator):
         """The same."""
         return self.scale.shape[0]
 
+    def check_whole_numbers(self, where: str) -> None:
+        """Check that factors are signs or 0."""
+        if not np.isin(self.scale, (-1, 0, 1)).all():
+            raise GraphError(f"{where}: a factor of an integer graph is 1, 0 or -1; the unit holds what is left")
+
     def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
         """Return ``scale x``."""
         return x * self.scale.astype(x.dtype)
+
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Return the interval between both ends, scaled."""
+        if read[0] is None:
+            return None
+        ends = (read[0].low * self.scale, read[0].high * self.scale)
+        return Interval(np.minimum(*ends), np.maximum(*ends))
 
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return ``nir.Scale``."""
         return nir.Scale(np.asarray(self.scale, dtype))
 
 
-def read_scale(node: nir.Scale, where: str) -> Scale:
+@reads(Scale, nir.Scale)
+def read_scale(node: nir.Scale, where: str, dt: StepSeconds) -> Scale:
     """Check and read ``nir.Scale``."""
     return Scale(parameter(node.scale, (None,), where, "scale"))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import nir
@@ -10,7 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from export.errors import ChipLimitError, GraphError
-from export.operators.operator import FLOAT64_EXACT, Array, Case, Operator, metadata_value, opaque_node
+from export.operators.interval import Interval, symmetric
+from export.operators.operator import FLOAT64_EXACT, Array, Case, Operator, Traits
+from export.operators.reading import metadata_value, opaque_node, reads_marked
 
 MAX_SHIFT = 16
 """Fraction bits an integer attention product may have; more leave no room for the product below 24 bits."""
@@ -35,6 +38,22 @@ class SpikeAttention(Operator):
     """
 
     name: ClassVar[str] = "spike_attention"
+    traits: ClassVar[Traits] = Traits(
+        integer=False,
+        spike_range=None,
+        sources=1,
+        edges=None,
+        keeps_shape=False,
+        mixes_tokens=True,
+        pools_tokens=None,
+        reads_sentences=False,
+        reads_tokens=False,
+        remembers=False,
+        passes_values=False,
+        is_synaptic=False,
+        needs_program=True,
+        latency=1,
+    )
 
     num_heads: int
     head_size: int
@@ -53,6 +72,10 @@ class SpikeAttention(Operator):
     def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
         """See `spike_attention`."""
         return spike_attention(x, self.num_heads, self.scale, token_mask)
+
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Claim nothing: it computes in floating point."""
+        return None
 
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return a marked composite."""
@@ -100,7 +123,7 @@ class IntegerSpikeAttention(SpikeAttention):
     """
 
     name: ClassVar[str] = "integer_spike_attention"
-    integer: ClassVar[bool | None] = True
+    traits: ClassVar[Traits] = replace(SpikeAttention.traits, integer=True)
 
     shift: int
 
@@ -115,6 +138,14 @@ class IntegerSpikeAttention(SpikeAttention):
         kind = np.float64 if largest < FLOAT64_EXACT else np.int64
         return spike_attention(x.astype(kind), self.num_heads, 1, token_mask).astype(np.int64) << self.shift
 
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Return the largest sum over the longest sentence."""
+        if read[0] is None or tokens is None:
+            return None
+        width = self.out_features
+        query, key, value = (read[0].magnitude[part * width : (part + 1) * width].max() for part in range(3))
+        return symmetric(np.full(width, tokens * self.head_size * query * key * value * 2**self.shift))
+
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return a marked composite."""
         node = super().to_nir(dtype, dt)
@@ -126,6 +157,7 @@ class IntegerSpikeAttention(SpikeAttention):
         return node
 
 
+@reads_marked(SpikeAttention)
 def read_spike_attention(metadata: dict[str, Any], where: str) -> SpikeAttention:
     """Check and read the metadata of a marked composite."""
     heads = metadata_value(metadata, "num_heads", int, where)
@@ -136,6 +168,7 @@ def read_spike_attention(metadata: dict[str, Any], where: str) -> SpikeAttention
     return SpikeAttention(heads, head_size, scale)
 
 
+@reads_marked(IntegerSpikeAttention)
 def read_integer_spike_attention(metadata: dict[str, Any], where: str) -> IntegerSpikeAttention:
     """Check and read the metadata of a marked composite."""
     attention = read_spike_attention(metadata, where)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import nir
@@ -10,7 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from export.errors import GraphError
-from export.operators.operator import Array, Case, Operator, metadata_value, opaque_node
+from export.operators.interval import Interval
+from export.operators.operator import Array, Case, Operator, Traits
+from export.operators.reading import metadata_value, opaque_node, reads_marked
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,22 @@ class TokenMean(Operator):
     """
 
     name: ClassVar[str] = "token_mean"
+    traits: ClassVar[Traits] = Traits(
+        integer=False,
+        spike_range=None,
+        sources=1,
+        edges=None,
+        keeps_shape=False,
+        mixes_tokens=True,
+        pools_tokens="mean",
+        reads_sentences=False,
+        reads_tokens=False,
+        remembers=False,
+        passes_values=False,
+        is_synaptic=False,
+        needs_program=False,
+        latency=1,
+    )
 
     features: int
 
@@ -43,6 +62,10 @@ class TokenMean(Operator):
     def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
         """See `token_mean`."""
         return token_mean(x, token_mask)
+
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Claim nothing: it computes in floating point."""
+        return None
 
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return a marked composite."""
@@ -76,12 +99,16 @@ class TokenSum(TokenMean):
     """
 
     name: ClassVar[str] = "token_sum"
-    integer: ClassVar[bool | None] = True
+    traits: ClassVar[Traits] = replace(TokenMean.traits, integer=True, pools_tokens="sum")
 
     def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
         """Return the sum of ``x`` ``(..., N, D)`` over tokens as ``(..., 1, D)`` int64."""
         counted = x if token_mask is None else x * token_mask.astype(np.int64)
         return counted.sum(-2, keepdims=True, dtype=np.int64)
+
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Return what the longest sentence adds up to."""
+        return None if read[0] is None or tokens is None else Interval(read[0].low * tokens, read[0].high * tokens)
 
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Return a marked composite."""
@@ -95,6 +122,7 @@ class TokenSum(TokenMean):
         )
 
 
+@reads_marked(TokenMean)
 def read_token_mean(metadata: dict[str, Any], where: str) -> TokenMean:
     """Check and read the metadata of a marked composite."""
     features = metadata_value(metadata, "features", int, where)
@@ -103,6 +131,7 @@ def read_token_mean(metadata: dict[str, Any], where: str) -> TokenMean:
     return TokenMean(features)
 
 
+@reads_marked(TokenSum)
 def read_token_sum(metadata: dict[str, Any], where: str) -> TokenSum:
     """Check and read the metadata of a marked composite."""
     return TokenSum(read_token_mean(metadata, where).features)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import nir
 from numpy.typing import DTypeLike
 
-from export.operators.operator import Array, Operator
+from export.operators.interval import Interval
+from export.operators.operator import SUM, Array, Operator, Traits
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +26,22 @@ class Total(Operator):
     """
 
     name: ClassVar[str] = "total"
-    keeps_shape: ClassVar[bool] = True
-    integer: ClassVar[bool | None] = None
+    traits: ClassVar[Traits] = Traits(
+        integer=None,
+        spike_range=None,
+        sources=2,
+        edges=SUM,
+        keeps_shape=True,
+        mixes_tokens=False,
+        pools_tokens=None,
+        reads_sentences=True,
+        reads_tokens=False,
+        remembers=False,
+        passes_values=True,
+        is_synaptic=False,
+        needs_program=False,
+        latency=0,
+    )
 
     features: int
 
@@ -39,9 +55,17 @@ class Total(Operator):
         """The same."""
         return self.features
 
-    def step(self, x: Array, state: Any, token_mask: Array | None) -> Array:
-        """Return `x`: whoever runs the graph has added the inputs already."""
-        return x
+    def step(self, x: tuple[Array, Array], state: Any, token_mask: Array | None) -> Array:
+        """Return the sum of both."""
+        left, right = x
+        return left + right
+
+    def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:
+        """Return the sum of what both lie between."""
+        left, right = read
+        if left is None or right is None:
+            return None
+        return Interval(left.low + right.low, left.high + right.high)
 
     def to_nir(self, dtype: DTypeLike, dt: float) -> nir.NIRNode:
         """Not a node in NIR: `export.network.build_graph` writes edges instead."""

@@ -22,6 +22,7 @@ from typing import Any
 import nir
 import numpy as np
 
+from export.choices import ROUNDINGS, SCALES, SIGN_MODES
 from export.errors import ChipLimitError, GraphError, UnsupportedOperatorError
 from export.execution import NodeExecution
 from export.loihi_numbers import (
@@ -34,7 +35,9 @@ from export.loihi_numbers import (
     THRESHOLD_MAX,
     WEIGHT_LIMITS,
 )
-from export.network import Network, Node, Readout, build_graph, parse_graph, with_token_axis
+from export.network import Network, Node, Readout, with_token_axis
+from export.nir_graph.reader import parse_graph
+from export.nir_graph.writer import build_graph
 from export.operators import (
     Affine,
     Convolution,
@@ -65,18 +68,11 @@ from export.operators.affine import narrow_weight, sign_mode
 from export.operators.layer_norm import BIAS_BITS, GAIN_BITS, NORMED_BITS, RADICAND_BITS
 from export.passes.intervals import (
     Interval,
-    affine_interval,
-    check_layer_norm,
-    convolution_interval,
-    embedding_interval,
     node_interval,
     symmetric,
 )
 from spikebert.errors import ConfigurationError
 
-SCALES = ("per-tensor", "per-channel")
-ROUNDINGS = ("nearest", "floor-even")
-SIGN_MODES = ("mixed", "auto")
 CLIPPINGS = tuple(2.0 ** (-step / 4) for step in range(13))
 """Shares of the largest weight that are tried as the largest a matrix can hold: 1, 0.84, …, 0.125."""
 SEARCHED_INPUTS = 2048
@@ -392,7 +388,7 @@ class _Quantizer:
             for source in node.sources:
                 self.readers[source].append(node)
             if isinstance(node.operator, Delay):
-                node.operator.check_chip_holds(node.name)
+                node.operator.check_whole_numbers(node.name)
         self.by_name = {node.name: node for node in network.nodes}
         self.operators: dict[str, Operator] = {}
         self.units: dict[str, np.ndarray] = {}
@@ -713,14 +709,16 @@ class _Quantizer:
         for member, rows in zip(family, whole, strict=True):
             bias = None if member.bias is None else np.rint(member.bias / unit)
             source = member.node.sources[0]
+            sent: Interval | None
+            drafted = Affine(rows, bias) if isinstance(member.operator, Affine) else member.drafted(rows, bias)
             if self._is_gathered(member.node):
                 assert self.network.token_encoding is not None
-                found = embedding_interval(rows, bias, self.network.token_encoding)
-            elif isinstance(member.operator, Convolution):
-                found = convolution_interval(member.drafted(rows, bias), self.intervals[source])
+                assert isinstance(drafted, Affine)
+                sent = drafted.gathered_interval(self.network.token_encoding.tables.values())
             else:
-                found = affine_interval(rows, bias, self.intervals[source])
-            low, high = low + found.low, high + found.high
+                sent = drafted.interval([self.intervals[source]], None)
+            assert sent is not None
+            low, high = low + sent.low, high + sent.high
         read = Interval(low, high)
         too_large = np.zeros(channels * places, bool)
         for reader in readers:
@@ -781,7 +779,7 @@ class _Quantizer:
             shift=shift,
             unit=np.full(norm.in_features, unit),
         )
-        check_layer_norm(found, self.intervals[node.sources[0]], node.name)
+        found.check_sums(self.intervals[node.sources[0]], node.name)
         return found
 
     def _attention(self, node: Node, attention: SpikeAttention) -> IntegerSpikeAttention:
@@ -1017,7 +1015,7 @@ class _Quantizer:
 
     def _steps(self, operator: Operator, x: np.ndarray) -> np.ndarray:
         """Run an operator over ``(T, B, N, D)``; spikes of padding are zeroed."""
-        kind = np.int64 if operator.integer or x.dtype == np.int64 else np.float32
+        kind = np.int64 if operator.traits.integer or x.dtype == np.int64 else np.float32
         runnable = operator.cast(kind)
         state = runnable.initial_state(x.shape[1:], kind)
         masked = not self.mask.all()

@@ -19,8 +19,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from hardware.energy.comparison import COMPONENTS, break_even_rate, firing_rate, scale_firing
-from hardware.energy.models import EnergyModel, estimate_energy
-from hardware.energy.operation_counts import OperationCounts
+from hardware.energy.counts import OperationCounts
+from hardware.energy.estimate import estimate_energy
+from hardware.energy.models import EnergyModel
 from hardware.energy.report import number
 from hardware.reports.pictures import COLOURS, NEUTRAL_COLOUR, safe_label
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hardware.energy.comparison import EnergyComparison
-from hardware.energy.models import EnergyEstimate
-from hardware.energy.operation_counts import OperationCounts, Tally, headline
+from hardware.energy.counts import OperationCounts, Tally, headline
+from hardware.energy.estimate import EnergyEstimate
 from hardware.reports.files import write_whole
 
 DASH = "–"

@@ -17,8 +17,9 @@ from typing import Any
 import nir
 import numpy as np
 
-from export.network import Network, parse_graph
-from export.recurrence import cycle_through
+from export.network import Network
+from export.nir_graph.reader import parse_graph
+from export.nir_graph.recurrence import cycle_through
 from hardware.edges import check_trace
 from hardware.errors import PlacementError, TraceMismatchError
 from hardware.loihi.chip import Chip, find_chip

@@ -7,12 +7,12 @@ from typing import Any
 
 import nir
 
-from export.network import Network, parse_graph
+from export.network import Network
+from export.nir_graph.reader import parse_graph
+from hardware.choices import RUNNERS
 from hardware.errors import RunnerError
 from hardware.runners.runner import Runner
 from hardware.trace import Trace
-
-RUNNERS = ("torch", "reference", "integer", "lava", "onnx")
 
 
 def open_runner(model: Any, runner: str = "reference", precision: str = "float64", **options: Any) -> Runner:

@@ -50,8 +50,9 @@ from export.operators import (
     TokenMean,
     Total,
 )
+from export.operators.interval import Interval, largest_sum
 from export.operators.operator import FLOAT64_EXACT
-from export.passes.intervals import Interval, check_layer_norm, largest_sum, value_intervals
+from export.passes.intervals import value_intervals
 from hardware.errors import RunnerError
 from hardware.runners.integer_kernel import SUMS_BYTES, Kernel, KernelLayer, KernelNorm, load_kernel
 from hardware.runners.integer_torch import ALL, CHUNK_BYTES, INT32_EXACT, TorchNeurons, TorchNorm, tokens_of
@@ -225,7 +226,7 @@ class IntegerRunner(Runner):
                 kind = torch.float32 if max(largest, inner) < FLOAT32_EXACT else torch.float64
                 return _Layer(node, _name(kind), _attention(node, operator, kind))
         if isinstance(operator, IntegerLayerNorm) and read is not None:
-            check_layer_norm(operator, read, node.name)
+            operator.check_sums(read, node.name)
             compiled = self.kernel is not None and found is not None and found.largest <= INT32_EXACT
             method = "C" if compiled else "float64"
             if node.name in self._ahead:
@@ -401,7 +402,7 @@ class _Group:
     def shown(self, value: Tensor) -> np.ndarray:
         """Return a value as outputs ``(T, B, N or 1, C)`` int64."""
         value = value.expand(self.steps, *value.shape[1:])
-        full = value[:, :, None] if self.runner.network.sums_tokens else self.padded(value)
+        full = value[:, :, None] if self.runner.network.pools_tokens else self.padded(value)
         return full.to(torch.int64).cpu().numpy()
 
     def record(self, name: str, spikes: Tensor, potentials: Tensor | None) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from export.execution import NodeExecution
 from export.network import Network
-from export.operators import IntegerCurrentNeuron, IntegerLeakyIntegrateAndFire, IntegerNeuronState
+from export.operators import IntegerNeuronState, SpikingOperator
 from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
 
@@ -87,12 +87,9 @@ class ReferenceRunner(Runner):
 def thresholds(network: Network) -> dict[str, np.ndarray]:
     """Return what the potential of every spiking node is compared with, ``(D,)``."""
     return {
-        node.name: np.asarray(
-            node.operator.tested_threshold  # in units of the potential
-            if isinstance(node.operator, IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron)
-            else node.operator.threshold  # type: ignore[attr-defined]
-        )
-        for node in network.spiking_nodes
+        node.name: np.asarray(node.operator.tested_threshold)
+        for node in network.nodes
+        if isinstance(node.operator, SpikingOperator)
     }
 
 
@@ -101,7 +98,7 @@ def read_outputs(network: Network, outputs: np.ndarray, mask: np.ndarray) -> tup
 
     Where the graph averages (or sums) its tokens their axis goes: ``(B, C)`` and ``(T, B, C)``.
     """
-    shown = outputs[..., 0, :] if network.sums_tokens else outputs
+    shown = outputs[..., 0, :] if network.pools_tokens else outputs
     if network.readout is None:
         return shown.mean(0, dtype=outputs.dtype), shown
     tokens = mask.sum(-1, keepdims=True) if network.sums_tokens else 1

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from export.network import INTEGER, Network, TokenEncoding, with_token_axis
+from export.network import INTEGER, Network, with_token_axis
+from export.token_encoding import TokenEncoding
 from hardware.errors import RunnerError
 from hardware.trace import Trace
 

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
+from hardware.choices import PRECISIONS, REFERENCE
 from spikebert.cli.application import (
     EXIT_ANSWER_IS_NO,
-    MultiValueCommand,
     common_options,
     messages,
     print_json,
     results,
 )
+from spikebert.cli.grammar import Command
 from spikebert.cli.inputs import Sentences, most_positions, read_sentences, sentence_options
+from spikebert.cli.runners import RunnerName
 from spikebert.errors import ConfigurationError
 
 OWN_SENTENCES = ("A warm and quietly funny film .", "Dull .", "It never finds its feet , but the leads are a joy .")
@@ -24,13 +25,15 @@ MOST_SENTENCES = 16
 """The checks run every sentence several times, alone and together."""
 
 
-@click.command(cls=MultiValueCommand)
+@click.command(cls=Command)
 @click.argument("checkpoint")
-@click.option("--runner", default="reference", show_default=True, help="Runner to ask: torch, reference, lava, …")
+@click.option(
+    "--runner", type=RunnerName(), default=REFERENCE, show_default=True, help="Runner to ask: torch, reference, lava, …"
+)
 @click.option(
     "--graph", "graph_file", type=click.Path(path_type=Path), help="Run this NIR file in place of CHECKPOINT's."
 )
-@click.option("--precision", default="float64", show_default=True, help="float64, float32 or integer.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="float64", show_default=True, help="Of the run.")
 @click.option("--check", "names", multiple=True, help="Only these: batch, padding, order, repeat, reset, prefix.")
 @sentence_options
 @common_options
@@ -67,8 +70,6 @@ def check(
     from spikebert.provenance import run_record, seed_everything
 
     side = Side.parse(runner)
-    if side.trace_file is not None:
-        raise ConfigurationError(f"{side.trace_file}: is a recorded trace; the checks must run sentences again")
     seed_everything(seed)
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     longest = model.config.max_position_embeddings
@@ -119,6 +120,8 @@ def check(
 
 
 def _print(found: list[Any], sentences: Sentences, runner: str, precision: str) -> None:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("check", "what must not matter", "spikes compared", "different", ""):
         table.add_column(title, justify="right" if title in ("spikes compared", "different") else "left")

@@ -60,7 +60,7 @@ class CountedRun:
     "model_files",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="An energy model of your own (.json or .toml); the head of hardware/energy/models.py shows one.",
+    help="An energy model of your own (.json or .toml); the head of hardware/energy/models/price_table.py shows one.",
 )
 @click.option(
     "--baseline",
@@ -194,8 +194,8 @@ def _write_page(
     comparisons: Sequence[EnergyComparison],
 ) -> None:
     from hardware.energy.comparison import energy_by_component, firing_rate
+    from hardware.energy.counts import headline
     from hardware.energy.figures import Bar, break_even_panel, paint_break_even, paint_components
-    from hardware.energy.operation_counts import headline
     from hardware.energy.report import (
         Picture,
         amount,

@@ -13,13 +13,14 @@ from spikebert.checkpoint import (
     write_checkpoint_files,
     writing_directory,
 )
-from spikebert.data import TokenizedExamples, find_task, load_examples
+from spikebert.data import TokenizedExamples, load_examples
 from spikebert.distillation.logs import LOG_FILE
 from spikebert.distillation.model_card import CARD_FILE, RECORD_FILE, model_card
 from spikebert.distillation.training import Record
 from spikebert.evaluation import evaluate, firing_rates
 from spikebert.families import family_of
 from spikebert.provenance import run_record
+from spikebert.tasks import find_task
 
 
 def fold_checkpoint(checkpoint: str | Path, output: Path, data_directory: Path | None = None) -> Record:

@@ -28,27 +28,25 @@ from spikebert.checkpoint import (
 )
 from spikebert.distillation.corpus import Corpus, TextFiles, open_corpus, shuffled_batches
 from spikebert.distillation.logs import LOG_FILE, TrainingLog, log_beside, state_beside
-from spikebert.distillation.losses import FeatureTransforms, LossWeights, alignment_losses
+from spikebert.distillation.losses import FeatureTransforms, alignment_losses
 from spikebert.distillation.model_card import CARD_FILE, RECORD_FILE, general_model_card
+from spikebert.distillation.settings import GENERAL_WEIGHTS, Keeping, LossWeights, TrainingSettings
 from spikebert.distillation.student import build_student
 from spikebert.distillation.task_trainer import rows_with_equal_tokens
 from spikebert.distillation.teacher import load_teacher, run_teacher, weights_sha256
 from spikebert.distillation.training import (
     CALIBRATION_BATCH_SIZE,
     CALIBRATION_BATCHES,
-    Keeping,
     Record,
     Reports,
     StateFile,
     Trainer,
-    TrainingSettings,
     make_accelerator,
 )
 from spikebert.errors import ConfigurationError
 from spikebert.families import DEFAULT_MODEL_TYPE, family_of
 from spikebert.provenance import run_record, seed_everything
 
-GENERAL_WEIGHTS = LossWeights(features=1.0, embedding=1.0, logits=0.0, label=0.0)  # sigma 1 and 2, section 4.2
 TEXTS_COUNTED = 200_000  # of a corpus, for a vocabulary cut to what it uses most
 
 

@@ -6,80 +6,11 @@ tokens and features, so that it depends neither on the batch nor on padding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from spikebert.errors import ConfigurationError
-
-LOGITS_LOSSES = ("kl", "mse")
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the losses; the defaults are Eq. 8's, section 4.2.
-
-    Parameters
-    ----------
-    features, embedding, logits, label : float
-        lambda 1 to 4 of Eq. 8. Stage 1 has the first two only, sigma 1 and 2 of Eq. 7.
-    logits_loss : {"kl", "mse"}
-        Kullback-Leibler divergence of the predicted distributions (the paper), or the mean squared error of the logits,
-        which is also what a regression gets.
-    temperature : float
-        Divides both logits before the divergence, which is multiplied by its square (Hinton et al. 2015).
-    ignored_front_blocks : int
-        The student's first blocks that are compared with nothing.
-
-    Raises
-    ------
-    ConfigurationError
-        A value is not allowed, or all weights are 0.
-    """
-
-    features: float = 0.1
-    embedding: float = 0.1
-    logits: float = 1.0
-    label: float = 0.1
-    logits_loss: str = "kl"
-    temperature: float = 1.0
-    ignored_front_blocks: int = 0
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for name in ("features", "embedding", "logits", "label"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ConfigurationError(
-                    f"the weight of the {name} loss is {getattr(self, name)}; it must be 0 or more"
-                )
-        if not self.features + self.embedding + self.logits + self.label:
-            raise ConfigurationError("all losses have weight 0; give at least one a positive weight")
-        if self.logits_loss not in LOGITS_LOSSES:
-            raise ConfigurationError(
-                f"the logits loss is {self.logits_loss!r}; choose one of {', '.join(LOGITS_LOSSES)}"
-            )
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigurationError(f"temperature is {self.temperature}; it must be a positive number")
-        if self.ignored_front_blocks < 0:
-            raise ConfigurationError(f"ignored_front_blocks is {self.ignored_front_blocks}; it must be 0 or more")
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any loss looks at a teacher."""
-        return bool(self.features or self.embedding or self.logits)
-
-    @property
-    def needs_features(self) -> bool:
-        """Whether any loss looks inside the teacher."""
-        return bool(self.features or self.embedding)
-
-    def as_record(self) -> dict[str, object]:
-        """Return the weights for a training record."""
-        return asdict(self)
 
 
 class FeatureTransforms(nn.Module):

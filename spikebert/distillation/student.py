@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from spikebert.checkpoint import head_parameters, resolve_checkpoint
-from spikebert.data import Task
 from spikebert.errors import CheckpointError
 from spikebert.families import DEFAULT_MODEL_TYPE, family_named, family_of
+from spikebert.tasks import Task
 from spikebert.vocabulary import cut_vocabulary, prune_vocabulary
 
 BLOCKS = 2

@@ -10,7 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ from spikebert.checkpoint import (
     write_checkpoint_files,
     writing_directory,
 )
-from spikebert.data import Example, Task, TokenizedExamples, load_examples, read_unlabelled
-from spikebert.distillation.augmentation import AugmentationSettings, augment, random_spans
-from spikebert.distillation.fine_tuning import TEACHER_SETTINGS, fine_tuned_teacher
+from spikebert.data import Example, TokenizedExamples, load_examples, read_unlabelled
+from spikebert.distillation.augmentation import augment, random_spans
+from spikebert.distillation.fine_tuning import fine_tuned_teacher
 from spikebert.distillation.logs import LOG_FILE, TrainingLog, log_beside, state_beside
-from spikebert.distillation.losses import FeatureTransforms, LossWeights
+from spikebert.distillation.losses import FeatureTransforms
 from spikebert.distillation.model_card import CARD_FILE, RECORD_FILE, model_card
 from spikebert.distillation.part_of_speech import ENGLISH, find_tagger, guess_language
+from spikebert.distillation.settings import Keeping, LossWeights, TeacherUse, Texts, TrainingSettings
 from spikebert.distillation.student import build_student, load_student
 from spikebert.distillation.task_trainer import TaskTrainer, TeacherSignals, rows_with_equal_tokens
 from spikebert.distillation.teacher import load_teacher
@@ -42,11 +43,9 @@ from spikebert.distillation.teacher_outputs import TeacherOutputs, teacher_outpu
 from spikebert.distillation.training import (
     CALIBRATION_BATCH_SIZE,
     CALIBRATION_BATCHES,
-    Keeping,
     Record,
     Reports,
     StateFile,
-    TrainingSettings,
     make_accelerator,
 )
 from spikebert.errors import ConfigurationError
@@ -54,56 +53,10 @@ from spikebert.evaluation import evaluate, firing_rates
 from spikebert.fake_quantization import fake_quantize
 from spikebert.families import DEFAULT_MODEL_TYPE, family_of
 from spikebert.provenance import run_record, seed_everything
+from spikebert.tasks import Task
 
 SEEDS_FILE = "seeds.json"
 MASK_TOKEN = "[MASK]"  # every BERT's
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What a student learns from beside the task's own training set; the teacher says what it means.
-
-    Parameters
-    ----------
-    unlabelled : sequence of Path
-        Files with a text a line.
-    unlabelled_limit : int, optional
-        Lines read of each, spread evenly over it.
-    spans : int
-        Pieces cut from each training text.
-    augmentation : AugmentationSettings
-        Changed copies of each training text; none by default.
-    tagger : str, optional
-        Part-of-speech tagger; the best there is by default.
-    """
-
-    unlabelled: Sequence[Path] = ()
-    unlabelled_limit: int | None = None
-    spans: int = 0
-    augmentation: AugmentationSettings = field(default_factory=lambda: AugmentationSettings(copies=0))
-    tagger: str | None = None
-
-
-@dataclass(frozen=True)
-class TeacherUse:
-    """How the teacher is made ready and asked.
-
-    Parameters
-    ----------
-    settings : TrainingSettings
-        Of its fine-tuning, where it needs one.
-    folder : Path, optional
-        Where a teacher fine-tuned here is kept, and looked for; ``OUTPUT.teacher`` by default.
-    cache : Path, optional
-        Where its outputs are kept, see `teacher_outputs`.
-    largest_features : float
-        Bytes that its features may take there.
-    """
-
-    settings: TrainingSettings = TEACHER_SETTINGS
-    folder: Path | None = None
-    cache: Path | None = None
-    largest_features: float = 8e9
 
 
 def distill_task(

@@ -12,20 +12,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from spikebert.data import ExampleBatch, Task, TokenizedExamples, bucketed_indices
-from spikebert.distillation.losses import (
-    FeatureTransforms,
-    LossWeights,
-    alignment_losses,
-    label_loss,
-    logits_loss,
-)
+from spikebert.data import ExampleBatch, TokenizedExamples, bucketed_indices
+from spikebert.distillation.losses import FeatureTransforms, alignment_losses, label_loss, logits_loss
+from spikebert.distillation.settings import LABEL_ONLY, LossWeights, TrainingSettings
 from spikebert.distillation.teacher_outputs import TeacherOutputs
-from spikebert.distillation.training import Trainer, TrainingSettings
+from spikebert.distillation.training import Trainer
 from spikebert.evaluation import check_task_fits, evaluate
 from spikebert.families import family_of
-
-LABEL_ONLY = LossWeights(features=0.0, embedding=0.0, logits=0.0, label=1.0)
+from spikebert.tasks import Task
 
 
 @dataclass

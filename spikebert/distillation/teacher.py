@@ -18,9 +18,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging
 
-from spikebert.data import Task
 from spikebert.errors import CheckpointError, ConfigurationError, MissingDependencyError
 from spikebert.families import find_family  # registers them with transformers' Auto classes
+from spikebert.tasks import Task
 
 MODEL_FOLDER_OF_PACKAGE = "model"
 

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from spikebert.configuration import NO_ATTENTION, NONE, PROJECTED, SPIKING, TABLE, SpikeBertConfig
+from spikebert.choices import LAYER, NO_ATTENTION, NONE, PROJECTED, SPIKING, TABLE
+from spikebert.configuration import SpikeBertConfig
 from spikebert.errors import ConfigurationError
 from spikebert.families.embeddings import copy_embeddings
 from spikebert.families.family import Batches, ModelFamily
 from spikebert.folding import calibrate_norms, change_norms, fold_norms
 from spikebert.modeling import SpikeBertForSequenceClassification, SpikeBertModel
 from spikebert.neuron import SpikingNeuron
-from spikebert.norms import LAYER, Norm
+from spikebert.norms import Norm
 
 ATTENTION_RATE = 0.2  # spikes per neuron and step to begin with, about what the other neurons of a block do
 

@@ -11,8 +11,9 @@ import pytest
 
 from export import Network, parse_graph, to_nir
 from export.differences import graph_differences
-from export.network import NetworkBuilder, Node, TokenEncoding
+from export.network import NetworkBuilder, Node
 from export.operators import Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire, SpikeAttention, TokenMean
+from export.token_encoding import TokenEncoding
 
 NEURON = LeakyIntegrateAndFire(np.full(8, 0.5), np.full(8, 2.0), np.ones(8))
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from export import build_graph, quantize, to_nir
-from export.network import NetworkBuilder, parse_graph
+from export.network import NetworkBuilder
+from export.nir_graph.reader import parse_graph
 from export.operators import MARKED_OPERATORS, LayerNorm, Operator, all_cases, all_integer_cases
 
 PAGE = Path(__file__).parents[2] / "docs" / "nir-extension.md"

@@ -12,8 +12,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nir
 import numpy as np
@@ -41,6 +42,8 @@ from export.operators import (
     Case,
     Heaviside,
     IntegerAffine,
+    Operator,
+    Traits,
     all_cases,
 )
 from hardware import Trace, compare, open_runner, run
@@ -560,12 +563,24 @@ def test_weights_beyond_two_gigabytes(tmp_path: Path) -> None:
 
 
 def test_operators_without_a_spelling_are_all_named() -> None:
-    class Odd(Affine):
-        name = "odd"
+    @dataclass(frozen=True, eq=False)
+    class Odd(Operator):
+        name: ClassVar[str] = "odd"
+        traits: ClassVar[Traits] = replace(Affine.traits, reads_tokens=False)
+        in_features = out_features = 2  # type: ignore[assignment]
+
+        def interval(self, read: Any, tokens: Any) -> None:
+            return None
+
+        def step(self, x: Any, state: Any, token_mask: Any) -> Any:
+            return x
+
+        def to_nir(self, dtype: Any, dt: float) -> Any:
+            raise NotImplementedError
 
     builder = NetworkBuilder("input", 2)
-    first = builder.add("first", Odd(np.eye(2)), "input")
-    builder.add("second", Odd(np.eye(2)), first)
+    first = builder.add("first", Odd(), "input")
+    builder.add("second", Odd(), first)
     with pytest.raises(UnsupportedOperatorError, match=r"first \(odd\), second \(odd\): .*known are affine"):
         to_onnx(builder.network("output", "second"))
 

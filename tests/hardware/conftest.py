@@ -8,8 +8,9 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from export.network import Network, NetworkBuilder, TokenEncoding
+from export.network import Network, NetworkBuilder
 from export.operators import Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire, SpikeAttention, TokenMean
+from export.token_encoding import TokenEncoding
 from hardware import counting_kernel
 
 NetworkMaker = Callable[..., Network]

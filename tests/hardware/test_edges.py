@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from export import to_nir
-from export.network import Network, NetworkBuilder, parse_graph
+from export.network import Network, NetworkBuilder
+from export.nir_graph.reader import parse_graph
 from export.operators import Affine, Heaviside, LayerNorm, SpikeAttention
 from hardware import run
 from hardware.edges import Edge, RunningSums, check_trace, edge_kinds, edges_by_node, running_sums

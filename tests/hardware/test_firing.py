@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from export import to_nir
-from export.network import parse_graph
-from hardware.energy.operation_counts import OperationCounter
+from export.nir_graph.reader import parse_graph
+from hardware.energy.counts import OperationCounter
 from hardware.errors import TraceMismatchError
 from hardware.firing import Firing
 from hardware.profiler import COLLECTIONS, Profiler

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from export import build_graph, parse_graph, quantize, to_nir
 from export.errors import ChipLimitError, GraphError
-from export.network import NetworkBuilder, Readout, TokenEncoding
+from export.network import NetworkBuilder, Readout
 from export.operators import (
     Heaviside,
     IntegerAffine,
@@ -37,6 +37,7 @@ from export.operators import (
 )
 from export.operators.layer_norm import integer_layer_norm
 from export.passes.intervals import value_intervals
+from export.token_encoding import TokenEncoding
 from hardware import compare, open_runner
 from hardware.errors import RunnerError
 from hardware.runners.integer import IntegerRunner
@@ -44,7 +45,8 @@ from hardware.runners.integer_kernel import Kernel, KernelLayer, KernelNorm, loa
 from hardware.runners.integer_torch import TorchNorm, even_exponent
 from spikebert.checkpoint import SHIPPED_CHECKPOINTS, load_model, load_tokenizer
 from spikebert.cli.quantization import CALIBRATION_SENTENCES, read_calibration
-from spikebert.data import TASKS, load_examples
+from spikebert.data import load_examples
+from spikebert.tasks import TASKS
 
 SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 

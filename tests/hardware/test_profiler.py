@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export import to_nir
-from export.network import NetworkBuilder, parse_graph
+from export.network import NetworkBuilder
+from export.nir_graph.reader import parse_graph
 from export.operators import Heaviside
 from hardware.errors import TraceError, TraceMismatchError
 from hardware.profiler import COLLECTIONS, Profiler, profile

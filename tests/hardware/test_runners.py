@@ -10,7 +10,7 @@ import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -22,8 +22,9 @@ import torch
 from numpy.typing import DTypeLike
 
 from export import GraphError, parse_graph, to_nir
-from export.network import Network, NetworkBuilder, TokenEncoding
-from export.operators import Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire, Operator
+from export.network import Network, NetworkBuilder
+from export.operators import Affine, Flatten, Heaviside, LayerNorm, LeakyIntegrateAndFire, Operator, Traits
+from export.token_encoding import TokenEncoding
 from hardware import Trace, open_runner, run
 from hardware.errors import RunnerError
 from hardware.runners.lava.compiler import partition
@@ -383,6 +384,7 @@ class _Fragile(Operator):
     """Passes on what comes, and breaks at 13."""
 
     name: ClassVar[str] = "fragile"
+    traits: ClassVar[Traits] = replace(Flatten.traits, integer=False)
 
     @property
     def in_features(self) -> int:
@@ -391,6 +393,9 @@ class _Fragile(Operator):
     @property
     def out_features(self) -> int:
         return 3
+
+    def interval(self, read: Any, tokens: int | None) -> None:
+        return None
 
     def step(self, x: np.ndarray, state: Any, token_mask: np.ndarray | None) -> np.ndarray:
         if (x == 13).any():

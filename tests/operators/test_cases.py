@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from export import build_graph, read_nir, write_nir
+from export.cases import network_of_case
 from export.network import NetworkBuilder
 from export.operators import (
     Affine,
@@ -26,7 +27,6 @@ from export.operators import (
     LayerNorm,
     LeakyIntegrateAndFire,
     LeakyIntegrator,
-    Operator,
     Pooling,
     PreviousStep,
     ResistiveNeuron,
@@ -36,6 +36,7 @@ from export.operators import (
     Total,
     all_cases,
     all_integer_cases,
+    all_operators,
 )
 from hardware import open_runner
 
@@ -156,10 +157,7 @@ def _one_integrator(node: LeakyIntegrator, feature: int, drive: np.ndarray) -> t
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
 def test_every_runner_computes_the_meaning(case: Case, runner: str, tmp_path: Path) -> None:
-    builder = NetworkBuilder("input", case.operator.in_features)
-    builder.add("node", case.operator, "input")
-    network = builder.network("output", "node", input_shape=case.operator.in_shape)
-    graph = read_nir(write_nir(tmp_path / "case.nir", build_graph(network, np.float64)))
+    graph = read_nir(write_nir(tmp_path / "case.nir", build_graph(network_of_case(case), np.float64)))
     options = {"granularity": "network"} if runner == "lava" else {}
     with open_runner(graph, runner, record_membrane_potentials=True, **options) as opened:
         trace = opened.run(case.inputs, case.token_mask)
@@ -199,11 +197,7 @@ def test_every_runner_adds_what_several_edges_bring(runner: str, tmp_path: Path)
 
 
 def test_every_operator_has_a_case() -> None:
-    pending, kinds = [Operator], set()
-    while pending:
-        children = [child for child in pending.pop().__subclasses__() if child.__module__.startswith("export.")]
-        kinds.update(children)
-        pending += children
+    kinds = {kind for kind in all_operators() if kind.__module__.startswith("export.")}
     cases = {type(case.operator) for case in (*CASES, *all_integer_cases())}
     assert cases == kinds - {Total, PreviousStep}  # edges: see above, and tests/export/test_foreign_graph.py
     assert len({case.title for case in CASES}) == len(CASES)

@@ -12,19 +12,19 @@ import torch
 from click.testing import CliRunner
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from export import UnsupportedOperatorError, to_nir
+from export import UnsupportedOperatorError, exporters, to_nir
 from hardware import compare, run
 from spikebert import families
 from spikebert.checkpoint import load_model, save_checkpoint
 from spikebert.cli import main
-from spikebert.data import TASKS
-from spikebert.distillation.fine_tuning import TrainingSettings
 from spikebert.distillation.general import distill_general
+from spikebert.distillation.settings import TeacherUse, TrainingSettings
 from spikebert.distillation.student import build_student, load_student
-from spikebert.distillation.task import TeacherUse, distill_task
+from spikebert.distillation.task import distill_task
 from spikebert.distillation.teacher import load_teacher, run_teacher
 from spikebert.errors import CheckpointError, ConfigurationError
 from spikebert.families.family import ModelFamily
+from spikebert.tasks import TASKS
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 SST2 = TASKS["sst2"]
@@ -34,11 +34,12 @@ TEXTS = ("a good film", "the dull story .", "warm")
 
 @pytest.fixture(scope="module")
 def page():
-    """What the page's code defines, run once: it registers the family for the rest of this process."""
+    """What the page's code defines, which registers the family for the tests of this file."""
     code = "\n\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
     module = sys.modules["voter"] = ModuleType("voter")  # where dataclasses look for it
     exec(compile(code, str(PAGE), "exec"), module.__dict__)
-    return module
+    yield module
+    del families._families["voter"], exporters._EXPORTERS[module.VoterForSequenceClassification], sys.modules["voter"]
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +223,7 @@ def test_what_is_of_no_family_is_refused_by_name(tiny_tokenizer, tmp_path):
         assert result.exit_code == 2, words
         said = " ".join(result.stderr.split())
         assert "is a BertForSequenceClassification; a SpikeBERT or Voter is needed" in said, words
-    with pytest.raises(ConfigurationError, match="the student .* is a BertForSequenceClassification"):
+    with pytest.raises(ConfigurationError, match=r"the student .* is a BertForSequenceClassification"):
         load_student(tmp_path / "bert", SST2)
     with pytest.raises(UnsupportedOperatorError, match="BertForSequenceClassification cannot be written as NIR"):
         to_nir(bert)

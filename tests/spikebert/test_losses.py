@@ -5,13 +5,8 @@ import math
 import pytest
 import torch
 
-from spikebert.distillation.losses import (
-    FeatureTransforms,
-    LossWeights,
-    alignment_losses,
-    label_loss,
-    logits_loss,
-)
+from spikebert.distillation.losses import FeatureTransforms, alignment_losses, label_loss, logits_loss
+from spikebert.distillation.settings import LossWeights
 from spikebert.errors import ConfigurationError
 from spikebert.families.spikebert import SpikeBertFamily
 from spikebert.modeling import SpikeBertOutput

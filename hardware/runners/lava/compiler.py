@@ -22,14 +22,14 @@ from export.operators import (
     TokenMean,
     Total,
 )
-from export.operators.leaky_integrate_and_fire import firing_threshold
+from export.operators.firing import firing_threshold
+from hardware.choices import GRANULARITIES
 from hardware.errors import RunnerError
 from hardware.runners.lava.board import MAX_PORTS, Board, GroupPlan, Received, Sent
 from hardware.runners.lava.probes import NeuronProbe, SynapseProbe
 from hardware.runners.lava.stock import own_nodes
 from hardware.runners.lava.timing import HARDWARE, ZERO_LATENCY, arrivals, check_timing, latency
 
-GRANULARITIES = ("operator", "block", "network")
 BLOCK_NAME = re.compile(r"block\d+_")
 FLOAT_CURRENT_DECAY_NONE = 1.0
 """Lava's du in floating point that keeps no current from step to step, so that ``u`` is the input."""

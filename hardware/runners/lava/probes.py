@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from export.loihi_numbers import ACTIVATION_SHIFT, DECAY_BITS, DECAY_UNITY
-from export.operators.leaky_integrate_and_fire import shift_to_zero
+from export.operators.loihi_neuron import shift_to_zero
 from hardware.runners.lava.board import Board
 
 

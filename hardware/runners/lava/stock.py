@@ -9,6 +9,8 @@ only neurons are stock.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from export.loihi_numbers import WEIGHT_LIMITS
@@ -25,7 +27,8 @@ from export.operators import (
     TokenSum,
     Total,
 )
-from export.passes.intervals import Interval, affine_interval, embedding_interval, value_intervals
+from export.operators.interval import Interval, affine_interval
+from export.passes.intervals import value_intervals
 from hardware.runners.lava.timing import HARDWARE
 
 DENSE_SUM_MAX = (1 << 31) - 1
@@ -164,7 +167,11 @@ def _why_no_synapses(
     if source == network.input_name:
         if network.token_encoding is None:
             return READS_INPUT
-        return None if _fits(embedding_interval(affine.weight, None, network.token_encoding)) else UNBOUNDED
+        return (
+            None
+            if _fits(replace(affine, bias=None).gathered_interval(network.token_encoding.tables.values()))
+            else UNBOUNDED
+        )
     if source not in intervals:
         return UNBOUNDED
     return None if _fits(affine_interval(affine.weight, None, intervals[source])) else UNBOUNDED

@@ -14,10 +14,8 @@ from export.errors import ChipLimitError
 from export.loihi_numbers import DELAY_MAX
 from export.network import Network
 from export.operators import Affine, Delay, Operator, SpikeAttention, TokenMean, Total
+from hardware.choices import HARDWARE, TIMINGS, ZERO_LATENCY
 from hardware.errors import RunnerError
-
-ZERO_LATENCY, HARDWARE = "zero-latency", "hardware"
-TIMINGS = (ZERO_LATENCY, HARDWARE)
 
 
 def check_timing(timing: str) -> str:
@@ -64,7 +62,7 @@ def arrivals(network: Network, timing: str, at_once: Collection[str] = ()) -> di
                 f"{DELAY_MAX} at most. Relay it over neurons, or use timing {ZERO_LATENCY!r}"
             )
         if isinstance(node.operator, Delay) and timing == HARDWARE:
-            node.operator.check_chip_holds(node.name)
+            node.operator.check_whole_numbers(node.name)
         arrives[node.name] = max(sent) + (0 if node.name in at_once else latency(node.operator, timing))
     return arrives
 

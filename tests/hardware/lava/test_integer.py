@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from export import parse_graph, quantize, to_nir
 from export.errors import ChipLimitError
 from export.loihi_numbers import DELAY_MAX
-from export.network import Network, NetworkBuilder, Readout, TokenEncoding, build_graph
+from export.network import Network, NetworkBuilder, Readout
+from export.nir_graph.writer import build_graph
 from export.operators import (
     Affine,
     Delay,
@@ -32,6 +33,7 @@ from export.operators import (
     Operator,
     TokenSum,
 )
+from export.token_encoding import TokenEncoding
 from hardware import Trace, compare, open_runner
 from hardware.errors import RunnerError
 from hardware.runners.lava.stock import own_nodes

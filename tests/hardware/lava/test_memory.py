@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import DTypeLike
 
 from export.network import Network, NetworkBuilder
-from export.operators import Affine, LayerNorm, LeakyIntegrateAndFire, Operator
+from export.operators import Affine, Flatten, LayerNorm, LeakyIntegrateAndFire, Operator, Traits
 from hardware import open_runner
 from hardware.runners.lava.memory import private_bytes
 
@@ -64,6 +64,7 @@ class Collector(Operator):
     """Passes on what comes, and has Python's collector look through all its objects."""
 
     name: ClassVar[str] = "collector"
+    traits: ClassVar[Traits] = replace(Flatten.traits, integer=False)
 
     @property
     def in_features(self) -> int:
@@ -72,6 +73,9 @@ class Collector(Operator):
     @property
     def out_features(self) -> int:
         return FEATURES
+
+    def interval(self, read: Any, tokens: int | None) -> None:
+        return None
 
     def step(self, x: np.ndarray, state: Any, token_mask: np.ndarray | None) -> np.ndarray:
         gc.collect()

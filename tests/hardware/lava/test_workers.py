@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ import pytest
 from numpy.typing import DTypeLike
 
 from export.network import Network, NetworkBuilder
-from export.operators import Affine, LeakyIntegrateAndFire, Operator
+from export.operators import Affine, Flatten, LeakyIntegrateAndFire, Operator, Traits
 from hardware import Trace, open_runner
 from hardware.errors import RunnerError
 from hardware.runners.lava import lava_runner
@@ -40,6 +40,7 @@ class Fuse(Operator):
     """Passes on what comes. Where a 13 comes and the file `armed` is there, it takes the file away and does `fault`."""
 
     name: ClassVar[str] = "fuse"
+    traits: ClassVar[Traits] = replace(Flatten.traits, integer=False)
     fault: str = "none"
     armed: Path = Path()
 
@@ -50,6 +51,9 @@ class Fuse(Operator):
     @property
     def out_features(self) -> int:
         return FEATURES
+
+    def interval(self, read: Any, tokens: int | None) -> None:
+        return None
 
     def step(self, x: np.ndarray, state: Any, token_mask: np.ndarray | None) -> np.ndarray:
         if (x == 13).any():

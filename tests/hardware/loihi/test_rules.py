@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from export.network import Network, NetworkBuilder, Readout, TokenEncoding
+from export.network import Network, NetworkBuilder, Readout
 from export.operators import (
     Affine,
     Delay,
@@ -21,6 +21,7 @@ from export.operators import (
     ResistiveNeuron,
     TokenSum,
 )
+from export.token_encoding import TokenEncoding
 from hardware import place
 from hardware.loihi import Chip
 from hardware.loihi.chip import LOIHI1

@@ -14,7 +14,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from export.network import TokenEncoding
+from export.token_encoding import TokenEncoding
 from hardware.runners.lava.board import Board
 
 

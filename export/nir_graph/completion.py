@@ -17,6 +17,7 @@ import numpy as np
 
 from export.errors import GraphError, UnsupportedOperatorError
 from export.operators.leaky_integrate_and_fire import is_subtractive_neuron
+from export.operators.reading import STANDARD_READERS, STEP_UNKNOWN
 
 ELEMENTWISE = (nir.LIF, nir.IF, nir.CubaLIF, nir.LI, nir.I, nir.Scale, nir.Threshold, nir.Delay)
 """Nodes whose parameters are one number for each feature."""
@@ -132,10 +133,6 @@ def _is_plain_graph(node: nir.NIRNode) -> bool:
 
 def _complete(node: nir.NIRNode, name: str, shape: Shape) -> tuple[nir.NIRNode, Shape]:
     """Return a node that knows it reads `shape`, and the shape it sends."""
-    from export.operators.convolution import read_convolution
-    from export.operators.flatten import read_flatten
-    from export.operators.pooling import read_pooling
-
     values = {entry.name: _array(getattr(node, entry.name)) for entry in fields(node)} if is_dataclass(node) else {}
     for port in ("input_type", "output_type"):
         values.pop(port, None)
@@ -164,19 +161,25 @@ def _complete(node: nir.NIRNode, name: str, shape: Shape) -> tuple[nir.NIRNode, 
             raise GraphError(f"{name}: says that it reads a size {said}, but it reads a shape {shape}")
         values["input_shape"] = shape[1:] if axes == 2 else shape[1]
         done: nir.NIRNode = type(node)(**values)
-        return done, read_convolution(done, name).out_shape
+        return done, _out_shape(done, name)
     if isinstance(node, nir.SumPool2d | nir.AvgPool2d):
         done = type(node)(**values)
         done.input_type = {"input": np.array(shape)}
-        return done, read_pooling(done, name).out_shape
+        return done, _out_shape(done, name)
     if isinstance(node, nir.Flatten):
         done = nir.Flatten({"input": np.array(shape)}, **values)
-        return done, read_flatten(done, name).out_shape
+        return done, _out_shape(done, name)
     raise UnsupportedOperatorError(
         f"{name}: {type(node).__name__} has no operator here; supported are "
         f"{', '.join(kind.__name__ for kind in (*ELEMENTWISE, *SPATIAL_AXES))}, Affine, Linear, SumPool2d, AvgPool2d, "
         "Flatten"
     )
+
+
+def _out_shape(node: nir.NIRNode, name: str) -> Shape:
+    """Return the shape that a node sends whose input's shape is known."""
+    _, read = STANDARD_READERS[type(node)]
+    return read(node, name, STEP_UNKNOWN).out_shape
 
 
 def _array(value: Any) -> Any:

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from export.network import Network
+from hardware.energy.counts import NodeOperations, OperationCounts, Tally
 from hardware.energy.errors import EnergyModelError
-from hardware.energy.memory import DRAM
-from hardware.energy.models import JOULES_PER_MILLIJOULE, EnergyModel, Price, Timing
-from hardware.energy.operation_counts import NodeOperations, OperationCounts, Tally
+from hardware.energy.models.contract import EnergyModel, Price, Timing
+from hardware.energy.models.memory import DRAM
+from hardware.energy.models.registry import register_energy_model
 from hardware.errors import PlacementError
 from hardware.loihi import Placement, Violation, misfits, place
 from hardware.loihi.chip import LOIHI1 as CHIP
@@ -43,8 +44,7 @@ NANOSECONDS_PER_BARRIER = 465.0
 STATIC_MILLIWATTS_PER_CHIP = 104.4
 """Frady et al. 2020, NICE, table 1: 3.34 W static over 32 chips, measured, at a supply voltage not stated."""
 NANO = 1e-9
-SYNAPTIC_OPERATORS = ("affine", "convolution", "scale")
-"""Nodes that are synapses on the chip."""
+JOULES_PER_MILLIJOULE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -83,23 +83,23 @@ class Loihi1Model(EnergyModel):
             obstacle = str(error)
         return replace(self, placement=placement, obstacle=obstacle)
 
-    def charge(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> dict[str, float]:
+    def cost(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> dict[str, float]:
         """Return pJ by what the chip and its host do."""
         did = operations.get
         if node.stage == "input" and not node.fires:
             return {"host: embedding read": DRAM.picojoules * did("embedding_read", 0)}
-        charged: dict[str, float] = {}
-        if node.operator in SYNAPTIC_OPERATORS and node.spike_driven:
-            charged["synaptic operations"] = SYNAPTIC_OPERATION.picojoules * _synaptic_operations(operations)
+        costs: dict[str, float] = {}
+        if node.component == "synapses" and node.spike_driven:
+            costs["synaptic operations"] = SYNAPTIC_OPERATION.picojoules * _synaptic_operations(operations)
         if node.fires:
             sent, hops = did("spike", 0), _tile_hops_picojoules()
             traffic = sent * self._cores_reached(node) * (SPIKE_WITHIN_TILE.picojoules + hops)
             if node.stage == "input":
                 return {"host: spikes injected": traffic}
-            charged["neuron updates, active"] = NEURON_ACTIVE.picojoules * sent
-            charged["neuron updates, inactive"] = NEURON_INACTIVE.picojoules * (did("comparison", 0) - sent)
-            charged["spike traffic"] = traffic
-        return charged
+            costs["neuron updates, active"] = NEURON_ACTIVE.picojoules * sent
+            costs["neuron updates, inactive"] = NEURON_INACTIVE.picojoules * (did("comparison", 0) - sent)
+            costs["spike traffic"] = traffic
+        return costs
 
     def priced(self, node: NodeOperations) -> frozenset[str]:
         """Return what the chip's figures cover; on the chip they include its memory."""
@@ -107,7 +107,7 @@ class Loihi1Model(EnergyModel):
             host = ("embedding_read", "spike") if not node.fires else ("spike",)
             return frozenset(host)
         kinds: tuple[str, ...] = ("residual_addition",)  # joins at the synapses, as more spikes
-        if node.operator in SYNAPTIC_OPERATORS and node.spike_driven:
+        if node.component == "synapses" and node.spike_driven:
             kinds += ("ac_binary", "ac_graded", "ac_graded_additions", "weight_read")
             kinds += ("addition", "parameter_read")  # a bias is part of the neuron it drives
         if node.fires:
@@ -229,7 +229,7 @@ def _nanoseconds(node: NodeOperations) -> float:
     """Return how long one core would work for a node, at all its real tokens and steps."""
     active = node.real.get("spike", 0)
     inactive = node.real.get("comparison", 0) - active
-    synaptic = _synaptic_operations(node.real) if node.operator in SYNAPTIC_OPERATORS else 0
+    synaptic = _synaptic_operations(node.real) if node.component == "synapses" else 0
     return (
         synaptic * NANOSECONDS_PER_SYNAPTIC_OPERATION
         + active * NANOSECONDS_PER_UPDATE_ACTIVE
@@ -256,3 +256,4 @@ LOIHI1 = Loihi1Model(
     "spike (assumed; a real host costs more); static power of the chips it takes, over an assumed time; where "
     "cores, chips and time are from stands beside the time; norms, attention, token mean and head are not in it",
 )
+register_energy_model(LOIHI1)

@@ -1,7 +1,6 @@
-"""How the operators of other tools' graphs are spelled in ONNX; see ``export.onnx_format.operators``.
+"""How synapses and sums are spelled in ONNX.
 
 Convolutions and pools look their windows up: ONNX Runtime has ``Conv`` and ``AveragePool`` in float32 only.
-What remembers stands in ``export.onnx_format.steps``.
 """
 
 from __future__ import annotations
@@ -9,17 +8,75 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from onnx import TensorProto
 
 from export.onnx_format.builder import OnnxBuilder
-from export.operators import Convolution, Flatten, Pooling, Scale
+from export.onnx_format.spellings import writes
+from export.operators import (
+    Affine,
+    Convolution,
+    Flatten,
+    IntegerAffine,
+    IntegerConvolution,
+    Pooling,
+    Scale,
+    Total,
+)
+from export.operators.affine import narrow_weight
 from export.operators.convolution import windows_of
 
+INT16_MAX = (1 << 15) - 1
 
+
+@writes(Total)
+def write_total(build: OnnxBuilder, name: str, operator: Total, *summands: str) -> None:
+    """Write a sum."""
+    build.add("Add", summands, name)
+    if all(summand in build.bounds for summand in summands):
+        build.bounds[name] = sum(build.bounds[summand] for summand in summands)
+
+
+@writes(Affine)
+def write_affine(build: OnnxBuilder, name: str, operator: Affine, x: str) -> None:
+    """Write ``x W^T + b``; the weight is stored transposed, as ``MatMul`` takes it."""
+    weight = build.weight(f"{name}/weight", operator.weight.T)
+    if operator.bias is None:
+        build.add("MatMul", [x, weight], name)
+        return
+    product = build.add("MatMul", [x, weight], f"{name}/product")
+    build.add("Add", [product, build.weight(f"{name}/bias", operator.bias)], name)
+
+
+@writes(IntegerAffine)
+def write_integer_affine(build: OnnxBuilder, name: str, operator: IntegerAffine, x: str) -> None:
+    """Write ``x W^T + b`` in whole numbers: ``MatMulInteger`` on spikes and small sums of them, else 64 bits."""
+    product = f"{name}/product" if operator.bias is not None else name
+    weight = narrow_weight(operator.weight)
+    largest = int(np.abs(weight.astype(np.int64)).max(initial=0))
+    bound = build.bounds.get(x, INT16_MAX)
+    if 2 * bound * largest <= INT16_MAX:  # some processors add pairs of such products in 16 bits, and saturate
+        inhibitory = weight.dtype == np.int16  # down to -255: the operator takes 8 bits, so the sign goes behind it
+        stored = build.weight(
+            f"{name}/weight", (-weight if inhibitory else weight).T, np.uint8 if inhibitory else weight.dtype
+        )
+        spikes = build.add("Cast", [x], f"{name}/spikes", to=TensorProto.UINT8)
+        total = build.add("MatMulInteger", [spikes, stored], f"{name}/total")
+        signed = build.add("Neg", [total], f"{name}/inhibition") if inhibitory else total
+        build.cast(signed, product)
+    else:
+        stored = build.weight(f"{name}/weight", weight.T, weight.dtype)
+        build.add("MatMul", [x, build.cast(stored, f"{name}/weight_64")], product)
+    if operator.bias is not None:
+        build.add("Add", [product, build.weight(f"{name}/bias", operator.bias)], name)
+
+
+@writes(Scale)
 def write_scale(build: OnnxBuilder, name: str, operator: Scale, x: str) -> None:
     """Write ``scale x``."""
     build.add("Mul", [x, build.weight(f"{name}/scale", operator.scale)], name)
 
 
+@writes(Flatten)
 def write_flatten(build: OnnxBuilder, name: str, operator: Flatten, x: str) -> None:
     """Write nothing but a name: features are a row in any case."""
     build.add("Identity", [x], name)
@@ -27,6 +84,7 @@ def write_flatten(build: OnnxBuilder, name: str, operator: Flatten, x: str) -> N
         build.bounds[name] = build.bounds[x]
 
 
+@writes(Convolution, IntegerConvolution)
 def write_convolution(build: OnnxBuilder, name: str, operator: Convolution, x: str) -> None:
     """Write the windows of each group as rows, times the group's weight, ``(T, B, N, positions, channels)``."""
     places = _places(operator.in_shape)
@@ -46,6 +104,7 @@ def write_convolution(build: OnnxBuilder, name: str, operator: Convolution, x: s
     build.add("Reshape", [channels_first, build.shape(0, 0, 0, operator.out_features)], name)
 
 
+@writes(Pooling)
 def write_pooling(build: OnnxBuilder, name: str, operator: Pooling, x: str) -> None:
     """Write the sum, or the mean, of each window."""
     pads = tuple((pad, pad) for pad in operator.padding)

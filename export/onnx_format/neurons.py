@@ -1,166 +1,33 @@
-"""What must be computed step by step, in ONNX: neurons, integrators, and whatever a recurrent connection leads through.
-
-Such nodes become a ``Scan`` over time whose state is what they remember, zeros before the first step: each neuron one
-of its own, the nodes of a cycle one together. Inside it a value is ``(1, B, N, D)``, so that every operator is spelled
-there as it is outside, and is called ``NODE/now``.
-"""
+"""How neurons and integrators are spelled in ONNX; what they remember stands in a scan."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from onnx import helper
-
 from export.loihi_numbers import ACTIVATION_SHIFT, DECAY_BITS, DECAY_UNITY, POTENTIAL_MAX, STATE_LIMIT
-from export.network import Node
-from export.onnx_format.builder import TOKEN_MASK, OnnxBuilder
+from export.onnx_format.builder import POTENTIAL, TOKEN_MASK, OnnxBuilder, State
+from export.onnx_format.spellings import writes, writes_steps
 from export.operators import (
-    Delay,
     Heaviside,
     IntegerCurrentNeuron,
     IntegerIntegrator,
     IntegerLeakyIntegrateAndFire,
     LeakyIntegrateAndFire,
     LeakyIntegrator,
-    Operator,
-    PreviousStep,
     ResistiveNeuron,
 )
 
-POTENTIAL = "{}.membrane_potential"
-"""Name of the value that holds a neuron's potential as it was tested against the threshold."""
 
-END = (1 << 63) - 1
-"""Where a slice ends that leaves nothing out."""
-
-
-@dataclass(frozen=True)
-class State:
-    """What is carried from one step to the next: ``(depth, B, N, features)``, zeros before the first step.
-
-    Attributes
-    ----------
-    before, after : str
-        Values at the beginning and at the end of a step.
-    features, depth : int
-    """
-
-    before: str
-    after: str
-    features: int
-    depth: int = 1
-
-
-StepWriter = Callable[[OnnxBuilder, str, Any, str], list[State]]
-"""Called as a `Writer`; writes one step and returns what the node remembers."""
-
-
-def write_scan(
-    build: OnnxBuilder, nodes: Sequence[Node], clock: str, write: Callable[[OnnxBuilder, Node], list[State]]
-) -> None:
-    """Write nodes as one ``Scan``; outside it their values have their names, as everywhere.
-
-    Parameters
-    ----------
-    build : OnnxBuilder
-    nodes : sequence of Node
-        In topological order.
-    clock : str
-        A value that is there at every step, for nodes that read nothing else.
-    write : callable
-        Writes one of the nodes into the body it is given; returns its states.
-    """
-    inside = [node.name for node in nodes]
-    reads = list(dict.fromkeys(name for node in nodes for name in node.sources if name not in inside)) or [clock]
-    shown = {node.name: node.operator.out_features for node in nodes}
+@writes(Heaviside)
+def write_heaviside(build: OnnxBuilder, name: str, operator: Heaviside, x: str) -> None:
+    """Write the bare comparison."""
     if build.membrane_potentials:
-        shown |= {POTENTIAL.format(node.name): node.operator.out_features for node in nodes if node.operator.spikes}
-    scan = inside[-1]
-    body = build.subgraph({name: f"{name}/now" for name in [*shown, *reads]})
-    for name in reads:
-        body.add("Unsqueeze", [f"{name}/step", body.axes(0)], name)
-    states = [state for node in nodes for state in write(body, node)]
-    sent = [body.add("Squeeze", [name, body.axes(0)], f"{name}/sent") for name in shown]
-
-    def value(name: str, *shape: int | None) -> Any:
-        return helper.make_tensor_value_info(name, build.element_type, shape)
-
-    graph = helper.make_graph(
-        body.nodes,
-        f"{scan}/step",
-        [
-            *(value(body.called(state.before), state.depth, None, None, state.features) for state in states),
-            *(value(f"{name}/step", None, None, None) for name in reads),
-        ],
-        [
-            *(value(state.after, state.depth, None, None, state.features) for state in states),
-            *(value(name, None, None, features) for name, features in zip(sent, shown.values(), strict=True)),
-        ],
-    )
-    rows = build.add("Shape", [reads[0]], f"{scan}/rows", start=1, end=3)
-    sizes = dict.fromkeys((state.depth, state.features) for state in states)
-    at_rest = {size: _zeros(build, f"{scan}/at_rest_{'_'.join(map(str, size))}", rows, *size) for size in sizes}
-    build.add_node(
-        "Scan",
-        [*(at_rest[state.depth, state.features] for state in states), *reads],
-        [*(f"{state.after}/last" for state in states), *shown],
-        body=graph,
-        num_scan_inputs=len(reads),
-    )
+        build.add("Identity", [x], POTENTIAL.format(name))
+    fired = build.add(fires_when(operator), [x, build.weight(f"{name}/threshold", operator.threshold)], f"{name}/fired")
+    mask_spikes(build, name, build.cast(fired, f"{name}/S"))
 
 
-def _zeros(build: OnnxBuilder, name: str, rows: str, depth: int, features: int) -> str:
-    shape = build.add("Concat", [build.axes(depth), rows, build.axes(features)], f"{name}/shape", axis=0)
-    zero = helper.make_tensor("zero", build.element_type, [1], [0])
-    return build.add("ConstantOfShape", [shape], name, value=zero)
-
-
-def write_delay(build: OnnxBuilder, name: str, operator: Delay, x: str) -> None:
-    """Write a delay outside a cycle: all steps at once, behind the zeros that came before."""
-    longest = int(operator.steps.max())
-    rows = build.add("Shape", [x], f"{name}/rows", start=1, end=3)
-    _write_delayed(build, name, operator, x, _zeros(build, f"{name}/earlier", rows, longest, operator.in_features))
-
-
-def step_delay(build: OnnxBuilder, name: str, operator: Delay, x: str) -> list[State]:
-    """Write a delay on a cycle, which remembers what came."""
-    longest = int(operator.steps.max())
-    earlier = f"{name}/before"
-    history = _write_delayed(build, name, operator, x, earlier)
-    if not longest:
-        return []
-    after = build.add("Slice", [history, build.axes(-longest), build.axes(END), build.axes(0)], f"{name}/after")
-    return [State(earlier, after, operator.in_features, longest)]
-
-
-def _write_delayed(build: OnnxBuilder, name: str, operator: Delay, x: str, earlier: str) -> str:
-    """Write what is due at each step of `x`, from what came earlier and `x` itself; return all of that."""
-    steps = operator.steps
-    history = build.add("Concat", [earlier, x], f"{name}/history", axis=0) if steps.any() else x
-    parts, order = [], []
-    for wait in np.unique(steps).tolist():
-        alike = np.flatnonzero(steps == wait)
-        features = build.weight(f"{name}/features_{wait}", alike, np.int64)
-        of_these = build.add("Gather", [history, features], f"{name}/history_{wait}", axis=-1)
-        bounds = [build.axes(int(steps.max()) - wait), build.axes(-wait if wait else END), build.axes(0)]
-        parts.append(build.add("Slice", [of_these, *bounds], f"{name}/due_{wait}"))
-        order += alike.tolist()
-    joined = build.add("Concat", parts, f"{name}/joined", axis=-1)
-    build.add("Gather", [joined, build.weight(f"{name}/order", np.argsort(order), np.int64)], name, axis=-1)
-    if x in build.bounds:
-        build.bounds[name] = build.bounds[x]
-    return history
-
-
-def step_previous(build: OnnxBuilder, name: str, operator: PreviousStep, x: str) -> list[State]:
-    """Write nothing: what the neuron sent in the step before is the state that this step begins with."""
-    build.bounds[name] = 1
-    return [State(name, build.called(x), operator.features)]
-
-
+@writes_steps(LeakyIntegrateAndFire)
 def step_neuron(build: OnnxBuilder, name: str, operator: LeakyIntegrateAndFire, x: str) -> list[State]:
     """Write a step of a population with the equations of its docstring in their order."""
     before = f"{name}/U_before"
@@ -175,6 +42,7 @@ def step_neuron(build: OnnxBuilder, name: str, operator: LeakyIntegrateAndFire, 
     return _fire_and_reset(build, name, operator, threshold, before, charged)
 
 
+@writes_steps(IntegerLeakyIntegrateAndFire)
 def step_integer_neuron(build: OnnxBuilder, name: str, operator: IntegerLeakyIntegrateAndFire, x: str) -> list[State]:
     """Write a step of Loihi's neuron with the equations of its docstring in their order."""
     before = f"{name}/U_before"
@@ -183,6 +51,7 @@ def step_integer_neuron(build: OnnxBuilder, name: str, operator: IntegerLeakyInt
     return _fire_and_reset(build, name, operator, threshold, before, charged, saturates=True)
 
 
+@writes_steps(IntegerIntegrator)
 def step_integer_integrator(build: OnnxBuilder, name: str, operator: IntegerIntegrator, x: str) -> list[State]:
     """Write a step of the same neuron where it never fires."""
     before = f"{name}/U_before"
@@ -200,6 +69,7 @@ def _wrapped_current(build: OnnxBuilder, name: str, x: str) -> str:
     return _brought_back(build, name, build.add("Sub", [arrived, build.scalar(1 << 31)], f"{name}/in_32_bits"))
 
 
+@writes_steps(IntegerCurrentNeuron)
 def step_integer_current_neuron(build: OnnxBuilder, name: str, operator: IntegerCurrentNeuron, x: str) -> list[State]:
     """Write a step of Loihi's neuron with a current that decays, likewise."""
     before, current_before = f"{name}/U_before", f"{name}/I_before"
@@ -279,6 +149,7 @@ def _fire_and_reset(
     return [State(before, build.add("Mul", [potential, silent], f"{name}/U_after"), features)]
 
 
+@writes_steps(ResistiveNeuron)
 def step_resistive_neuron(build: OnnxBuilder, name: str, operator: ResistiveNeuron, x: str) -> list[State]:
     """Write a step of NIR's full neurons with the equations of its docstring in their order."""
     before, current_before = f"{name}/U_before", f"{name}/I_before"
@@ -298,6 +169,7 @@ def step_resistive_neuron(build: OnnxBuilder, name: str, operator: ResistiveNeur
     return states
 
 
+@writes_steps(LeakyIntegrator)
 def step_leaky_integrator(build: OnnxBuilder, name: str, operator: LeakyIntegrator, x: str) -> list[State]:
     """Write a step of an integrator, likewise."""
     before = f"{name}/U_before"
@@ -333,16 +205,3 @@ def mask_spikes(build: OnnxBuilder, name: str, spikes: str) -> None:
 def fires_when(operator: LeakyIntegrateAndFire | IntegerLeakyIntegrateAndFire | Heaviside) -> str:
     """Return the comparison of a potential with its threshold."""
     return "GreaterOrEqual" if operator.fire_on_equal else "Greater"
-
-
-STEP_WRITERS: dict[type[Operator], StepWriter] = {
-    LeakyIntegrateAndFire: step_neuron,
-    IntegerLeakyIntegrateAndFire: step_integer_neuron,
-    IntegerCurrentNeuron: step_integer_current_neuron,
-    IntegerIntegrator: step_integer_integrator,
-    ResistiveNeuron: step_resistive_neuron,
-    LeakyIntegrator: step_leaky_integrator,
-    PreviousStep: step_previous,
-    Delay: step_delay,
-}
-"""Operator -> how one step of it is written."""

@@ -1,44 +1,22 @@
-"""How each operator is spelled in ONNX: the same operations, in the same order, as its NumPy meaning.
+"""How layer norms, attention and what pools tokens are spelled in ONNX.
 
-Activations are ``(T, B, N, D)``: all time steps at once, so that every affine node is one ``MatMul`` over all of them
-and no weight is stored twice. Time passes only where something is remembered, see `export.onnx_format.steps`; an
-unrolled loop would fix T and repeat every node T times, and a ``Loop`` around the whole network would hide the nodes'
-values from whoever wants to see them.
-
-Layer norm is spelled out too: ONNX Runtime's fused operator adds and scales in an order of its own, which can flip a
-spike.
+Layer norm is spelled out: ONNX Runtime's fused operator adds and scales in an order of its own, which can flip a spike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from onnx import TensorProto
 
 from export.onnx_format.builder import TOKEN_MASK, OnnxBuilder
-from export.onnx_format.operators_of_others import write_convolution, write_flatten, write_pooling, write_scale
-from export.onnx_format.steps import POTENTIAL, fires_when, mask_spikes, write_delay
+from export.onnx_format.spellings import writes
 from export.operators import (
-    Affine,
-    Convolution,
-    Delay,
-    Flatten,
-    Heaviside,
-    IntegerAffine,
-    IntegerConvolution,
     IntegerLayerNorm,
     IntegerSpikeAttention,
     LayerNorm,
-    Operator,
-    Pooling,
-    Scale,
     SpikeAttention,
     TokenMean,
     TokenSum,
-    Total,
 )
-from export.operators.affine import narrow_weight
 from export.operators.layer_norm import (
     FACTOR_BITS,
     NORMED_BITS,
@@ -50,51 +28,8 @@ from export.operators.layer_norm import (
     numerator_shift,
 )
 
-INT16_MAX = (1 << 15) - 1
 
-Writer = Callable[..., None]
-"""Called with builder, node name, operator, and the names of what it reads; writes a value called as the node."""
-
-
-def write_total(build: OnnxBuilder, name: str, operator: Total, *summands: str) -> None:
-    """Write a sum."""
-    build.add("Add", summands, name)
-    if all(summand in build.bounds for summand in summands):
-        build.bounds[name] = sum(build.bounds[summand] for summand in summands)
-
-
-def write_affine(build: OnnxBuilder, name: str, operator: Affine, x: str) -> None:
-    """Write ``x W^T + b``; the weight is stored transposed, as ``MatMul`` takes it."""
-    weight = build.weight(f"{name}/weight", operator.weight.T)
-    if operator.bias is None:
-        build.add("MatMul", [x, weight], name)
-        return
-    product = build.add("MatMul", [x, weight], f"{name}/product")
-    build.add("Add", [product, build.weight(f"{name}/bias", operator.bias)], name)
-
-
-def write_integer_affine(build: OnnxBuilder, name: str, operator: IntegerAffine, x: str) -> None:
-    """Write ``x W^T + b`` in whole numbers: ``MatMulInteger`` on spikes and small sums of them, else 64 bits."""
-    product = f"{name}/product" if operator.bias is not None else name
-    weight = narrow_weight(operator.weight)
-    largest = int(np.abs(weight.astype(np.int64)).max(initial=0))
-    bound = build.bounds.get(x, INT16_MAX)
-    if 2 * bound * largest <= INT16_MAX:  # some processors add pairs of such products in 16 bits, and saturate
-        inhibitory = weight.dtype == np.int16  # down to -255: the operator takes 8 bits, so the sign goes behind it
-        stored = build.weight(
-            f"{name}/weight", (-weight if inhibitory else weight).T, np.uint8 if inhibitory else weight.dtype
-        )
-        spikes = build.add("Cast", [x], f"{name}/spikes", to=TensorProto.UINT8)
-        total = build.add("MatMulInteger", [spikes, stored], f"{name}/total")
-        signed = build.add("Neg", [total], f"{name}/inhibition") if inhibitory else total
-        build.cast(signed, product)
-    else:
-        stored = build.weight(f"{name}/weight", weight.T, weight.dtype)
-        build.add("MatMul", [x, build.cast(stored, f"{name}/weight_64")], product)
-    if operator.bias is not None:
-        build.add("Add", [product, build.weight(f"{name}/bias", operator.bias)], name)
-
-
+@writes(LayerNorm)
 def write_layer_norm(build: OnnxBuilder, name: str, operator: LayerNorm, x: str) -> None:
     """Write the norm of each group, centred before it is squared."""
     grouped = operator.groups > 1
@@ -112,6 +47,7 @@ def write_layer_norm(build: OnnxBuilder, name: str, operator: LayerNorm, x: str)
     build.add("Add", [scaled, build.weight(f"{name}/bias", operator.bias)], name)
 
 
+@writes(IntegerLayerNorm)
 def write_integer_layer_norm(build: OnnxBuilder, name: str, operator: IntegerLayerNorm, x: str) -> None:
     """Write the norm in whole numbers, with the same table, shifts and roundings as its docstring."""
 
@@ -168,20 +104,14 @@ def _integer_inverse_square_root(build: OnnxBuilder, name: str, x: str) -> str:
     return build.round_shift(root, ROOT_BITS - FACTOR_BITS, f"{name}/root/factor")
 
 
-def write_heaviside(build: OnnxBuilder, name: str, operator: Heaviside, x: str) -> None:
-    """Write the bare comparison."""
-    if build.membrane_potentials:
-        build.add("Identity", [x], POTENTIAL.format(name))
-    fired = build.add(fires_when(operator), [x, build.weight(f"{name}/threshold", operator.threshold)], f"{name}/fired")
-    mask_spikes(build, name, build.cast(fired, f"{name}/S"))
-
-
+@writes(SpikeAttention)
 def write_spike_attention(build: OnnxBuilder, name: str, operator: SpikeAttention, x: str) -> None:
     """Write the attention and its scale."""
     product = _attention_product(build, name, operator, x)
     build.add("Mul", [product, build.weight(f"{name}/scale", operator.scale)], name)
 
 
+@writes(IntegerSpikeAttention)
 def write_integer_spike_attention(build: OnnxBuilder, name: str, operator: IntegerSpikeAttention, x: str) -> None:
     """Write the attention and its fraction bits."""
     build.add("Mul", [_attention_product(build, name, operator, x), build.scalar(1 << operator.shift)], name)
@@ -203,6 +133,7 @@ def _attention_product(build: OnnxBuilder, name: str, operator: SpikeAttention, 
     return build.add("Reshape", [tokens, build.shape(0, 0, 0, operator.out_features)], f"{name}/joined")
 
 
+@writes(TokenMean)
 def write_token_mean(build: OnnxBuilder, name: str, operator: TokenMean, x: str) -> None:
     """Write the mean over real tokens; the token axis stays, with length 1."""
     token_axis = build.axes(-2)
@@ -211,27 +142,7 @@ def write_token_mean(build: OnnxBuilder, name: str, operator: TokenMean, x: str)
     build.add("Div", [total, count], name)
 
 
+@writes(TokenSum)
 def write_token_sum(build: OnnxBuilder, name: str, operator: TokenSum, x: str) -> None:
     """Write the sum over real tokens."""
     build.add("ReduceSum", [build.add("Mul", [x, TOKEN_MASK], f"{name}/tokens"), build.axes(-2)], name)
-
-
-WRITERS: dict[type[Operator], Writer] = {
-    Affine: write_affine,
-    IntegerAffine: write_integer_affine,
-    LayerNorm: write_layer_norm,
-    IntegerLayerNorm: write_integer_layer_norm,
-    Heaviside: write_heaviside,
-    SpikeAttention: write_spike_attention,
-    IntegerSpikeAttention: write_integer_spike_attention,
-    TokenMean: write_token_mean,
-    TokenSum: write_token_sum,
-    Convolution: write_convolution,
-    IntegerConvolution: write_convolution,
-    Flatten: write_flatten,
-    Pooling: write_pooling,
-    Scale: write_scale,
-    Delay: write_delay,
-    Total: write_total,
-}
-"""Operator -> how all steps of it are written at once."""

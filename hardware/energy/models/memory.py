@@ -9,17 +9,19 @@ transformer has beside synapses and neurons (norms, attention, residual sums, em
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hardware.energy.models import HOROWITZ, EnergyModel, EnergyModelError, Price, arithmetic_prices
-from hardware.energy.operation_counts import NodeOperations, OperationCounts, Tally
+from hardware.energy.counts import NodeOperations, OperationCounts, Tally
+from hardware.energy.errors import EnergyModelError
+from hardware.energy.models.arithmetic import HOROWITZ, ArithmeticModel, arithmetic_prices
+from hardware.energy.models.contract import EnergyModel, Price
+from hardware.energy.models.registry import register_energy_model
 
 KIB = 1024
 WORD_BYTES = 4
-"""Bytes an access moves: Lemaire et al. charge Horowitz's figures, which he gives for 64 bits, for each value of 32;
+"""Bytes an access moves: Lemaire et al. take Horowitz's figures, which he gives for 64 bits, for each value of 32;
 others take half of them (PMC8934428, table 3)."""
 SRAM: tuple[tuple[int, float], ...] = ((0, 0.0), (8 * KIB, 10.0), (32 * KIB, 20.0), (KIB * KIB, 100.0))
 """Size in bytes and pJ an access: Horowitz 2014 (8 KB, 32 KB, 1 MB), and assumed: straight lines between, from 0."""
@@ -35,13 +37,11 @@ AND_BITS = 32
 
 
 @dataclass(frozen=True)
-class MemoryModel(EnergyModel):
+class MemoryModel(ArithmeticModel):
     """Operations and memory traffic.
 
     Attributes
     ----------
-    prices : dict of str to Price
-        Of the arithmetic kinds.
     weight_bytes : int
         Of a weight or parameter; four bytes are one access.
     weight_reuse : int
@@ -51,7 +51,6 @@ class MemoryModel(EnergyModel):
         Price SRAM on the line of `FITTED_SRAM` in place of `SRAM`; the estimate shows both.
     """
 
-    prices: Mapping[str, Price] = field(default_factory=dict)
     weight_bytes: int = 4
     weight_reuse: int = 1
     fitted_sram: bool = False
@@ -65,15 +64,15 @@ class MemoryModel(EnergyModel):
                 f"{self.name}: weight_bytes {self.weight_bytes} and weight_reuse {self.weight_reuse} must be at least 1"
             )
 
-    def charge(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> dict[str, float]:
+    def cost(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> dict[str, float]:
         """Return pJ for operations, addressing, and each memory."""
         did, prices = operations.get, self.prices
         states = self.access_picojoules(self._map_bytes(node.fan_out, counts))
-        charged = {
+        costs = {
             "operations": sum(
                 count * prices[kind].picojoules
                 for kind, count in operations.items()
-                if kind in prices and kind != "ac_graded"  # repeated additions are charged in its place
+                if kind in prices and kind != "ac_graded"  # repeated additions stand in its place
             ),
             "addressing": prices["addition"].picojoules * self._addresses(node, operations),
             "weights": self._weights(node, operations),
@@ -83,7 +82,7 @@ class MemoryModel(EnergyModel):
             "activations": self.access_picojoules(max(node.fan_in, node.fan_out) * SUM_BYTES)
             * (did("activation_read", 0) + did("activation_write", 0)),
         }
-        return {kind: picojoules for kind, picojoules in charged.items() if picojoules}
+        return {kind: picojoules for kind, picojoules in costs.items() if picojoules}
 
     def priced(self, node: NodeOperations) -> frozenset[str]:
         """Return the arithmetic kinds and all reads and writes."""
@@ -102,7 +101,7 @@ class MemoryModel(EnergyModel):
         return reads * self.access_picojoules(node.parameters * self.weight_bytes) * self.weight_bytes / WORD_BYTES
 
     def _sums(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> float:
-        """Charge a read and a write of a sum for each accumulate, and the attention map where there is one."""
+        """Return a read and a write of a sum for each accumulate, and the attention map where there is one, in pJ."""
         did = operations.get
         joined = 2 * did("residual_addition", 0) * self.access_picojoules(self._map_bytes(node.fan_out, counts))
         if not node.heads:
@@ -178,3 +177,4 @@ MEMORY_INT8 = MemoryModel(
     prices=arithmetic_prices(0.1, 0.2, f"{HOROWITZ}: int32 add 0.1 pJ, int8 multiply 0.2 pJ"),
     weight_bytes=1,
 )
+register_energy_model(MEMORY, MEMORY_INT8)

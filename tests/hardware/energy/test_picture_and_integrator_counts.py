@@ -1,4 +1,4 @@
-"""Operation counts of graphs that other tools write: in plain loops over every spike and weight, and by hand."""
+"""Counts of convolutions, pools, delays and integrators: in plain loops over every spike and weight, and by hand."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_integrators_and_factors() -> None:
     assert _counted(_behind(Scale(np.ones(2))), values, shown=False).nodes["node0"].real["mac"] == 6
 
 
-def _foreign_graph() -> nir.NIRGraph:
+def _recurrent_graph_of_pictures() -> nir.NIRGraph:
     """Return pictures, a pool, a flatten, and a recurrent layer with synaptic currents, with what files leave out."""
     rng = np.random.default_rng(1)
 
@@ -294,8 +294,8 @@ def _foreign_graph() -> nir.NIRGraph:
     return nir.NIRGraph(nodes, [*itertools.pairwise(path), ("second", "again"), ("again", "second")], type_check=False)
 
 
-def test_a_graph_of_another_tool_is_profiled_and_counted() -> None:
-    network = parse_graph(_foreign_graph(), DT)
+def test_a_recurrent_graph_of_pictures_is_profiled_and_counted() -> None:
+    network = parse_graph(_recurrent_graph_of_pictures(), DT)
     trace = run(network, (np.random.default_rng(2).random((20, 2, 1, 4, 4)) < 0.3).astype(np.float64))
     first, second = trace.spikes["first"], trace.spikes["second"]
     assert 0 < first.mean() < 1
@@ -360,7 +360,7 @@ def test_the_twin_of_pictures_by_hand() -> None:
 
 @pytest.mark.parametrize("model", ["paper", "horowitz-int8", "loihi1"])
 def test_what_needs_its_steps_has_no_twin(model: str) -> None:
-    network = parse_graph(_foreign_graph(), DT)
+    network = parse_graph(_recurrent_graph_of_pictures(), DT)
     trace = run(network, np.ones((4, 2, 1, 4, 4)))
     twin = QuantizedTwin(network, 4)
     with pytest.raises(UnsupportedOperatorError, match=r"second_before.*cannot become one"):

@@ -1,4 +1,4 @@
-"""Counts of the two attention products of binary spikes, in both orders, on words of bits.
+"""Counts of the two attention products in both orders; where they are of binary spikes, on words of bits.
 
 Sums over tokens and features give ANDs and coincidences. Only which entries of the two maps are not zero needs a pass
 over the maps, and for that a bit per spike is enough: a row of Q and a row of K meet where the AND of their words is
@@ -13,12 +13,47 @@ from collections.abc import Collection, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from export.operators import SpikeAttention
 from hardware.counting_kernel import count_attention
+from hardware.edges import Edge
+from hardware.energy.counts.kinds import Tallies, Tally
+from hardware.firing import Firing
 
 ENTRIES_AT_A_TIME = 1 << 16
 """Map entries worked on at once, of at least one sentence and step: 512 KiB of words stay in the cache."""
 
 Words = NDArray[np.uint64]
+
+
+def attention_products(
+    operator: SpikeAttention, edges: tuple[Edge, ...], steps: int, firing: Firing, orders: tuple[str, ...]
+) -> dict[str, Tallies]:
+    """Count both products in each of `orders`: at real tokens, and what all attended tokens add to that."""
+    (edge,) = edges
+    mask = firing.trace.mask
+    attended = _products_among(operator, edge, steps, mask, orders)
+    if np.array_equal(mask, firing.real):
+        return {order: Tallies(counted) for order, counted in attended.items()}
+    real = _products_among(operator, edge, steps, mask & firing.real, orders)
+    return {
+        order: Tallies(real[order], {kind: counted[kind] - real[order][kind] for kind in counted})
+        for order, counted in attended.items()
+    }
+
+
+def _products_among(
+    operator: SpikeAttention, edge: Edge, steps: int, tokens: np.ndarray, orders: tuple[str, ...]
+) -> dict[str, Tally]:
+    """Count each of `orders` among the `tokens` ``(B, N)`` of each sentence."""
+    lengths = tokens.sum(-1).astype(np.int64)
+    dense = {
+        "qk_first": 2 * int((lengths**2).sum()) * operator.out_features * steps,
+        "kv_first": 2 * int(lengths.sum()) * operator.head_size * operator.out_features * steps,
+    }
+    if edge.kind != "binary" or edge.values is None:
+        return {order: {"mac": dense[order], "dense_mac": dense[order]} for order in orders}
+    counted = count_spike_products(edge.values, operator.num_heads, operator.head_size, tokens, orders)
+    return {order: {"dense_mac": dense[order], **counted[order]} for order in orders}
 
 
 def count_spike_products(

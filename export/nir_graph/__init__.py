@@ -1,0 +1,1 @@
+"""NIR graphs: read as networks, and written from them."""
