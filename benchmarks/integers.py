@@ -69,7 +69,7 @@ def main() -> None:
             floats = predict(scored, examples, on_batch=advance)
             answers = floats.argmax(-1)
             rows.append({"weights": f"{prefix}float32", task.metric: task.score(floats, labels), "same_answer": 1.0})
-            graph = parse_graph(to_nir(scored))  # type: ignore[arg-type]
+            graph = parse_graph(to_nir(scored))
             for name, options in ways.items():
                 integer_graph, report = quantize_with_report(graph, ids, **options)
                 with open_runner(integer_graph, "integer", "integer", record_spikes=False) as runner:

@@ -166,7 +166,7 @@ def _load_from_hub(task: Task, split: str) -> list[Example]:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ExampleBatch:
     """Some examples, padded to the longest of them.
 
     Attributes
@@ -196,10 +196,10 @@ class Batch:
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         return inputs if self.token_type_ids is None else {**inputs, "token_type_ids": self.token_type_ids}
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> ExampleBatch:
         """Return the batch on a device, `indices` left where they are."""
         types = self.token_type_ids
-        return Batch(
+        return ExampleBatch(
             self.indices,
             self.input_ids.to(device),
             self.attention_mask.to(device),
@@ -250,14 +250,14 @@ class TokenizedExamples:
         """Return the number of examples."""
         return len(self.input_ids)
 
-    def batch(self, indices: np.ndarray) -> Batch:
+    def batch(self, indices: np.ndarray) -> ExampleBatch:
         """Return the examples at `indices` ``(B,)``, padded by the tokenizer."""
         chosen = {"input_ids": [self.input_ids[i] for i in indices]}
         if self.token_type_ids is not None:
             chosen["token_type_ids"] = [self.token_type_ids[i] for i in indices]
         padded = self.tokenizer.pad(chosen, return_tensors="pt", **self.padding)
         rows = torch.from_numpy(indices)
-        return Batch(
+        return ExampleBatch(
             rows,
             padded["input_ids"],
             padded["attention_mask"],
@@ -266,7 +266,7 @@ class TokenizedExamples:
             padded.get("token_type_ids"),
         )
 
-    def batches(self, batch_size: int, generator: np.random.Generator | None = None) -> Iterator[Batch]:
+    def batches(self, batch_size: int, generator: np.random.Generator | None = None) -> Iterator[ExampleBatch]:
         """Yield every example once, in batches of similar length: shuffled by `generator`, by length without one."""
         for indices in bucketed_indices(self.lengths, batch_size, generator):
             yield self.batch(indices)

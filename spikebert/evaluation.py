@@ -85,13 +85,13 @@ def firing_rates(
     """
     model.eval()
     spikes: dict[str, torch.Tensor] = {}
-    opportunities = 0
+    opportunities: dict[str, int] = {}
     for batch in examples.batches(batch_size):
         output = model(**batch.to(model.device).inputs, output_spikes=True)
-        opportunities += int(batch.attention_mask.sum()) * model.config.time_steps
         for node, fired in output.spikes.items():
+            opportunities[node] = opportunities.get(node, 0) + int(batch.attention_mask.sum()) * fired.shape[0]
             spikes[node] = spikes.get(node, 0) + fired.sum((0, 1, 2), dtype=torch.float64)
     return {
-        node: {"rate": float(count.mean()) / opportunities, "silent": float((count == 0).double().mean())}
+        node: {"rate": float(count.mean()) / opportunities[node], "silent": float((count == 0).double().mean())}
         for node, count in spikes.items()
     }

@@ -16,7 +16,7 @@ from spikebert.cli.application import (
     results,
 )
 from spikebert.cli.grammar import Command
-from spikebert.cli.inputs import Sentences, read_sentences, sentence_options
+from spikebert.cli.inputs import Sentences, most_positions, read_sentences, sentence_options
 from spikebert.cli.runners import RunnerName
 from spikebert.errors import ConfigurationError
 
@@ -66,6 +66,7 @@ def check(
     from hardware.checks import EXTRA_PADDING, check_hidden_state
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
     from spikebert.cli.pairs import Side
+    from spikebert.families import family_of
     from spikebert.provenance import run_record, seed_everything
 
     side = Side.parse(runner)
@@ -78,7 +79,7 @@ def check(
     )
     if len(sentences) > MOST_SENTENCES:
         raise ConfigurationError(f"{len(sentences)} sentences are more than the checks run; --limit {MOST_SENTENCES}")
-    network = parse_graph(to_nir(model) if graph_file is None else read_nir(graph_file))  # type: ignore[arg-type]
+    network = parse_graph(to_nir(model) if graph_file is None else read_nir(graph_file))
     (batch,) = sentences.batches(len(sentences))
     room = sentences.longest + EXTRA_PADDING
     side = side.with_options(tokens=room if longest is None else min(room, longest))
@@ -87,7 +88,7 @@ def check(
         if time_steps is None:
             return side.open(model, network, precision)
         if side.runner == "torch":
-            return side.open(_with_time_steps(model, time_steps), network, precision)
+            return side.open(family_of(model, checkpoint).with_time_steps(model, time_steps), network, precision)
         return side.open(model, network, precision, time_steps=time_steps)
 
     found = check_hidden_state(
@@ -96,7 +97,7 @@ def check(
         batch.mask,
         model.config.time_steps,
         network,
-        longest if model.config.position_embedding_type == "absolute" else None,
+        most_positions(model.config),
         names or None,
         lambda name: messages.print(f"check {name} …"),
     )
@@ -116,17 +117,6 @@ def check(
         _print(found, sentences, runner, precision)
     if not passed:
         raise SystemExit(EXIT_ANSWER_IS_NO)
-
-
-def _with_time_steps(model: Any, time_steps: int) -> Any:
-    """Return the same model for another number of time steps."""
-    import copy
-
-    config = copy.deepcopy(model.config)
-    config.time_steps = time_steps
-    other = type(model)(config)
-    other.load_state_dict(model.state_dict())
-    return other.eval()
 
 
 def _print(found: list[Any], sentences: Sentences, runner: str, precision: str) -> None:

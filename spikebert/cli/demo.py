@@ -73,7 +73,7 @@ def demo(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Take a trained SpikeBERT down the whole road: classify, export to NIR, simulate on Lava, verify, energy.
+    """Take a trained model down the whole road: classify, export to NIR, simulate on Lava, verify, energy.
 
     Without --text or --task it runs sentences of its own.
 
@@ -121,8 +121,8 @@ def _run(
     from hardware.trace import Trace
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer, resolve_checkpoint
     from spikebert.cli.verification import comparison_table, verdict, verify_graph
-    from spikebert.configuration import SPIKING
     from spikebert.errors import MissingDependencyError
+    from spikebert.families import family_of
     from spikebert.provenance import run_record, seed_everything
 
     seed_everything(seed)
@@ -130,12 +130,8 @@ def _run(
     config, sha256 = model.config, checkpoint_sha256(checkpoint)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     stored = sum(file.stat().st_size for file in Path(resolve_checkpoint(checkpoint)).rglob("*") if file.is_file())
-    mixing = f"{config.num_attention_heads} heads" if config.attention == SPIKING else "no attention"
-    steps.say(
-        f"{checkpoint}: {config.num_hidden_layers} blocks, D = {config.hidden_size}, "
-        f"{mixing}, T = {config.time_steps} steps, {parameters / 1e6:.1f} M parameters, "
-        f"{stored / 1e6:.1f} MB on disk"
-    )
+    in_short = family_of(model, checkpoint).in_short(config)
+    steps.say(f"{checkpoint}: {in_short}, {parameters / 1e6:.1f} M parameters, {stored / 1e6:.1f} MB on disk")
     steps.say(f"sha256 {sha256}")
 
     steps.begin("Classify sentences with PyTorch")
@@ -144,7 +140,7 @@ def _run(
     steps.show(_prediction_table(sentences.texts, predictions))
 
     steps.begin("Export to NIR")
-    graph = to_nir(model, metadata={"checkpoint_sha256": sha256})  # type: ignore[arg-type]
+    graph = to_nir(model, metadata={"checkpoint_sha256": sha256})
     write_nir(graph_file, graph)
     graph = read_nir(graph_file)
     network = parse_graph(graph)

@@ -22,7 +22,6 @@ from spikebert.cli.application import (
 from spikebert.cli.grammar import Command, GroupedOption, Renamed
 from spikebert.cli.setting_options import FOLDER, option_name, setting_options, take_settings
 from spikebert.distillation.settings import (
-    CHANGEABLE,
     GENERAL_WEIGHTS,
     LABEL_ONLY,
     LOSSES,
@@ -338,11 +337,16 @@ def student_choices(settings: StudentSettings, student: str | None) -> tuple[dic
     ConfigurationError
         A student is given, and settings that would shape another.
     """
-    shaping = [] if student is None else [name for name in settings.given if name not in CHANGEABLE]
-    if shaping:
-        options = ", ".join(option_name(StudentSettings, name) for name in shaping)
-        raise ConfigurationError(f"--student brings its own shape and vocabulary; leave out {options}")
+    if student is not None and settings.given:
+        from spikebert.checkpoint import load_config
+        from spikebert.families import family_of
+
+        changeable = family_of(load_config(student), f"the student {student}").changeable
+        shaping = [option_name(StudentSettings, name) for name in settings.given if name not in changeable]
+        if shaping:
+            raise ConfigurationError(f"--student brings its own shape and vocabulary; leave out {', '.join(shaping)}")
     start = {
+        **({} if settings.model_type is None else {"model_type": settings.model_type}),
         "prune": not settings.whole_vocabulary,
         "vocabulary_size": settings.vocabulary_size,
         "blocks_from_teacher": bool(settings.blocks_from_teacher),

@@ -261,7 +261,8 @@ def _load_graph(
             )
         return graph, {"source_sha256": file_sha256(source)}
     from export import to_nir
-    from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
+    from spikebert.checkpoint import checkpoint_sha256, load_config, load_model, load_tokenizer
+    from spikebert.cli.inputs import most_positions
     from spikebert.cli.quantization import CALIBRATION_SENTENCES, quantize_checkpoint, read_calibration
 
     if (precision == "integer") != (calibration is not None):
@@ -269,10 +270,9 @@ def _load_graph(
     seed_everything(seed)
     about = {"checkpoint_sha256": checkpoint_sha256(source)}
     if calibration is None:
-        graph = to_nir(load_model(source), precision or "float32", metadata=dict(about), copy=False)  # type: ignore[arg-type]
+        graph = to_nir(load_model(source), precision or "float32", metadata=dict(about), copy=False)
         return graph, about
-    config = load_model(source).config
-    longest = config.max_position_embeddings if config.position_embedding_type != "none" else None
+    longest = most_positions(load_config(source))
     ids = read_calibration(calibration, load_tokenizer(source), data_dir, CALIBRATION_SENTENCES, longest)
     return quantize_checkpoint(source, ids)[0], about
 

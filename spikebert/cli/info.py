@@ -92,23 +92,22 @@ def _explain_checkpoint(name: str) -> tuple[dict[str, Any], Table]:
     from rich.table import Table
 
     from spikebert.checkpoint import checkpoint_sha256, load_model, resolve_checkpoint
-    from spikebert.modeling import SpikeBertModel
+    from spikebert.families import family_of
 
     source = resolve_checkpoint(name)
     model = load_model(name, encoder_allowed=True)
-    config = model.config
+    config, family = model.config, family_of(model, name)
     layers = {key: tuple(value.shape) for key, value in model.named_parameters()}
+    headless = ", an encoder without a classifier" if isinstance(model, family.encoder_class) else ""
     facts = {
-        "kind": "checkpoint, an encoder without a classifier" if isinstance(model, SpikeBertModel) else "checkpoint",
+        "kind": f"checkpoint{headless}",
         "source": source,
         "sha256": checkpoint_sha256(name),
         "parameters": sum(int(np.prod(shape)) for shape in layers.values()),
         "blocks": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "time_steps": config.time_steps,
-        "neuron": f"{config.neuron}: {config.neuron_parameters()}",
-        "attention": config.attention,
-        "attention_threshold": config.attention_threshold,
+        **family.facts(config),
         "labels": json.dumps(config.id2label),
         **_tokenizer_facts(name, config.vocab_size),
         "configuration": config.to_diff_dict(),

@@ -146,6 +146,12 @@ def sentence_lengths(config: Any) -> tuple[int | None, int | None]:
     return config.max_position_embeddings, getattr(config, "padded_length", None)
 
 
+def most_positions(config: Any) -> int | None:
+    """Return the tokens that a model of this configuration has positions for; None where it needs none."""
+    without = getattr(config, "position_embedding_type", None) == "none"
+    return None if without else config.max_position_embeddings
+
+
 def read_sentences(
     tokenizer: Any,
     texts: tuple[str, ...],

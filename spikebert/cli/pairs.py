@@ -175,6 +175,6 @@ class CheckpointPair:
         from spikebert.checkpoint import load_model
 
         model = load_model(self.checkpoint)
-        meant = to_nir(model)  # type: ignore[arg-type]
+        meant = to_nir(model)
         runs = meant if self.graph_file is None else read_nir(self.graph_file)
         return self.plan.open(model, runs if self.plan.precision == INTEGER else meant, runs)

@@ -117,7 +117,7 @@ def quantize_checkpoint(
     from spikebert.checkpoint import checkpoint_sha256, load_model
 
     graph = to_nir(
-        load_model(checkpoint),  # type: ignore[arg-type]
+        load_model(checkpoint),
         metadata={"checkpoint_sha256": checkpoint_sha256(checkpoint)},
     )
     return quantize_with_report(graph, calibration, **options)

@@ -168,7 +168,7 @@ def _checkpoint(checkpoint: str, options: SourceOptions, seed: int) -> Source:
     longest, padded = sentence_lengths(config)
     asked = (options.texts, options.task, options.data_dir, options.split, options.limit)
     sentences = read_sentences(tokenizer, *asked, longest, padded)
-    network = parse_graph(to_nir(model))  # type: ignore[arg-type]
+    network = parse_graph(to_nir(model))
 
     def firings() -> Iterator[Firing]:
         with open_runner(model, "torch", CHECKPOINT_PRECISION) as runner:

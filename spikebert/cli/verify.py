@@ -173,7 +173,7 @@ def verify(
     processes = 1 if LAVA in (side_a.runner, side_b.runner) else jobs
     plan = PairPlan(side_a, side_b, precision, nodes, audit, node_by_node)
     sha256 = checkpoint_sha256(checkpoint)
-    own = runs = to_nir(model)  # type: ignore[arg-type]
+    own = runs = to_nir(model)
     differences: list[GraphDifference] = []
     quantizes = INTEGER in (precision, side_a.runner, side_b.runner) and nir_file is None
     if calibration is not None and not quantizes:

@@ -20,9 +20,7 @@ from spikebert.errors import ConfigurationError
 PRECISIONS = ("float32", "bfloat16")
 LOGITS_LOSSES = ("kl", "mse")
 SAVE_EVERY_STEPS = 500
-CHANGEABLE = ("norm", "neuron", "attention_threshold")
-"""Settings of a student that no weight's shape depends on."""
-NOT_OF_THE_CONFIGURATION = ("blocks_from_teacher", "positions", "whole_vocabulary", "vocabulary_size")
+NOT_OF_THE_CONFIGURATION = ("model_type", "blocks_from_teacher", "positions", "whole_vocabulary", "vocabulary_size")
 """Settings of a student that are no fields of its configuration under that name."""
 LOSSES, TEACHER = "Losses", "The teacher"
 """Headings of the help under which other options stand too."""
@@ -377,6 +375,8 @@ class StudentSettings:
 
     Parameters
     ----------
+    model_type : str
+        Of the family of models that it is of.
     num_hidden_layers, num_attention_heads, intermediate_size, time_steps, neuron, norm, attention, attention_threshold,
     previous_word, embedding_neuron, embedding_norm
         Fields of its configuration.
@@ -390,6 +390,9 @@ class StudentSettings:
         Tokens that it keeps, those that the texts use most.
     """
 
+    model_type: str | None = _student(
+        None, "Make the student of this family of models, by its model_type.", unset="spikebert"
+    )
     num_hidden_layers: int | None = _student(
         None, "Give the student this many encoder blocks.", name="blocks", unset="2"
     )

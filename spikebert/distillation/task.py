@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from spikebert.checkpoint import (
@@ -27,16 +28,15 @@ from spikebert.checkpoint import (
     write_checkpoint_files,
     writing_directory,
 )
-from spikebert.configuration import SpikeBertConfig
 from spikebert.data import Example, TokenizedExamples, load_examples, read_unlabelled
 from spikebert.distillation.augmentation import augment, random_spans
 from spikebert.distillation.fine_tuning import fine_tuned_teacher
 from spikebert.distillation.logs import LOG_FILE, TrainingLog, log_beside, state_beside
-from spikebert.distillation.losses import FeatureTransforms, aligned_layers
+from spikebert.distillation.losses import FeatureTransforms
 from spikebert.distillation.model_card import CARD_FILE, RECORD_FILE, model_card
 from spikebert.distillation.part_of_speech import ENGLISH, find_tagger, guess_language
 from spikebert.distillation.settings import Keeping, LossWeights, TeacherUse, Texts, TrainingSettings
-from spikebert.distillation.student import build_student, calibrate_attention_threshold, change_student, load_student
+from spikebert.distillation.student import build_student, load_student
 from spikebert.distillation.task_trainer import TaskTrainer, TeacherSignals, rows_with_equal_tokens
 from spikebert.distillation.teacher import load_teacher
 from spikebert.distillation.teacher_outputs import TeacherOutputs, teacher_outputs, texts_sha256
@@ -51,8 +51,7 @@ from spikebert.distillation.training import (
 from spikebert.errors import ConfigurationError
 from spikebert.evaluation import evaluate, firing_rates
 from spikebert.fake_quantization import fake_quantize
-from spikebert.modeling import SpikeBertForSequenceClassification
-from spikebert.norms import LAYER, calibrate_norms
+from spikebert.families import DEFAULT_MODEL_TYPE, family_of
 from spikebert.provenance import run_record, seed_everything
 from spikebert.tasks import Task
 
@@ -72,6 +71,7 @@ def distill_task(
     prune: bool = True,
     vocabulary_size: int | None = None,
     blocks_from_teacher: bool = False,
+    model_type: str = DEFAULT_MODEL_TYPE,
     weights: LossWeights | None = None,
     texts: Texts | None = None,
     teacher_use: TeacherUse | None = None,
@@ -83,7 +83,7 @@ def distill_task(
     Parameters
     ----------
     teacher : str
-        Folder, hub name or package of a BERT, or a SpikeBERT checkpoint; fine-tuned first where it does not know the
+        Folder, hub name or package of a BERT, or a spiking checkpoint; fine-tuned first where it does not know the
         task and a loss looks at it.
     task, data_directory, train_file
         See `spikebert.data.load_examples`.
@@ -95,13 +95,16 @@ def distill_task(
     student : str or Path, optional
         Checkpoint to start from; without one, a student is made from the teacher.
     student_configuration : dict, optional
-        Fields of `SpikeBertConfig` for a student made from the teacher; of a given student, those of `CHANGEABLE`.
+        Fields of the configuration of a student made from the teacher; of a given student, those that its family can
+        change, see ``ModelFamily.change``.
     prune : bool
         Whether such a student drops tokens outside the Latin script, where the training text is not Chinese.
     vocabulary_size : int, optional
         Keep as many tokens, those that the training and unlabelled texts use most.
     blocks_from_teacher : bool
         Whether blocks of a student made from the teacher start as layers of it.
+    model_type : str
+        Of the family that a student made from the teacher is of.
     weights : LossWeights, optional
         Of the losses; Eq. 8's by default.
     texts, teacher_use, keeping, reports : optional
@@ -150,6 +153,7 @@ def distill_task(
             prune and guess_language([text for example in train_set for text in example.texts]) == ENGLISH,
             vocabulary,
             blocks_from_teacher,
+            model_type,
             max_position_embeddings=settings.max_length,
             **(student_configuration or {}),
         )
@@ -158,12 +162,11 @@ def distill_task(
     train = TokenizedExamples([e for part in parts.values() for e in part], task, tokenizer, settings.max_length)
     shuffled = train.batches(CALIBRATION_BATCH_SIZE, np.random.default_rng(settings.seed))
     first_batches = [batch.inputs for batch in islice(shuffled, CALIBRATION_BATCHES)]
+    family = family_of(model)
     if student is not None:
-        model = change_student(model, student_configuration or {}, first_batches)
-    elif model.config.norm != LAYER:
-        calibrate_norms(model, first_batches)
-        if "attention_threshold" not in (student_configuration or {}):
-            calibrate_attention_threshold(model, first_batches)
+        model = family.change(model, student_configuration or {}, lambda: first_batches)
+    else:
+        family.calibrate(model, lambda: first_batches, student_configuration or {})
     dev = TokenizedExamples(dev_set, task, tokenizer, settings.max_length)
     signals, transforms = None, None
     if guide:
@@ -232,7 +235,7 @@ def distill_task(
         }
         (folder / LOG_FILE).write_text(log_beside(output).read_text(encoding="utf-8"), encoding="utf-8")
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        card = model_card(record, SpikeBertConfig.from_pretrained(folder))
+        card = model_card(record, stored.config)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
     log_beside(output).unlink()
     state_file.path.unlink(missing_ok=True)
@@ -309,7 +312,7 @@ def _further_texts(
 def _signals(
     teacher: Any,
     teacher_tokenizer: Tokenizer,
-    student: SpikeBertForSequenceClassification,
+    student: PreTrainedModel,
     tokenizer: Tokenizer,
     parts: dict[str, list[Example]],
     train: TokenizedExamples,
@@ -325,7 +328,7 @@ def _signals(
         transforms = FeatureTransforms(
             student.config.hidden_size,
             teacher.config.hidden_size,
-            aligned_layers(
+            family_of(student).aligned_layers(
                 student.config.num_hidden_layers, teacher.config.num_hidden_layers, weights.ignored_front_blocks
             ),
         )

@@ -194,8 +194,7 @@ def test_each_row_of_a_batch_gets_the_losses_it_can_have(tiny_teacher, tiny_data
     aligned = [1, 3]  # rows 2 and 0 of the set
     features, embedding = alignment_losses(
         transforms,
-        output.embeddings[aligned],
-        tuple(state[:, aligned] for state in output.hidden_states),
+        [output.embeddings[aligned], *(state[:, aligned].sum(0) for state in output.hidden_states[1:])],
         said.features_of([2, 0], batch.input_ids.shape[1]),
         batch.attention_mask[aligned].bool(),
     )
