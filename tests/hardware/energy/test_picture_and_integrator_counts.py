@@ -27,6 +27,7 @@ from export.operators import (
     Scale,
     all_cases,
 )
+from export.token_encoding import TokenEncoding
 from hardware import count_operations, estimate_energy, profile, run
 from hardware.energy import OperationCounts
 from hardware.energy.baselines import QuantizedTwin
@@ -391,3 +392,17 @@ def test_synapses_on_spikes_that_were_fed_are_on_the_chip() -> None:
 def test_every_operator_has_its_counts(case: Any) -> None:
     network = _behind(case.operator)
     count_operations(run(network, np.ones((2, 1, 1, case.operator.in_features))), network)
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_words_never_change_but_what_remembers_sends_something_new_at_every_step(remembers: bool) -> None:
+    """An embedding of 3 words, something between, and a map of 2 x 4 in front of the neurons; 5 steps, 2 tokens."""
+    builder = NetworkBuilder("input", 3)
+    last = builder.add("embedding", Affine(np.ones((2, 3))), "input")
+    between = LeakyIntegrator(np.full(2, 2.0), np.ones(2), np.zeros(2)) if remembers else Flatten((2,))
+    last = builder.add("map", Affine(np.ones((4, 2))), builder.add("between", between, last))
+    network = builder.network("output", builder.add("fire", _neurons(4), last), token_encoding=TokenEncoding(3, 0))
+    trace = Trace({"fire": np.zeros((5, 1, 2, 4), np.uint8)}, np.zeros((1, 1)), np.ones((1, 2), bool))
+    found = count_operations(trace, network).nodes
+    assert found["embedding"].real["embedding_read"] == 2 * 2
+    assert found["map"].real["mac"] == (5 if remembers else 1) * 2 * 8
