@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from transformers import PreTrainedModel
 
 from export import to_nir
 from export.nir_graph.reader import parse_graph
@@ -66,7 +67,6 @@ def main() -> None:
     cases = []
     for name in SHIPPED:
         shipped = load_model(name)
-        assert isinstance(shipped, SpikeBertForSequenceClassification)
         cases += [(name, shipped, 8, 32), (name, shipped, 32, 64)]
     if arguments.base:
         base = SpikeBertForSequenceClassification(SpikeBertConfig(vocab_size=2000, **BASE)).eval()
@@ -90,7 +90,7 @@ def main() -> None:
 
 def measure(
     title: str,
-    model: SpikeBertForSequenceClassification,
+    model: PreTrainedModel,
     sentences: int,
     tokens: int,
     rounds: int,
