@@ -13,8 +13,8 @@ from rich.table import Table
 
 from hardware.choices import CSV_AXES
 from hardware.energy.counts import OPERATION_KINDS, OperationCounts
-from hardware.energy.report import operations_table
 from hardware.profiler import NodeProfile, Profile, ValueHistogram
+from hardware.reports.energy_report import operations_table
 from hardware.reports.files import ReportError, write_csv_rows, write_json_object, write_whole
 from hardware.reports.page import render_page
 from hardware.reports.pictures import picture_data_uri, picture_format, write_picture

@@ -116,7 +116,7 @@ def _run(
     from hardware.energy import OperationCounter
     from hardware.energy.baselines import BASELINES, QuantizedTwin
     from hardware.energy.comparison import compare_energy
-    from hardware.energy.report import comparison_table as energy_table
+    from hardware.reports.energy_report import comparison_table as energy_table
     from hardware.runners.lava.compatibility import import_lava
     from hardware.trace import Trace
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer, resolve_checkpoint
