@@ -26,9 +26,9 @@ from rich.table import Table
 
 from export import to_nir
 from export.nir_graph.reader import parse_graph
-from hardware.counting_kernel import load_kernel
 from hardware.energy.operation_counts import OperationCounter
 from hardware.firing import Firing
+from hardware.kernels.counting import load_kernel
 from hardware.profiler import COLLECTIONS, Profiler
 from hardware.reports.files import write_json_object
 from hardware.runners import open_runner

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.counting_kernel import count_attention
+from hardware.kernels.counting import count_attention
 
 ENTRIES_AT_A_TIME = 1 << 16
 """Map entries worked on at once, of at least one sentence and step: 512 KiB of words stay in the cache."""

@@ -74,7 +74,6 @@ from export.operators import (
     TokenSum,
     Total,
 )
-from hardware.counting_kernel import ValueCounts, count_running_sums
 from hardware.edges import SPIKE_DRIVEN, Edge, EdgeKind, edge_kinds, edges_of_checked, pooled_nodes, running_sums
 from hardware.energy.attention_counts import count_spike_products
 from hardware.energy.foreign_counts import (
@@ -93,6 +92,7 @@ from hardware.energy.foreign_counts import (
 )
 from hardware.errors import TraceMismatchError
 from hardware.firing import Firing, NodeFiring
+from hardware.kernels.counting import ValueCounts, count_running_sums
 from hardware.trace import Trace
 
 OPERATION_KINDS: dict[str, str] = {
