@@ -12,8 +12,8 @@ from export.network import Network
 from hardware.energy import EnergyEstimate, EnergyModel, OperationCounts, energy_models, estimate_energy
 from hardware.energy.baselines import BASELINES, Baseline, QuantizedTwin, TransformerBaseline
 from hardware.energy.comparison import EnergyComparison, compare_energy, dense_pricing, firing_rate, scale_firing
-from hardware.energy.operation_counts import headline
-from hardware.energy.paper import dense_energy_mj
+from hardware.energy.counts import headline
+from hardware.energy.models.paper import dense_energy_mj
 from hardware.energy.published import (
     BERT,
     DISTILBERT,

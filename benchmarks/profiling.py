@@ -26,7 +26,7 @@ from rich.table import Table
 
 from export import to_nir
 from export.nir_graph.reader import parse_graph
-from hardware.energy.operation_counts import OperationCounter
+from hardware.energy.counts import OperationCounter
 from hardware.firing import Firing
 from hardware.kernels.counting import load_kernel
 from hardware.profiler import COLLECTIONS, Profiler

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import h5py
 import nir
@@ -25,6 +25,7 @@ from export.nir_graph.reader import parse_graph
 from export.nir_graph.writer import build_graph
 from export.operators import IntegerAffine, IntegerCurrentNeuron, IntegerLeakyIntegrateAndFire, Operator, Total
 from export.operators.affine import narrow_weight
+from export.operators.rules import Refusal, RuleTable
 from spikebert.files import written_whole
 
 MAX_FILE_BYTES = 4 << 30
@@ -35,12 +36,30 @@ SLAYER_WEIGHTS = (-256, 254)
 LATER = "lava-dl reads it, this reader does not"
 
 
+Part = Literal["synapses", "neurons"]
+PARTS = RuleTable[Part]("netx")
+"""What of a layer an operator is."""
+PARTS.set("synapses", IntegerAffine)
+PARTS.set("neurons", IntegerLeakyIntegrateAndFire)
+PARTS.refuse("a residual sum; netx knows none", Total)
+
+
 @dataclass(frozen=True)
 class NetxLayer:
     """A dense layer of a file: synapses and the neurons they lead to."""
 
     affine: Node
     neuron: Node
+
+    @property
+    def synapses(self) -> IntegerAffine:
+        """What `affine` computes."""
+        return cast(IntegerAffine, self.affine.operator)
+
+    @property
+    def neurons(self) -> IntegerLeakyIntegrateAndFire:
+        """What `neuron` computes."""
+        return cast(IntegerLeakyIntegrateAndFire, self.neuron.operator)
 
 
 def write_netx(
@@ -80,7 +99,7 @@ def write_netx(
     network = graph if isinstance(graph, Network) else parse_graph(graph)
     layers = find_chain(network, first, last)
     if round_biases:
-        layers = [replace(layer, neuron=_with_rounded_bias(layer.neuron)) for layer in layers]
+        layers = [replace(layer, neuron=_with_rounded_bias(layer)) for layer in layers]
     reasons = [reason for layer in layers for reason in _reasons_against(layer)]
     if reasons:
         raise NetxError("\n".join(["netx cannot hold:", *reasons]))
@@ -97,11 +116,10 @@ def write_netx(
 
 def _largest_value(network: Network, source: str) -> int:
     """Return the largest whole number that a node, a sum of spikes or the input sends."""
-    operators = {node.name: node for node in network.nodes}
     if source == network.input_name:
         return network.input_limit or 1
-    node = operators[source]
-    return sum(_largest_value(network, part) for part in node.sources) if isinstance(node.operator, Total) else 1
+    node = network.by_name[source]
+    return sum(_largest_value(network, part) for part in node.sources) if node.is_sum else 1
 
 
 def find_chain(network: Network, first: str | None = None, last: str | None = None) -> list[NetxLayer]:
@@ -120,19 +138,19 @@ def find_chain(network: Network, first: str | None = None, last: str | None = No
     nodes = network.nodes[start:stop]
     reasons = []
     for before, node in zip((None, *nodes), nodes, strict=False):
-        why = _why_not(node.operator)
-        if why:
-            reasons.append(f"  {node.name}: {why}")
+        part = _part(node)
+        if part is None:
+            reasons.append(f"  {node.name}: {_why_not(node.operator)}")
         elif before is None:
-            if not isinstance(node.operator, IntegerAffine):
+            if part != "synapses":
                 reasons.append(f"  {node.name}: a chain begins with an affine node; this is {node.operator.name}")
-        elif _why_not(before.operator):
+        elif _part(before) is None:
             continue  # what stands before it is in the way already
         elif node.sources != (before.name,):
             reasons.append(f"  {node.name}: reads {' and '.join(node.sources)}, not {before.name} before it")
-        elif type(node.operator) is type(before.operator):
+        elif part == _part(before):
             reasons.append(f"  {node.name}: a layer is an affine node and then a neuron; so is {before.name} before it")
-    if nodes and isinstance(nodes[-1].operator, IntegerAffine):
+    if nodes and _part(nodes[-1]) == "synapses":
         reasons.append(f"  {nodes[-1].name}: the chain ends without neurons; end it at a neuron (last node)")
     if not nodes:
         reasons.append(f"  {first} comes behind {last}")
@@ -149,9 +167,7 @@ def _runs(network: Network) -> list[tuple[str, str]]:
     """Return first and last node of every run of layers, each as long as it can be."""
     runs: list[tuple[str, str]] = []
     for affine, neuron in pairwise(network.nodes):
-        is_layer = isinstance(affine.operator, IntegerAffine) and isinstance(
-            neuron.operator, IntegerLeakyIntegrateAndFire
-        )
+        is_layer = (_part(affine), _part(neuron)) == ("synapses", "neurons")
         if not is_layer or neuron.sources != (affine.name,):
             continue
         if runs and affine.sources == (runs[-1][1],):
@@ -161,21 +177,21 @@ def _runs(network: Network) -> list[tuple[str, str]]:
     return runs
 
 
+def _part(node: Node) -> Part | None:
+    found = PARTS.find(type(node.operator))
+    return None if isinstance(found, Refusal) else found
+
+
 def _why_not(operator: Operator) -> str:
-    if isinstance(operator, IntegerAffine | IntegerLeakyIntegrateAndFire):
-        return ""
     if operator.traits.integer is False:
         return f"{operator.name} of floating point; quantize the graph first"
-    if isinstance(operator, Total):
-        return "a residual sum; netx knows none"
-    return f"{operator.name}; netx knows none"
+    found = PARTS.find(type(operator))
+    return found.reason if isinstance(found, Refusal) else f"{operator.name}; netx knows none"
 
 
 def _reasons_against(layer: NetxLayer) -> list[str]:
     """Return what of a layer a netx file, or netx when it reads the file, would change."""
-    affine, neuron = layer.affine.operator, layer.neuron.operator
-    assert isinstance(affine, IntegerAffine)
-    assert isinstance(neuron, IntegerLeakyIntegrateAndFire)
+    affine, neuron = layer.synapses, layer.neurons
     found = []
     if affine.bias is not None and np.any(affine.bias):
         found.append(f"  {layer.affine.name}: has a bias of its own; netx knows that of neurons only")
@@ -202,19 +218,16 @@ def _reasons_against(layer: NetxLayer) -> list[str]:
     return found
 
 
-def _with_rounded_bias(node: Node) -> Node:
-    neuron = node.operator
-    assert isinstance(neuron, IntegerLeakyIntegrateAndFire)
+def _with_rounded_bias(layer: NetxLayer) -> Node:
+    neuron = layer.neurons
     mantissa = (neuron.bias + (1 << ACTIVATION_SHIFT - 1)) >> ACTIVATION_SHIFT
     rounded = replace(neuron, bias_mantissa=mantissa, bias_exponent=np.full_like(mantissa, ACTIVATION_SHIFT))
-    return Node(node.name, rounded, node.sources)
+    return Node(layer.neuron.name, rounded, layer.neuron.sources)
 
 
 def _write_layer(group: h5py.Group, layer: NetxLayer) -> None:
     """Write what ``lava.lib.dl.slayer.block.cuba.Dense.export_hdf5`` writes."""
-    affine, neuron = layer.affine.operator, layer.neuron.operator
-    assert isinstance(affine, IntegerAffine)
-    assert isinstance(neuron, IntegerLeakyIntegrateAndFire)
+    affine, neuron = layer.synapses, layer.neurons
     group.attrs["affine"], group.attrs["neuron"] = layer.affine.name, layer.neuron.name
     group.create_dataset("type", (1,), "S10", [b"dense"])
     group["shape"] = np.array([neuron.out_features])

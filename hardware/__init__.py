@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardware.energy.models import estimate_energy
-    from hardware.energy.operation_counts import OperationCounter, count_operations
+    from hardware.energy.counts import OperationCounter, count_operations
+    from hardware.energy.estimate import estimate_energy
     from hardware.equivalence import compare
     from hardware.loihi.placement import place
     from hardware.profiler import Profiler, profile
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from hardware.trace import Trace
 
 _HOMES = {
-    "OperationCounter": "hardware.energy.operation_counts",
+    "OperationCounter": "hardware.energy.counts",
     "Profiler": "hardware.profiler",
     "Trace": "hardware.trace",
     "compare": "hardware.equivalence",
-    "count_operations": "hardware.energy.operation_counts",
-    "estimate_energy": "hardware.energy.models",
+    "count_operations": "hardware.energy.counts",
+    "estimate_energy": "hardware.energy.estimate",
     "open_runner": "hardware.runners",
     "place": "hardware.loihi.placement",
     "profile": "hardware.profiler",
@@ -47,3 +47,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from export.network import INTEGER, Network, NetworkBuilder, Readout
+from export.cases import network_of_case
+from export.network import INTEGER, Network, NetworkBuilder
 from export.nir_file import read_nir, write_nir
 from export.nir_graph.reader import parse_graph
 from export.nir_graph.writer import build_graph
@@ -43,7 +44,7 @@ PRECISIONS = ("float64", INTEGER)
 OUTPUT_TOLERANCE = 1e-12
 """By how much an output in float64 may be off, relative to its size where that is above 1: sums of a few numbers in
 another order."""
-NODE, WHOLE = "node", "spiking transformer"
+WHOLE = "spiking transformer"
 EQUAL, DIFFERENT, MISSING, UNUSABLE = "equal", "different", "missing", "unusable"
 
 
@@ -182,7 +183,7 @@ def _file(place: Path, pattern: str) -> Path:
 def _cases(precision: str) -> Iterator[tuple[str, Network, np.ndarray, np.ndarray]]:
     """Yield title, network, inputs and token mask of every case."""
     for case in all_integer_cases() if precision == INTEGER else all_cases():
-        yield f"{case.operator.name}-{case.title}", _one_operator(case, precision), case.inputs, _mask(case)
+        yield f"{case.operator.name}-{case.title}", network_of_case(case), case.inputs, _mask(case)
     whole, (ids, mask) = _spiking_transformer(), _sentences()
     if precision == INTEGER:
         whole = parse_graph(quantize(build_graph(whole, np.float64), calibration=(ids, mask)))
@@ -193,15 +194,6 @@ def _slug(title: str) -> str:
     """Return a title as a file's name: letters, digits, underscores, and hyphens."""
     in_words = title.replace(">=", "at equality").replace(">", "above")
     return re.sub("[^a-z0-9-]+", "_", in_words)
-
-
-def _one_operator(case: Case, precision: str) -> Network:
-    builder = NetworkBuilder("input", case.operator.in_features)
-    builder.add(NODE, case.operator, "input")
-    features = case.operator.out_features
-    readout = Readout(1.0, np.zeros(features, np.int64)) if precision == INTEGER else None
-    shape = case.operator.in_shape
-    return builder.network("output", NODE, input_shape=shape if len(shape) > 1 else None, readout=readout)
 
 
 def _mask(case: Case) -> np.ndarray:

@@ -146,3 +146,24 @@ class OnnxBuilder:
     def cast(self, value: str, output: str) -> str:
         """Convert to the type of activations."""
         return self.add("Cast", [value], output, to=self.element_type)
+
+
+POTENTIAL = "{}.membrane_potential"
+"""Name of the value that holds a neuron's potential as it was tested against the threshold."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What is carried from one step to the next: ``(depth, B, N, features)``, zeros before the first step.
+
+    Attributes
+    ----------
+    before, after : str
+        Values at the beginning and at the end of a step.
+    features, depth : int
+    """
+
+    before: str
+    after: str
+    features: int
+    depth: int = 1

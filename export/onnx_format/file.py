@@ -21,9 +21,8 @@ from onnx import TensorProto, numpy_helper
 
 from export.errors import OnnxFileError
 from export.network import COUNTS, INTEGER
-from export.onnx_format.builder import Weight
+from export.onnx_format.builder import POTENTIAL, Weight
 from export.onnx_format.graph import FORMAT, FORMAT_VERSION, PRECISIONS, STEP_LOGITS, OnnxDraft
-from export.onnx_format.steps import POTENTIAL
 from export.token_encoding import TokenEncoding
 from spikebert.files import written_whole
 

@@ -17,14 +17,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+# these register their spellings
+import export.onnx_format.delays
+import export.onnx_format.neurons
+import export.onnx_format.synapses
+import export.onnx_format.tokens  # noqa: F401
 from export.errors import GraphError, UnsupportedOperatorError
 from export.network import COUNTS, INTEGER, Network, Node, check_time_steps
 from export.nir_graph.reader import parse_graph
 from export.nir_graph.writer import decoding
-from export.onnx_format.builder import OPSET, TOKEN_MASK, OnnxBuilder, Weight
-from export.onnx_format.operators import WRITERS
-from export.onnx_format.steps import POTENTIAL, STEP_WRITERS, State, write_scan
-from export.operators import Affine, IntegerAffine, TokenMean
+from export.onnx_format.builder import OPSET, POTENTIAL, TOKEN_MASK, OnnxBuilder, State, Weight
+from export.onnx_format.scan import write_scan
+from export.onnx_format.spellings import SPELLINGS
+from export.operators import Affine, rule_for
 from export.operators.affine import narrow_weight
 from export.token_encoding import POSITION, WORD, TokenEncoding
 
@@ -103,7 +108,8 @@ def draft_onnx(
 
     Parameters
     ----------
-    model_or_graph : SpikeBertForSequenceClassification, nir.NIRGraph or Network
+    model_or_graph : PreTrainedModel, nir.NIRGraph or Network
+        A model of a class that has an exporter, see `export.to_nir`.
     precision : {"float32", "float64", "integer"}, optional
         What everything is computed in; by default the type of the graph's weights. A graph from `quantize` runs in
         integers, int64 throughout with ``MatMulInteger`` on spikes, and only such a graph.
@@ -136,15 +142,14 @@ def draft_onnx(
     _write_mask(build, network.attend_to_padding)
     for stage in network.stages:
         _write_stage(build, network, stage, time_steps)
-    pooled = _pooled(network)
-    _write_logits(build, network, pooled)
+    _write_logits(build, network)
     steps: int | str = "time_steps" if encoding is None or time_steps is None else time_steps
     model = helper.make_model(
         helper.make_graph(
             build.nodes,
             str(network.metadata.get("name", "spikebert")),
             _inputs(network, build),
-            _outputs(network, build, pooled, steps, spikes),
+            _outputs(network, build, steps, spikes),
             doc_string="Activations are (time steps, batch, tokens, features); each node's value has the node's name.",
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -162,7 +167,7 @@ def _network(model_or_graph: Any) -> Network:
         return model_or_graph
     if isinstance(model_or_graph, nir.NIRGraph):
         return parse_graph(model_or_graph)
-    from export.from_spikebert import to_nir
+    from export.exporters import to_nir
 
     return parse_graph(to_nir(model_or_graph, copy=False))
 
@@ -182,13 +187,9 @@ def _precision(network: Network, precision: str | None) -> str:
 
 
 def _check_nodes(network: Network) -> None:
-    unknown = [
-        f"{node.name} ({node.operator.name})"
-        for node in network.nodes
-        if type(node.operator) not in {**WRITERS, **STEP_WRITERS}
-    ]
+    unknown = [f"{node.name} ({node.operator.name})" for node in network.nodes if type(node.operator) not in SPELLINGS]
     if unknown:
-        known = ", ".join(operator.name for operator in {**WRITERS, **STEP_WRITERS})
+        known = ", ".join(sorted(operator.name for operator in SPELLINGS))
         raise UnsupportedOperatorError(f"{', '.join(unknown)}: not yet spelled in ONNX; known are {known}")
     names = [network.input_name, *(node.name for node in network.nodes)]
     for name in names:
@@ -211,17 +212,20 @@ def _write_stage(build: OnnxBuilder, network: Network, stage: tuple[Node, ...], 
         assert isinstance(node.operator, Affine)
         assert time_steps is not None
         _write_embedding(build, node.name, node.operator, network.token_encoding, time_steps)
-    elif more or type(node.operator) not in WRITERS:
+        return
+    write = rule_for(SPELLINGS, node).at_once
+    if more or write is None:
         write_scan(build, stage, _clock(network), _write_step)
     else:
-        WRITERS[type(node.operator)](build, node.name, node.operator, *node.sources)
+        write(build, node.name, node.operator, *node.sources)
 
 
 def _write_step(body: OnnxBuilder, node: Node) -> list[State]:
-    write = STEP_WRITERS.get(type(node.operator))
-    if write is not None:
-        return write(body, node.name, node.operator, *node.sources)
-    WRITERS[type(node.operator)](body, node.name, node.operator, *node.sources)
+    spelling = rule_for(SPELLINGS, node)
+    if spelling.step is not None:
+        return spelling.step(body, node.name, node.operator, *node.sources)
+    assert spelling.at_once is not None
+    spelling.at_once(body, node.name, node.operator, *node.sources)
     return []
 
 
@@ -237,7 +241,7 @@ def _write_embedding(build: OnnxBuilder, name: str, operator: Affine, encoding: 
 
     They are not one table, so that a token id beyond the vocabulary is refused.
     """
-    is_integer = isinstance(operator, IntegerAffine)
+    is_integer = operator.traits.integer
     table = narrow_weight(operator.weight) if is_integer else operator.weight
     dtype = table.dtype if is_integer else None  # in integers as narrow as they are, widened when looked up
     rows = table.T
@@ -270,10 +274,10 @@ def _write_embedding(build: OnnxBuilder, name: str, operator: Affine, encoding: 
     build.add("Expand", [value, build.shape(time_steps, 1, 1, 1)], name)
 
 
-def _write_logits(build: OnnxBuilder, network: Network, pooled: set[str]) -> None:
+def _write_logits(build: OnnxBuilder, network: Network) -> None:
     """Write what each time step says, and their mean; behind a token mean without the token axis."""
     shown, readout = network.output_source, network.readout
-    if shown in pooled:
+    if network.pools_tokens:
         shown = build.add("Squeeze", [shown, build.axes(-2)], "/shown")
     if readout is None:
         build.add("Identity", [shown], STEP_LOGITS)
@@ -297,15 +301,6 @@ def _write_logits(build: OnnxBuilder, network: Network, pooled: set[str]) -> Non
     in_float(total, build.add("Mul", [tokens, steps], "/token_steps"), LOGITS)
 
 
-def _pooled(network: Network) -> set[str]:
-    """Return the nodes that send one row a sentence in place of one a token."""
-    pooled: set[str] = set()
-    for node in network.nodes:
-        if isinstance(node.operator, TokenMean) or any(source in pooled for source in node.sources):
-            pooled.add(node.name)
-    return pooled
-
-
 def _inputs(network: Network, build: OnnxBuilder) -> list[onnx.ValueInfoProto]:
     rows: list[int | str | None] = ["batch", "tokens"]
     if network.token_encoding is not None:
@@ -320,15 +315,13 @@ def _inputs(network: Network, build: OnnxBuilder) -> list[onnx.ValueInfoProto]:
     return [first, mask]
 
 
-def _outputs(
-    network: Network, build: OnnxBuilder, pooled: set[str], steps: int | str, spikes: bool
-) -> list[onnx.ValueInfoProto]:
+def _outputs(network: Network, build: OnnxBuilder, steps: int | str, spikes: bool) -> list[onnx.ValueInfoProto]:
     def value(name: str, node: str, features: int) -> onnx.ValueInfoProto:
-        tokens: int | str = 1 if node in pooled else "tokens"
+        tokens: int | str = 1 if node in network.pooled else "tokens"
         shape: list[int | str | None] = [steps, "batch", tokens, features]
         return helper.make_tensor_value_info(name, build.element_type, shape)
 
-    rows = ["batch"] if network.output_source in pooled else ["batch", "tokens"]
+    rows = ["batch"] if network.pools_tokens else ["batch", "tokens"]
     shape: list[int | str | None] = [*rows, network.output_features]
     logits_type = TensorProto.DOUBLE if network.is_integer else build.element_type
     found = [helper.make_tensor_value_info(LOGITS, logits_type, shape)]

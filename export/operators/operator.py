@@ -227,7 +227,7 @@ class Case:
     operator : Operator
         What to run.
     inputs : ndarray
-        ``(T, B, N, D)`` float64.
+        ``(T, B, N, D)`` float64, or int64 in whole numbers; what several sources send stands side by side.
     token_mask : ndarray or None
         ``(B, N)`` bool.
     """

@@ -22,6 +22,7 @@ from typing import Any
 import nir
 import numpy as np
 
+from export.choices import ROUNDINGS, SCALES, SIGN_MODES
 from export.errors import ChipLimitError, GraphError, UnsupportedOperatorError
 from export.execution import NodeExecution
 from export.loihi_numbers import (
@@ -72,9 +73,6 @@ from export.passes.intervals import (
 )
 from spikebert.errors import ConfigurationError
 
-SCALES = ("per-tensor", "per-channel")
-ROUNDINGS = ("nearest", "floor-even")
-SIGN_MODES = ("mixed", "auto")
 CLIPPINGS = tuple(2.0 ** (-step / 4) for step in range(13))
 """Shares of the largest weight that are tried as the largest a matrix can hold: 1, 0.84, …, 0.125."""
 SEARCHED_INPUTS = 2048

@@ -1,24 +1,24 @@
 """What a run cost: operation counts from what fired, and energy models on top of them."""
 
-from hardware.energy.errors import EnergyModelError
-from hardware.energy.models import (
-    EnergyEstimate,
-    EnergyModel,
-    Price,
-    PriceTable,
-    Timing,
-    energy_model,
-    energy_models,
-    estimate_energy,
-    load_energy_model,
-)
-from hardware.energy.operation_counts import (
+from hardware.energy.counts import (
     ATTENTION_ORDERS,
     OPERATION_KINDS,
     NodeOperations,
     OperationCounter,
     OperationCounts,
     count_operations,
+)
+from hardware.energy.errors import EnergyModelError
+from hardware.energy.estimate import EnergyEstimate, estimate_energy
+from hardware.energy.models import (
+    EnergyModel,
+    Price,
+    PriceTable,
+    Timing,
+    energy_model,
+    energy_models,
+    load_energy_model,
+    register_energy_model,
 )
 
 __all__ = [
@@ -38,4 +38,5 @@ __all__ = [
     "energy_models",
     "estimate_energy",
     "load_energy_model",
+    "register_energy_model",
 ]

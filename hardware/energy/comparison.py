@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hardware.energy.baselines import Baseline
-from hardware.energy.memory import MemoryModel
-from hardware.energy.models import EnergyEstimate, EnergyModel, PriceTable, energy_model, estimate_energy
-from hardware.energy.operation_counts import NodeOperations, OperationCounts, Split, Tally
-from hardware.energy.paper import PaperModel
-from hardware.energy.published import PICOJOULES_PER_MAC, SOURCE
+from hardware.energy.counts import COMPONENTS, OperationCounts, Tallies, Tally
+from hardware.energy.errors import EnergyModelError
+from hardware.energy.estimate import EnergyEstimate, estimate_energy
+from hardware.energy.models import EnergyModel, energy_model
 from hardware.errors import TraceMismatchError
-
-MULTIPLIER_BITS = {"fp32": 24, "fp16": 11, "int32": 32, "int8": 8}
-"""Width of one operand of a precision's multiplier: the whole number, or the significand of a floating-point one."""
 
 LINEAR_IN_FIRING = (
     "ac_binary",
@@ -39,69 +35,6 @@ QUADRATIC_IN_FIRING = ("attention_count", "attention_add")
 
 BISECTIONS = 20
 """Halvings of the interval of firing rates: it ends below a millionth."""
-
-
-@dataclass(frozen=True)
-class DenseFormula(EnergyModel):
-    """Eq. 17: what model ``paper`` charges a dense network, ``E_MAC x FLOPs``; FLOPs are MACs of matrix products."""
-
-    def charge(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> dict[str, float]:
-        """Return 4.6 pJ for each MAC of a matrix product."""
-        return {"mac": PICOJOULES_PER_MAC * operations.get("dense_mac", 0)}
-
-    def priced(self, node: NodeOperations) -> frozenset[str]:
-        """Return the one kind it knows."""
-        return frozenset({"mac"})
-
-
-@dataclass(frozen=True)
-class NarrowActivations(EnergyModel):
-    """A model whose matrix products multiply weights with few-bit activations.
-
-    Assumed: a multiplier's energy is proportional to the width of each operand, as that of an array of bit products is.
-    Horowitz's own figures say nearly the same: 3.1 pJ at 32 x 32 bits are 15.5 times the 0.2 pJ at 8 x 8, and 16 times
-    would be proportional.
-
-    Attributes
-    ----------
-    base : PriceTable or MemoryModel
-        Prices everything else. An activation moves as a word of its own, however narrow.
-    bits : int
-        Of an activation.
-    """
-
-    base: PriceTable | MemoryModel = field(kw_only=True)
-    bits: int = field(kw_only=True)
-
-    @classmethod
-    def of(cls, base: PriceTable | MemoryModel, bits: int) -> NarrowActivations:
-        """Return `base` for activations of `bits` bits."""
-        return cls(
-            name=base.name,
-            source=base.source,
-            precision=f"{base.precision}, {bits}-bit activations",
-            technology=base.technology,
-            includes_memory=base.includes_memory,
-            basis=f"{base.basis}; assumed: multiplying by {bits} bits costs {bits}/{multiplier_bits(base)} of it",
-            base=base,
-            bits=bits,
-        )
-
-    def charge(self, node: NodeOperations, operations: Tally, counts: OperationCounts) -> dict[str, float]:
-        """Return what `base` charges, less what narrow products save."""
-        charged = self.base.charge(node, operations, counts)
-        products = operations.get("dense_mac", 0)
-        if products:
-            prices = self.base.prices
-            multiplication = prices["mac"].picojoules - prices["addition"].picojoules
-            saved = products * multiplication * max(0.0, 1 - self.bits / multiplier_bits(self.base))
-            kind = "mac" if "mac" in charged else "operations"
-            charged[kind] -= saved
-        return charged
-
-    def priced(self, node: NodeOperations) -> frozenset[str]:
-        """Return what `base` has figures for."""
-        return self.base.priced(node)
 
 
 @dataclass(frozen=True)
@@ -198,7 +131,7 @@ def compare_energy(
         Of the spiking network.
     baseline : Baseline
     lengths : sequence of int
-        Real tokens of each sentence that was counted: the baseline is charged for these, without padding.
+        Real tokens of each sentence that was counted: the baseline is counted for these, without padding.
     model : str or EnergyModel
     """
     chosen = energy_model(model)
@@ -218,37 +151,14 @@ def compare_energy(
 
 def dense_pricing(model: EnergyModel, baseline: Baseline, lengths: Sequence[int]) -> tuple[EnergyModel | None, str]:
     """Return what prices a baseline where `model` prices the spiking network, and a remark; None where nothing does."""
-    bits = baseline.activation_bits
-    if isinstance(model, PaperModel):
-        if bits is not None:
-            return None, "the paper's formula knows fp32 only"
-        basis = "4.6 pJ for each MAC of a matrix product (Eq. 17); softmax, GELU, norms, biases and memory are free"
-        return DenseFormula(model.name, f"Eq. 17 of {SOURCE}", "fp32", model.technology, basis=basis), ""
+    dense, _ = model.for_dense()
     nodes = baseline.count(lengths[:1]).nodes.values()
-    if any("mac" in node.real and "mac" not in model.priced(node) for node in nodes):
+    if any("mac" in node.real and "mac" not in dense.priced(node) for node in nodes):
         return None, f"{model.name} has no figure for dense multiply-accumulates"
-    if bits is None:
-        return model, ""
-    if not isinstance(model, PriceTable | MemoryModel) or not {"mac", "addition"} <= set(model.prices):
-        return None, f"{model.name} does not say what a product with {bits} bits costs"
-    if _precision(model) not in MULTIPLIER_BITS:
-        return model, f"{bits}-bit activations are charged as whole ones: {model.precision} says no width of a product"
-    return NarrowActivations.of(model, bits), ""
-
-
-def multiplier_bits(model: EnergyModel) -> int:
-    """Return the width of one operand of a model's multiplier.
-
-    Raises
-    ------
-    KeyError
-        Its precision does not begin with one of `MULTIPLIER_BITS`.
-    """
-    return MULTIPLIER_BITS[_precision(model)]
-
-
-def _precision(model: EnergyModel) -> str:
-    return model.precision.replace(",", " ").split()[0]
+    try:
+        return model.for_dense(baseline.activation_bits)
+    except EnergyModelError as error:
+        return None, str(error)
 
 
 def firing_rate(counts: OperationCounts) -> float:
@@ -271,14 +181,14 @@ def scale_firing(counts: OperationCounts, factor: float) -> OperationCounts:
         powers = {**dict.fromkeys(linear, 1), **dict.fromkeys(QUADRATIC_IN_FIRING, 2)}
         return {kind: round(count * factor ** powers.get(kind, 0)) for kind, count in tally.items()}
 
-    def split(before: Split, spike_driven: bool) -> Split:
-        return Split(scaled(before.real, spike_driven), scaled(before.padding, spike_driven))
+    def both(before: Tallies, spike_driven: bool) -> Tallies:
+        return Tallies(scaled(before.real, spike_driven), scaled(before.padding, spike_driven))
 
     nodes = {
         name: replace(
             node,
-            counts=split(node.counts, node.spike_driven),
-            orders={order: split(products, node.spike_driven) for order, products in node.orders.items()},
+            counts=both(node.counts, node.spike_driven),
+            orders={order: both(products, node.spike_driven) for order, products in node.orders.items()},
         )
         for name, node in counts.nodes.items()
     }
@@ -321,42 +231,13 @@ def break_even_rate(counts: OperationCounts, baseline_mj: float, model: str | En
     return low
 
 
-COMPONENTS = {
-    "embedding": "embedding",
-    "synapses": "affine maps, convolutions (synapses)",
-    "attention": "attention products",
-    "norms": "layer norms",
-    "nonlinearities": "neurons, or softmax, GELU, quantizers",
-    "rest": "residual sums, pooling, head",
-}
-"""Parts of a network that spiking and dense ones share: key -> title."""
-
-_COMPONENT_OF_OPERATOR = {
-    "affine": "synapses",
-    "convolution": "synapses",
-    "scale": "synapses",
-    "spike_attention": "attention",
-    "attention_product": "attention",
-    "attention_scale": "attention",
-    "layer_norm": "norms",
-    "leaky_integrate_and_fire": "nonlinearities",
-    "leaky_integrator": "nonlinearities",
-    "resistive_neuron": "nonlinearities",
-    "integer_current_neuron": "nonlinearities",
-    "heaviside": "nonlinearities",
-    "softmax": "nonlinearities",
-    "gelu": "nonlinearities",
-    "quantizer": "nonlinearities",
-}
-
-
 def energy_by_component(estimate: EnergyEstimate, counts: OperationCounts) -> dict[str, float]:
     """Return an estimate's energy by key of `COMPONENTS`, in mJ; static energy is in none of them."""
     parts = dict.fromkeys(COMPONENTS, 0.0)
     reads_tokens = any(node.edge == "tokens" for node in counts.nodes.values())
     for name, millijoules in estimate.by_node.items():
         node = counts.nodes[name]
-        component = _COMPONENT_OF_OPERATOR.get(node.operator, "rest")
+        component = node.component
         in_front = reads_tokens and node.stage == "input" and node.operator != "heaviside"
         if node.edge == "tokens" or in_front:
             component = "embedding"

@@ -14,9 +14,9 @@ import numpy as np
 
 from export.network import Network
 from export.onnx_format import onnx_is_missing
+from export.onnx_format.builder import POTENTIAL
 from export.onnx_format.file import read_onnx, write_onnx
 from export.onnx_format.graph import ATTENTION_MASK, INPUT_IDS, LOGITS, PRECISIONS, STEP_LOGITS, draft_onnx
-from export.onnx_format.steps import POTENTIAL
 from hardware.errors import RunnerError
 from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace

@@ -7,7 +7,7 @@ import pytest
 
 from export import to_nir
 from export.nir_graph.reader import parse_graph
-from hardware.energy.operation_counts import OperationCounter
+from hardware.energy.counts import OperationCounter
 from hardware.errors import TraceMismatchError
 from hardware.firing import Firing
 from hardware.profiler import COLLECTIONS, Profiler

@@ -46,7 +46,8 @@ from hardware.runners.integer.in_torch import TorchNorm, even_exponent
 from hardware.runners.integer.workspace import Workspace
 from spikebert.checkpoint import SHIPPED_CHECKPOINTS, load_model, load_tokenizer
 from spikebert.cli.quantization import CALIBRATION_SENTENCES, read_calibration
-from spikebert.data import TASKS, load_examples
+from spikebert.data import load_examples
+from spikebert.tasks import TASKS
 
 SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from export import build_graph, read_nir, write_nir
+from export.cases import network_of_case
 from export.network import NetworkBuilder
 from export.operators import (
     Affine,
@@ -156,10 +157,7 @@ def _one_integrator(node: LeakyIntegrator, feature: int, drive: np.ndarray) -> t
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
 def test_every_runner_computes_the_meaning(case: Case, runner: str, tmp_path: Path) -> None:
-    builder = NetworkBuilder("input", case.operator.in_features)
-    builder.add("node", case.operator, "input")
-    network = builder.network("output", "node", input_shape=case.operator.in_shape)
-    graph = read_nir(write_nir(tmp_path / "case.nir", build_graph(network, np.float64)))
+    graph = read_nir(write_nir(tmp_path / "case.nir", build_graph(network_of_case(case), np.float64)))
     options = {"granularity": "network"} if runner == "lava" else {}
     with open_runner(graph, runner, record_membrane_potentials=True, **options) as opened:
         trace = opened.run(case.inputs, case.token_mask)

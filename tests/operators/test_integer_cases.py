@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from export import build_graph, read_nir, write_nir
-from export.network import NetworkBuilder, Readout
+from export.cases import network_of_case
 from export.operators import (
     Case,
     Delay,
@@ -41,11 +41,7 @@ RUNNERS = [("reference", False), ("integer", False), ("integer", True), ("onnx",
 
 
 def _graph(case: Case, tmp_path: Path, proven: bool = False):
-    builder = NetworkBuilder("input", case.operator.in_features)
-    builder.add("node", case.operator, "input")
-    readout = Readout(1.0, np.zeros(case.operator.out_features, np.int64))
-    shape = case.operator.in_shape if len(case.operator.in_shape) > 1 else None
-    network = builder.network("output", "node", readout=readout, input_shape=shape)
+    network = network_of_case(case)
     if proven:
         limits = {"input_limit": max(1, int(np.abs(case.inputs).max())), "max_tokens": case.inputs.shape[2]}
         network = replace(network, **limits)

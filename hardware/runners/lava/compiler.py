@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from export.network import INTEGER, Network, Node
+from hardware.choices import GRANULARITIES
 from hardware.errors import RunnerError
 from hardware.runners.lava.group_plan import MAX_PORTS, GroupPlan, Received, Sent
 from hardware.runners.lava.probes import NeuronProbe, SynapseProbe
@@ -20,7 +21,6 @@ from hardware.runners.lava.shared_arrays import SharedArrays
 from hardware.runners.lava.stock import StockForm, lif_parameters, own_nodes, stock_form, synapses_of
 from hardware.runners.lava.timing import HARDWARE, ZERO_LATENCY, arrivals, check_timing, latency
 
-GRANULARITIES = ("operator", "block", "network")
 BLOCK_NAME = re.compile(r"block\d+_")
 GRADED_BITS = 24
 """Lava's ``num_message_bits`` for messages that are more than spikes; 0 would make them spikes."""

@@ -15,10 +15,8 @@ from export.errors import ChipLimitError
 from export.loihi_numbers import DELAY_MAX
 from export.network import Network
 from export.operators import Operator
+from hardware.choices import HARDWARE, TIMINGS, ZERO_LATENCY
 from hardware.errors import RunnerError
-
-ZERO_LATENCY, HARDWARE = "zero-latency", "hardware"
-TIMINGS = (ZERO_LATENCY, HARDWARE)
 
 
 def check_timing(timing: str) -> str:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardware.energy import attention_counts
-from hardware.energy.attention_counts import count_spike_products
+from hardware.energy.counts import attention as attention_counts
+from hardware.energy.counts.attention import count_spike_products
 
 pytestmark = pytest.mark.usefixtures("counted_in")
 

@@ -21,8 +21,8 @@ from hardware.energy.comparison import (
     firing_rate,
     scale_firing,
 )
-from hardware.energy.memory import MEMORY_INT8
 from hardware.energy.models import Price
+from hardware.energy.models.memory import MEMORY_INT8
 from hardware.errors import TraceMismatchError
 
 STEPS = 3

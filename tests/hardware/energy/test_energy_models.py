@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,15 +32,17 @@ from hardware.energy import (
     energy_models,
     estimate_energy,
     load_energy_model,
+    register_energy_model,
 )
 from hardware.energy.baselines import BASELINES
 from hardware.energy.comparison import compare_energy
-from hardware.energy.loihi1 import LOIHI1
-from hardware.energy.memory import MEMORY, access_picojoules
-from hardware.energy.operation_counts import NodeOperations, Split
-from hardware.energy.paper import PAPER, dense_energy_mj
-from hardware.energy.report import explanations, mean_field_table, timing_table
+from hardware.energy.counts import NodeOperations, Tallies
+from hardware.energy.models import registry
+from hardware.energy.models.loihi1 import LOIHI1
+from hardware.energy.models.memory import MEMORY, access_picojoules
+from hardware.energy.models.paper import PAPER, dense_energy_mj
 from hardware.loihi import place
+from hardware.reports.energy_report import explanations, mean_field_table, timing_table
 from hardware.trace import Trace
 
 MODELS = (
@@ -125,7 +128,14 @@ def test_both_readings_of_gamma_stand_beside_each_other(counts: OperationCounts)
 
 def test_paper_model_charges_a_network_without_spikes_by_eq_17() -> None:
     node = NodeOperations(
-        "layer", "affine", "analog", "body", 10, 10, counts=Split({"mac": 90, "addition": 5, "dense_mac": 90})
+        "layer",
+        "affine",
+        "synapses",
+        "analog",
+        "body",
+        10,
+        10,
+        counts=Tallies({"mac": 90, "addition": 5, "dense_mac": 90}),
     )
     dense = OperationCounts({"layer": node}, 1, 1, 1, 0, 1, 0)
     assert estimate_energy(dense, model="paper").energy_mj == pytest.approx(90 * 4.6e-9)
@@ -364,8 +374,8 @@ def test_loihi_names_what_it_has_no_place_for(counts: OperationCounts) -> None:
 
 def test_loihi_sends_a_spike_to_every_core_that_reads_it() -> None:
     node = replace(token_counts().nodes["second"], readers=(3072, 768))  # three cores and one
-    charged = LOIHI1.charge(node, node.real, token_counts())
-    assert charged["spike traffic"] == pytest.approx(1 * 4 * (1.7 + 3.0 * 2.625 + 4.0 * 1.25))
+    costs = LOIHI1.cost(node, node.real, token_counts())
+    assert costs["spike traffic"] == pytest.approx(1 * 4 * (1.7 + 3.0 * 2.625 + 4.0 * 1.25))
 
 
 def dense_network(width: int, fan_out: int) -> Network:
@@ -537,6 +547,68 @@ def test_a_file_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
         load_energy_model(path)
     with pytest.raises(EnergyModelError, match="cannot be read"):
         load_energy_model(tmp_path / "missing.json")
+
+
+# Models from Python
+
+
+@pytest.fixture
+def registered_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what a test registers."""
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "architecture.md"
+
+
+@pytest.mark.usefixtures("registered_models")
+def test_the_model_that_the_docs_add_works_by_its_name() -> None:
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = (block for block in code if "register_energy_model(" in block)
+    trace = Trace(
+        {
+            "first": np.array([[[[1, 1, 0]]], [[[1, 0, 1]]]], np.uint8),
+            "second": np.array([[[[0, 1]]], [[[0, 0]]]], np.uint8),
+        },
+        np.zeros((1, 1, 2)),
+        np.ones((1, 1), bool),
+    )
+    told: dict[str, Any] = {"trace": trace, "graph": token_network(), "__name__": "__main__"}
+    exec(compile(code, str(PAGE), "exec", dont_inherit=True), told)
+    # as of `test_horowitz_by_hand`, 8 accumulates and 4 updates: 8 x 11 and 4 x 52 pJ
+    assert told["estimate"].by_kind == pytest.approx({"synapses": 88e-9, "neurons": 208e-9})
+    assert told["estimate"].by_node == pytest.approx({"affine": 88e-9, "second": 208e-9})
+    assert (told["estimate"].model, told["estimate"].source) == ("mine", "datasheet of my chip, page 7")
+    assert {"addition", "comparison", "embedding_read"} <= set(told["estimate"].unpriced)
+    assert list(energy_models()) == [*MODELS, "mine"]
+    # whoever asks for a model by name knows it, and says where it has no figure
+    found = compare_energy(token_counts(), BASELINES["bert-base-cased"], [1], "mine")
+    assert found.network == told["estimate"]
+    assert found.remark == "mine has no figure for dense multiply-accumulates"
+
+
+@pytest.mark.usefixtures("registered_models")
+def test_a_models_name_is_its_own() -> None:
+    mine = PriceTable("mine", "a datasheet", "int4", prices={"mac": Price(1.0, "page 9")})
+    register_energy_model(mine)
+    register_energy_model(replace(mine))  # the same once more
+    other = replace(mine, source="another datasheet")
+    with pytest.raises(EnergyModelError, match=r"mine: a PriceTable is registered under this name \(a datasheet\)"):
+        register_energy_model(other)
+    assert energy_model("mine") == mine
+    register_energy_model(other, replace=True)
+    assert energy_model("mine") is other
+    with pytest.raises(EnergyModelError, match="paper: a PaperModel is registered under this name"):
+        register_energy_model(replace(mine, name="paper"))
+
+
+@pytest.mark.parametrize("key", ["name", "source", "precision"])
+def test_a_model_that_does_not_say_what_it_is_is_not_registered(key: str) -> None:
+    with pytest.raises(EnergyModelError, match=f"has no {key}, which estimates say"):
+        register_energy_model(replace(PAPER, **{"name": "mine", key: ""}))
+    with pytest.raises(EnergyModelError, match="is no energy model; give an instance"):
+        register_energy_model(type(PAPER))  # type: ignore[arg-type]
+    assert tuple(energy_models()) == MODELS
 
 
 # Tables of an estimate

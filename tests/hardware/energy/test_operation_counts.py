@@ -39,7 +39,9 @@ from hardware.energy import (
     count_operations,
     estimate_energy,
 )
-from hardware.energy.operation_counts import STATISTIC_KINDS
+from hardware.energy.baselines import QuantizedTwin
+from hardware.energy.comparison import energy_by_component
+from hardware.energy.counts import OPERATION_COUNTS, STATISTIC_KINDS, NodeActivity, Tallies, counting_rule
 from hardware.errors import TraceMismatchError
 from hardware.trace import Trace
 
@@ -517,25 +519,53 @@ def test_mistakes_end_in_typed_errors(tiny_model: Any, padded_batch: Any) -> Non
     with pytest.raises(ValueError, match="attention order 'vk' is not one of qk_first, kv_first"):
         counter.result().with_attention_order("vk")
 
-    @dataclass(frozen=True, eq=False)
-    class Softmax(Operator):
-        name: ClassVar[str] = "softmax"
-        traits: ClassVar[Traits] = replace(Flatten.traits, integer=False)
-        in_features = out_features = 2  # type: ignore[assignment]
 
-        def interval(self, read: Any, tokens: Any) -> None:
-            return None
+@dataclass(frozen=True, eq=False)
+class Softmax(Operator):
+    """An operator that no target knows."""
 
-        def step(self, x: Any, state: Any, token_mask: Any) -> Any:
-            return x
+    name: ClassVar[str] = "softmax"
+    traits: ClassVar[Traits] = replace(Flatten.traits, integer=False, passes_values=False)
+    in_features = out_features = 2  # type: ignore[assignment]
 
-        def to_nir(self, dtype: Any, dt: float) -> Any:
-            raise NotImplementedError
+    def interval(self, read: Any, tokens: Any) -> None:
+        return None
 
+    def step(self, x: Any, state: Any, token_mask: Any) -> Any:
+        return x
+
+    def to_nir(self, dtype: Any, dt: float) -> Any:
+        raise NotImplementedError
+
+
+def softmax_network() -> Network:
     builder = NetworkBuilder("input", 2)
-    builder.add("soft", Softmax(), "input")
-    with pytest.raises(UnsupportedOperatorError, match="soft: nobody has said what Softmax costs"):
-        OperationCounter(builder.network("output", "soft"))
+    return builder.network("output", builder.add("fire", neurons(2), builder.add("soft", Softmax(), "input")))
+
+
+def test_an_operator_without_a_row_is_refused_by_name() -> None:
+    network = softmax_network()
+    with pytest.raises(UnsupportedOperatorError, match="soft: operation counts knows no softmax; register a row for"):
+        OperationCounter(network)
+    with pytest.raises(UnsupportedOperatorError, match="soft: quantized twin knows no softmax; register a row for"):
+        QuantizedTwin(network, 4).macs(3)
+
+
+def test_an_operator_is_counted_by_the_row_that_is_registered_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OPERATION_COUNTS, "_rows", dict(OPERATION_COUNTS._rows))
+
+    @counting_rule(Softmax, component="attention")
+    def count_softmax(operator: Softmax, activity: NodeActivity) -> Tallies:
+        return activity.rows.times(special=operator.in_features)
+
+    network = softmax_network()
+    mask = np.array([[True, True, False]])
+    trace = Trace({"fire": np.zeros((4, 1, 3, 2), np.uint8)}, np.zeros((1, 1)), mask)
+    counts = count_operations(trace, network)
+    found = counts.nodes["soft"]
+    assert (found.real, found.padding) == ({"special": 4 * 2 * 2}, {"special": 4 * 1 * 2})  # steps, tokens, features
+    assert (found.operator, found.component) == ("softmax", "attention")
+    assert energy_by_component(estimate_energy(counts, model="horowitz-fp32"), counts)["attention"] > 0
 
 
 def test_an_order_of_attention_that_was_not_counted_is_not_made_up(tiny_model: Any, padded_batch: Any) -> None:
@@ -553,9 +583,7 @@ def test_an_order_of_attention_that_was_not_counted_is_not_made_up(tiny_model: A
         OperationCounter(graph, ("vk",))
 
 
-def test_an_integer_graph_is_charged_for_the_same_spikes_and_for_less_that_is_dense(
-    tiny_model: Any, padded_batch: Any
-) -> None:
+def test_an_integer_graph_has_the_same_spikes_and_less_that_is_dense(tiny_model: Any, padded_batch: Any) -> None:
     """One trace, counted with the integer graph it is of and with the float graph that was quantized."""
     ids, mask = padded_batch
     float_graph = to_nir(tiny_model)
