@@ -27,9 +27,9 @@ from transformers import PreTrainedModel
 
 from export import to_nir
 from export.nir_graph.reader import parse_graph
-from hardware.counting_kernel import load_kernel
 from hardware.energy.counts import OperationCounter
 from hardware.firing import Firing
+from hardware.kernels.counting import load_kernel
 from hardware.profiler import COLLECTIONS, Profiler
 from hardware.reports.files import write_json_object
 from hardware.runners import open_runner

@@ -42,7 +42,7 @@ from export.network import Network
 from export.nir_graph.reader import parse_graph
 from export.operators import Affine
 from hardware import open_runner
-from hardware.runners.integer_kernel import load_kernel
+from hardware.kernels.integer import load_kernel
 from hardware.runners.runner import Runner
 from spikebert.neuron import SpikingNeuron
 
