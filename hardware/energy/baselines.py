@@ -57,7 +57,6 @@ from export.operators import (
     TokenMean,
     Total,
 )
-from hardware.edges import pooled_nodes
 from hardware.energy.foreign_counts import biased_outputs, convolution_fan_out, pooling_fan_out
 from hardware.energy.operation_counts import NodeOperations, OperationCounts, Split, Tally
 from spikebert.errors import ConfigurationError, MissingDependencyError
@@ -290,7 +289,7 @@ class QuantizedTwin(Baseline):
         """
         if self.obstacle is not None:
             raise UnsupportedOperatorError(f"no quantized twin: {self.obstacle}")
-        pooled = pooled_nodes(self.network)
+        pooled = self.network.pooled
         behind_neurons: set[str] = set()
         for node in self.network.nodes:
             stage = "body" if behind_neurons.intersection(node.sources) else "input"

@@ -75,7 +75,7 @@ from export.operators import (
     Total,
 )
 from hardware.counting_kernel import ValueCounts, count_running_sums
-from hardware.edges import SPIKE_DRIVEN, Edge, EdgeKind, edge_kinds, edges_of_checked, pooled_nodes, running_sums
+from hardware.edges import SPIKE_DRIVEN, Edge, EdgeKind, edge_kinds, edges_of_checked, running_sums
 from hardware.energy.attention_counts import count_spike_products
 from hardware.energy.foreign_counts import (
     PASSING,
@@ -459,7 +459,7 @@ class OperationCounter:
         self._read_edge = {
             node.name: edge for node in nodes for kind, edge in _READ_EDGES.items() if isinstance(node.operator, kind)
         }
-        self._pooled = pooled_nodes(self.network)
+        self._pooled = self.network.pooled
         self._seen: dict[bool, _Seen] = {}  # by whether the trace holds the input: what edges carry depends on that
         self._spiking_input = False
         self._longest_sentence = 0
