@@ -13,14 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.errors import UnsupportedOperatorError
 from export.network import Network, NetworkBuilder, Node
 from export.operators import Affine, LeakyIntegrateAndFire
 from hardware import Trace, run
+from hardware.equivalence.attribution import BIAS, RESET, contributions
 from hardware.equivalence.audit import audit
 from hardware.equivalence.explanation import Explanation, explain, merge_explanations
-from hardware.equivalence.origin import BIAS, RESET, contributions
-from hardware.equivalence.parts import parts_of, parts_with_inputs
+from hardware.equivalence.subgraphs import subgraphs_of, subgraphs_with_inputs
 from hardware.errors import RunnerError, TraceMismatchError
 
 NetworkMaker = Callable[..., Network]
@@ -301,9 +300,9 @@ def test_a_contribution_is_weight_times_spikes_from_a_neuron_that_fired() -> Non
     assert found[RESET, None].contribution == pytest.approx(-0.4)
 
 
-def test_parts_are_what_lies_between_spikes(make_network: NetworkMaker) -> None:
+def test_subgraphs_are_what_lies_between_spikes(make_network: NetworkMaker) -> None:
     network = make_network(0, blocks=1)
-    parts = {part.name: part for part in parts_of(network)}
+    parts = {part.name: part for part in subgraphs_of(network)}
     assert list(parts) == [node.name for node in network.spiking_nodes] + ["output"]
     assert [n.name for n in parts["block00_qkv_neuron"].nodes] == [
         "block00_qkv_affine",
@@ -312,7 +311,7 @@ def test_parts_are_what_lies_between_spikes(make_network: NetworkMaker) -> None:
     ]
     assert [n.name for n in parts["output"].nodes] == ["final_norm", "token_mean", "classifier"]
     trace = _run(network)
-    entering = {part.name: values for part, values in parts_with_inputs(trace, network)}
+    entering = {part.name: values for part, values in subgraphs_with_inputs(trace, network)}
     (stream,) = entering["block00_intermediate_neuron"].values()
     expected = trace.spikes["embedding_neuron"].astype(int) + trace.spikes["block00_projection_neuron"]
     np.testing.assert_array_equal(stream, expected)
@@ -327,16 +326,3 @@ def test_what_cannot_be_audited_says_why(make_network: NetworkMaker) -> None:
         list(audit(network, trace, precision="integer"))
     with pytest.raises(TraceMismatchError, match="no spikes in the trace"):
         list(audit(network, trace.select(["embedding_neuron"])))
-
-    class Stranger:
-        name, spikes, out_features, in_features = "stranger", False, 8, 8
-
-        def cast(self, _: object) -> Stranger:
-            return self
-
-        def step(self, x: np.ndarray, *_: object) -> np.ndarray:
-            return x
-
-    nodes = tuple(replace_operator(n, Stranger()) if n.name == "block00_output_norm" else n for n in network.nodes)
-    with pytest.raises(UnsupportedOperatorError, match="block00_output_norm: no rounding bound"):
-        list(audit(replace(network, nodes=nodes), trace))
