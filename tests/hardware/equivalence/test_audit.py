@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from export.errors import UnsupportedOperatorError
 from export.network import Network, NetworkBuilder, Node
-from export.operators import Affine, LeakyIntegrateAndFire
+from export.operators import Affine, IntegerAffine, LeakyIntegrateAndFire, Operator, Scale
 from hardware import Trace, run
 from hardware.equivalence.attribution import BIAS, RESET, contributions
 from hardware.equivalence.audit import audit
@@ -326,3 +327,53 @@ def test_what_cannot_be_audited_says_why(make_network: NetworkMaker) -> None:
         list(audit(network, trace, precision="integer"))
     with pytest.raises(TraceMismatchError, match="no spikes in the trace"):
         list(audit(network, trace.select(["embedding_neuron"])))
+
+
+def test_contributions_through_a_recurrent_connection_add_up_too() -> None:
+    """What a neuron sent in the step before enters it again."""
+    rng = np.random.default_rng(7)
+    builder = NetworkBuilder("in", 4)
+    last = builder.add("affine", Affine(rng.normal(size=(3, 4))), "in")
+    again = builder.add("again", Affine(rng.normal(size=(3, 3))), builder.previous_step("n", 3))
+    neuron = LeakyIntegrateAndFire(np.full(3, 0.8), np.ones(3), np.full(3, 0.5), "subtract")
+    builder.add("n", neuron, [last, again])
+    network = builder.network("out", "n")
+    inputs = (rng.random((10, 3, 1, 4)) < 0.7).astype(np.uint8)
+    trace = run(network, inputs, record_membrane_potentials=True)
+    trace = replace(trace, spikes={"in": inputs, **trace.spikes})
+    assert all(found.impossible is None or not found.impossible.any() for found in audit(network, trace))
+    recurrent = 0
+    for step, sample, feature in np.ndindex(10, 3, 3):
+        found = contributions(network, trace, "n", step, 0, feature, sample)
+        expected = trace.membrane_potentials["n"][step, sample, 0, feature]
+        assert sum(entry.contribution for entry in found) == pytest.approx(expected, abs=1e-12)
+        recurrent += sum(entry.spikes for entry in found if entry.source == "n")
+    assert recurrent > 20
+
+
+@pytest.mark.parametrize(
+    ("operator", "known"),
+    [
+        (Scale(np.ones(8)), "nobody has derived one yet"),
+        (IntegerAffine(weight=np.eye(8, dtype=np.int8), unit=np.ones(8)), "whole numbers are not rounded"),
+    ],
+)
+def test_operators_without_a_bound_are_refused_and_the_reason_said(
+    make_network: NetworkMaker, operator: Operator, known: str
+) -> None:
+    network = make_network(0)
+    name = "block00_output_norm"
+    nodes = tuple(replace_operator(n, operator) if n.name == name else n for n in network.nodes)
+    refusal = f"{name}: rounding bound cannot take {operator.name}: {known}"
+    with pytest.raises(UnsupportedOperatorError, match=refusal):
+        list(audit(replace(network, nodes=nodes), _run(network)))
+    refusal = f"{name}: attribution cannot take {operator.name}: "
+    with pytest.raises(UnsupportedOperatorError, match=refusal):
+        contributions(replace(network, nodes=nodes), _run(network), "block00_output_neuron", 1, 0, 0)
+
+
+def test_only_neurons_have_contributions(make_network: NetworkMaker) -> None:
+    network = make_network(0)
+    for node in ("block00_output_norm", "nothing"):
+        with pytest.raises(KeyError, match=node):
+            contributions(network, _run(network), node, 0, 0, 0)
