@@ -16,7 +16,7 @@ from nir.data_ir import EventData, NIRGraphData, NIRNodeData, TimeGriddedData
 from export.network import INTEGER, Network
 from hardware.errors import TraceError, TraceMismatchError
 from hardware.runners.runner import FLOAT_PRECISIONS, Runner, as_array
-from hardware.trace import POTENTIAL_SUFFIX, RESERVED_ARRAYS, Trace, largest_trace, read_arrays
+from hardware.trace import POTENTIAL_SUFFIX, RESERVED_ARRAYS, Trace, largest_trace, read_arrays, whole_spikes
 
 EVENTS, SHAPE = ".events", ".shape"
 NIR_SPIKES, NIR_VOLTAGES = "spikes", "voltages"
@@ -89,7 +89,8 @@ def _foreign(arrays: dict[str, np.ndarray], path: Path) -> Trace:
                 f"{path}: {node}.{NIR_SPIKES} numbers neurons without saying which token they stand for; add an array "
                 "'mask' (sentences, tokens)"
             )
-        found[node] = _from_neurons(observables[NIR_SPIKES], shape, f"{path}: {node}.{NIR_SPIKES}").astype(np.uint8)
+        where = f"{path}: {node}.{NIR_SPIKES}"
+        found[node] = whole_spikes(_from_neurons(observables[NIR_SPIKES], shape, where), where)
         if NIR_VOLTAGES in observables:
             found[f"{node}{POTENTIAL_SUFFIX}"] = _from_neurons(
                 observables[NIR_VOLTAGES], shape, f"{path}: {node}.{NIR_VOLTAGES}"
@@ -213,7 +214,7 @@ def trace_from_nir_data(data: NIRGraphData, mask: Any, **rest: Any) -> Trace:
     Raises
     ------
     TraceError
-        A node has no spikes, or other neurons than the mask has tokens for.
+        A node has no spikes, some that are no whole numbers, or other neurons than the mask has tokens for.
     """
     mask = np.asarray(mask) != 0
     spikes: dict[str, np.ndarray] = {}
@@ -231,11 +232,15 @@ def trace_from_nir_data(data: NIRGraphData, mask: Any, **rest: Any) -> Trace:
                 )
             kept[name] = _from_neurons(found, mask.shape, f"{name}: {observable}")
     trace = {"logits": np.zeros((mask.shape[0], 0)), "membrane_potentials": potentials, **rest}
-    return Trace(spikes={name: value.astype(np.uint8) for name, value in spikes.items()}, mask=mask, **trace)
+    whole = {name: whole_spikes(value, f"{name}: {NIR_SPIKES}") for name, value in spikes.items()}
+    return Trace(spikes=whole, mask=mask, **trace)
 
 
 def trace_to_nir_data(trace: Trace, dt: float) -> NIRGraphData:
-    """Return a trace's spikes, and potentials where recorded, as NIR's data on a grid of `dt` seconds."""
+    """Return a trace's spikes, and potentials where recorded, as NIR's data on a grid of `dt` seconds.
+
+    Spikes of 0 and 1 are booleans there, as NIR has them; others stay the whole numbers they are.
+    """
 
     def grid(values: np.ndarray) -> TimeGriddedData:
         by_sample = np.moveaxis(values, 0, 1)
@@ -243,7 +248,8 @@ def trace_to_nir_data(trace: Trace, dt: float) -> NIRGraphData:
 
     nodes: dict[str, NIRGraphData | NIRNodeData] = {}
     for name, spikes in trace.spikes.items():
-        observables: dict[str, EventData | TimeGriddedData] = {NIR_SPIKES: grid(spikes != 0)}
+        is_binary = spikes.min(initial=0) >= 0 and spikes.max(initial=0) <= 1
+        observables: dict[str, EventData | TimeGriddedData] = {NIR_SPIKES: grid(spikes != 0 if is_binary else spikes)}
         if name in trace.membrane_potentials:
             observables[NIR_VOLTAGES] = grid(trace.membrane_potentials[name])
         nodes[name] = NIRNodeData(observables)

@@ -115,9 +115,9 @@ def csv_rows(profile: Profile, by: str = "node", operations: OperationCounts | N
         return rows
     if by == "value":
         rows = [
-            {"node": histogram.node, "value": value, "count": int(count), "share": _cell(share)}
+            {"node": histogram.node, "value": int(value), "count": int(count), "share": _cell(share)}
             for histogram in _histograms(profile)
-            for value, (count, share) in enumerate(zip(histogram.counts.sum(0), histogram.shares, strict=True))
+            for value, count, share in zip(histogram.values, histogram.counts.sum(0), histogram.shares, strict=True)
         ]
         if not rows:
             raise ReportError("the profile has no values; collect 'histogram'")
