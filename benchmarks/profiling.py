@@ -28,12 +28,12 @@ from transformers import PreTrainedModel
 from export import to_nir
 from export.nir_graph.reader import parse_graph
 from hardware.energy.counts import OperationCounter
-from hardware.firing import Firing
 from hardware.kernels.counting import load_kernel
-from hardware.profiler import COLLECTIONS, Profiler
 from hardware.reports.files import write_json_object
 from hardware.runners import open_runner
-from hardware.trace import Trace
+from hardware.traces.firing import Firing
+from hardware.traces.profiler import COLLECTIONS, Profiler
+from hardware.traces.trace import Trace
 from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification
 from spikebert.checkpoint import load_model
 from spikebert.memory import ask_for_huge_pages

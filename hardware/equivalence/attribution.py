@@ -43,7 +43,7 @@ from export.operators import (
     Total,
     rule_for,
 )
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 BIAS = "(bias)"
 RESET = "(reset)"

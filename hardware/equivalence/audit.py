@@ -21,7 +21,7 @@ from hardware.equivalence.rounding import EVALUATION_SLACK, Precision
 from hardware.equivalence.subgraphs import Subgraph, subgraphs_with_inputs
 from hardware.errors import TraceMismatchError
 from hardware.runners.runner import float_type
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from hardware.equivalence.attribution import Contribution, contributions
 from hardware.equivalence.audit import audit_subgraph
 from hardware.equivalence.comparison import Divergence, same_unit
 from hardware.equivalence.subgraphs import subgraphs_with_inputs
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 NEIGHBOURS = 12
 """Features shown on either side of the one that differs."""

@@ -18,7 +18,7 @@ import numpy as np
 from export.network import Network
 from hardware.equivalence.audit import SubgraphAudit, audit
 from hardware.equivalence.comparison import NODE_OF_LOGITS
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from export.network import Network
 from hardware.equivalence.comparison import NODE_OF_LOGITS
 from hardware.equivalence.subgraphs import subgraphs_with_inputs
 from hardware.runners.runner import Runner
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 
 class NodeByNode:

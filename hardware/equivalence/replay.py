@@ -42,7 +42,6 @@ from export.operators import (
 )
 from export.operators.firing import NeuronState, fires
 from export.operators.operator import Array
-from hardware.edges import BINARY
 from hardware.equivalence.rounding import (
     Precision,
     bound_affine,
@@ -53,7 +52,8 @@ from hardware.equivalence.rounding import (
     bound_token_mean,
 )
 from hardware.equivalence.subgraphs import Subgraph
-from hardware.trace import Trace
+from hardware.traces.edges import BINARY
+from hardware.traces.trace import Trace
 
 
 class SubgraphReplay:

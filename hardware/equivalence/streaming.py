@@ -30,10 +30,10 @@ from hardware.equivalence.evidence import Evidence, gather_evidence
 from hardware.equivalence.explanation import Explanation, explain, merge_explanations
 from hardware.equivalence.node_by_node import NodeByNode
 from hardware.errors import RunnerError, TraceMismatchError
-from hardware.recorded import RecordedRunner
 from hardware.runners.lava.stock_share import StockShare, stock_share
+from hardware.runners.recorded_runner import RecordedRunner
 from hardware.runners.runner import FLOAT_PRECISIONS, Runner
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 from spikebert.files import written_whole
 
 ATTEMPTS = 3

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from export.network import Network, Node, Readout
-from hardware.edges import edge_kinds, edges_by_node
 from hardware.equivalence.comparison import NODE_OF_LOGITS
-from hardware.trace import Trace
+from hardware.traces.edges import edge_kinds, edges_by_node
+from hardware.traces.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)

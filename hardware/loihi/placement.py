@@ -20,7 +20,6 @@ import numpy as np
 from export.network import Network
 from export.nir_graph.reader import parse_graph
 from export.recurrence import cycle_through
-from hardware.edges import check_trace
 from hardware.errors import PlacementError, TraceMismatchError
 from hardware.loihi.chip import Chip, find_chip
 from hardware.loihi.connectivity import FeatureSlice
@@ -38,7 +37,8 @@ from hardware.loihi.tiling import (
     smallest_part,
     tile,
 )
-from hardware.trace import Trace
+from hardware.traces.edges import check_trace
+from hardware.traces.trace import Trace
 
 DEFAULT_TOKENS = 128
 LONGEST_SENTENCE = 1 << 16

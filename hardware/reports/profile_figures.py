@@ -19,7 +19,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from hardware.choices import FIGURES
-from hardware.profiler import Profile, ValueHistogram
 from hardware.reports.files import ReportError
 from hardware.reports.pictures import (
     COLOURS,
@@ -29,7 +28,8 @@ from hardware.reports.pictures import (
     safe_label,
     split_node_name,
 )
-from hardware.trace import Trace
+from hardware.traces.profiler import Profile, ValueHistogram
+from hardware.traces.trace import Trace
 
 AnyFigure = Figure | SubFigure
 

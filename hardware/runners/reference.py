@@ -10,7 +10,7 @@ from export.execution import NodeExecution
 from export.network import Network
 from export.operators import IntegerNeuronState, SpikingOperator
 from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 
 class ReferenceRunner(Runner):

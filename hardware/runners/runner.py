@@ -13,7 +13,7 @@ from export.errors import UnsupportedOperatorError
 from export.network import INTEGER, Network, with_token_axis
 from export.token_encoding import TokenEncoding
 from hardware.errors import RunnerError
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 FLOAT_PRECISIONS: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
 SPIKE_MAX = 255

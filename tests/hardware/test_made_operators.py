@@ -29,19 +29,19 @@ from export.operators import (
     TokenMean,
 )
 from hardware import compare, place, profile
-from hardware.edges import RunningSums, check_trace, edge_kinds, edges_by_node, running_sums, sums_of_spikes
 from hardware.equivalence.attribution import contributions
 from hardware.equivalence.audit import audit
 from hardware.equivalence.subgraphs import subgraphs_of, subgraphs_with_inputs
 from hardware.errors import TraceError, TraceMismatchError
-from hardware.firing import Firing
 from hardware.loihi import CHIPS
 from hardware.loihi.connectivity import Dense
 from hardware.loihi.mapping import map_network
 from hardware.loihi.operators import PLACEMENT, Programs
-from hardware.profiler import COLLECTIONS, HEADS, Heads, Profiler
-from hardware.recorded import load_trace, trace_from_nir_data, trace_to_nir_data
-from hardware.trace import Trace, spike_type
+from hardware.traces.edges import RunningSums, check_trace, edge_kinds, edges_by_node, running_sums, sums_of_spikes
+from hardware.traces.firing import Firing
+from hardware.traces.profiler import COLLECTIONS, HEADS, Heads, Profiler
+from hardware.traces.recorded import load_trace, trace_from_nir_data, trace_to_nir_data
+from hardware.traces.trace import Trace, spike_type
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,7 @@ from hardware.runners.integer.planner import LayerPlanner
 from hardware.runners.integer.workspace import Workspace
 from hardware.runners.reference import read_outputs, thresholds
 from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 GROUP_BYTES = 64 << 20
 """Of a layer's widest sums that are held at a time: more sentences go through in groups."""

@@ -27,7 +27,7 @@ from hardware.runners.lava.timing import HARDWARE, ZERO_LATENCY
 from hardware.runners.lava.worker import Shard, Worker, WorkerFault, WorkerPlan
 from hardware.runners.reference import read_outputs, thresholds
 from hardware.runners.runner import CheckedBatch, Runner, check_batch, check_time_steps, number_type
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 DEFAULT_TIMEOUT = 60.0
 MAX_FAILURES = 2

@@ -36,7 +36,7 @@ from hardware.loihi.chip import LOIHI1, LOIHI2
 from hardware.loihi.connectivity import TABLE_ENTRY_BITS, FeatureSlice
 from hardware.loihi.mapping import map_network
 from hardware.loihi.tiling import RESOURCES, core_limit
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 
 def neurons(width: int) -> LeakyIntegrateAndFire:

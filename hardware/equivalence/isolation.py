@@ -17,7 +17,7 @@ from hardware.equivalence.comparison import Comparison, compare, merge_compariso
 from hardware.equivalence.explanation import Explanation, explain, merge_explanations
 from hardware.errors import RunnerError
 from hardware.runners.runner import FLOAT_PRECISIONS, Runner
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 OpenRunner = Callable[[int | None], Runner]
 """Makes a runner for a number of time steps; None for the graph's own."""

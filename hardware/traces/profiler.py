@@ -19,10 +19,10 @@ from export.network import Network
 from export.nir_graph.reader import parse_graph
 from export.operators import RuleTable, SpikeAttention, rule_for
 from hardware.choices import COLLECTIONS
-from hardware.edges import sums_of_spikes
 from hardware.errors import TraceError, TraceMismatchError
-from hardware.firing import Firing, NodeFiring
-from hardware.trace import Trace
+from hardware.traces.edges import sums_of_spikes
+from hardware.traces.firing import Firing, NodeFiring
+from hardware.traces.trace import Trace
 from spikebert.errors import ConfigurationError
 
 LARGEST_COUNTED_VALUE = (1 << 16) - 1

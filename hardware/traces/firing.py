@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from export.network import Network
-from hardware.edges import check_trace
 from hardware.errors import TraceError, TraceMismatchError
 from hardware.kernels.counting import SpikeSums, add_up_spikes
-from hardware.trace import Trace
+from hardware.traces.edges import check_trace
+from hardware.traces.trace import Trace
 
 
 class Firing:

@@ -16,7 +16,7 @@ import numpy as np
 
 from export.network import Network, Node
 from hardware.errors import TraceMismatchError
-from hardware.trace import Trace, spike_type
+from hardware.traces.trace import Trace, spike_type
 
 EdgeKind = Literal["binary", "graded", "analog", "tokens"]
 """What an edge carries: spikes 0 or 1; other whole numbers, of either sign; numbers no trace knows; or the words of a
