@@ -22,13 +22,13 @@ from export import GraphError, NirFileError, parse_graph, read_nir, to_nir, writ
 from export.differences import graph_differences
 from export.network import Network, Node
 from export.operators import Affine, LayerNorm, LeakyIntegrateAndFire, NeuronState, SpikeAttention
-from hardware.checks import check_hidden_state
+from hardware.equivalence.isolation import check_hidden_state
 from hardware.equivalence.streaming import Finding, Pair
 from hardware.errors import TraceMismatchError
 from hardware.runners import open_runner
 from hardware.runners.reference import ReferenceRunner
 from hardware.runners.runner import Runner
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 BEGIN, END = "<!-- faults: made by benchmarks/faults.py -->", "<!-- faults: end -->"
 HEADER_BYTES = 512

@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from hardware.energy.estimate import estimate_energy
     from hardware.equivalence import compare
     from hardware.loihi.placement import place
-    from hardware.profiler import Profiler, profile
     from hardware.runners import open_runner, run
-    from hardware.trace import Trace
+    from hardware.traces.profiler import Profiler, profile
+    from hardware.traces.trace import Trace
 
 _HOMES = {
     "OperationCounter": "hardware.energy.counts",
-    "Profiler": "hardware.profiler",
-    "Trace": "hardware.trace",
+    "Profiler": "hardware.traces.profiler",
+    "Trace": "hardware.traces.trace",
     "compare": "hardware.equivalence",
     "count_operations": "hardware.energy.counts",
     "estimate_energy": "hardware.energy.estimate",
     "open_runner": "hardware.runners",
     "place": "hardware.loihi.placement",
-    "profile": "hardware.profiler",
+    "profile": "hardware.traces.profiler",
     "run": "hardware.runners",
 }
 

@@ -30,7 +30,9 @@ TARGET_MODULES = (
     "hardware.loihi.mapping",
     "hardware.energy.counts",
     "hardware.energy.baselines",
-    "hardware.equivalence",
+    "hardware.equivalence.replay",
+    "hardware.equivalence.attribution",
+    "hardware.traces.profiler",
 )
 """Modules that make a target's table, or import those that do; a new target stands here too."""
 YES, NO, UNKNOWN = "yes", "no", "–"

@@ -72,6 +72,11 @@ class LoihiNeuron(Operator):
         """Share of the current lost from step to step, ``(features,)``; what adds up is what comes, divided by it."""
         return np.ones(self.in_features)
 
+    @property
+    def registers(self) -> dict[str, Array]:
+        """What each register of the chip holds that the form has, by name, ``(features,)``."""
+        return {"decay": self.decay, "bias_mantissa": self.bias_mantissa, "bias_exponent": self.bias_exponent}
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class IntegerLeakyIntegrateAndFire(SpikingOperator, LoihiNeuron):
@@ -150,6 +155,11 @@ class IntegerLeakyIntegrateAndFire(SpikingOperator, LoihiNeuron):
     def tested_threshold(self) -> Array:
         """What the potential is compared with, ``(features,)``."""
         return self.threshold << ACTIVATION_SHIFT
+
+    @property
+    def registers(self) -> dict[str, Array]:
+        """Those of all forms, and the threshold."""
+        return {**super().registers, "threshold": self.threshold}
 
     @property
     def is_stock_lif(self) -> bool:
@@ -466,6 +476,11 @@ class IntegerCurrentNeuron(SpikingOperator, LoihiNeuron):
     def lost_current(self) -> Array:
         """Share of the current lost from step to step, ``(features,)``."""
         return self.current_decay / DECAY_UNITY
+
+    @property
+    def registers(self) -> dict[str, Array]:
+        """Those of all forms, the threshold, and the current's decay, which the chip stores less 1."""
+        return {**super().registers, "threshold": self.threshold, "current_decay": self.current_decay - 1}
 
     @property
     def tested_threshold(self) -> Array:

@@ -25,7 +25,7 @@ from hardware.energy.counts import (
 from hardware.energy.errors import EnergyModelError
 from hardware.energy.models import EnergyModel, Timing, energy_model
 from hardware.energy.models.contract import PICOJOULES_PER_MILLIJOULE
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 
 @dataclass(frozen=True)

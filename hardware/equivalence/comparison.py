@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hardware.errors import TraceMismatchError
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 POTENTIAL_TOLERANCE = 1e-9
 """Largest relative difference between two float64 runs that is rounding.

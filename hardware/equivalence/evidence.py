@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from export.network import Network
-from hardware.equivalence.audit import audit_part
+from hardware.equivalence.attribution import Contribution, contributions
+from hardware.equivalence.audit import audit_subgraph
 from hardware.equivalence.comparison import Divergence, same_unit
-from hardware.equivalence.origin import Contribution, contributions
-from hardware.equivalence.parts import parts_with_inputs
-from hardware.trace import Trace
+from hardware.equivalence.subgraphs import subgraphs_with_inputs
+from hardware.traces.trace import Trace
 
 NEIGHBOURS = 12
 """Features shown on either side of the one that differs."""
@@ -24,7 +24,7 @@ RANKED_INPUTS = 15
 
 
 @dataclass(frozen=True)
-class Side:
+class NeuronRecording:
     """The neuron in one run.
 
     Attributes
@@ -53,14 +53,14 @@ class Evidence:
     Attributes
     ----------
     divergence : Divergence
-    side_a, side_b : Side
+    side_a, side_b : NeuronRecording
     first_feature : int
         Of the raster.
     cause : str or None
         ``"rounding"``: both spikes lie within rounding of the threshold; ``"propagated"``: what enters differs already;
         ``"a"``, ``"b"`` or ``"both"``: that run does what no rounding gives. None where the graph is not known.
     same_inputs : bool or None
-        Whether what enters the neuron's part is the same in both runs up to this step.
+        Whether what enters the neuron's subgraph is the same in both runs up to this step.
     inputs : list of Contribution
         What produced the potential in the first run, largest first.
     inputs_in_all : int
@@ -70,8 +70,8 @@ class Evidence:
     """
 
     divergence: Divergence
-    side_a: Side
-    side_b: Side
+    side_a: NeuronRecording
+    side_b: NeuronRecording
     first_feature: int
     cause: str | None = None
     same_inputs: bool | None = None
@@ -105,8 +105,8 @@ class Evidence:
             **{
                 **values,
                 "divergence": Divergence(**values["divergence"]),
-                "side_a": Side(**values["side_a"]),
-                "side_b": Side(**values["side_b"]),
+                "side_a": NeuronRecording(**values["side_a"]),
+                "side_b": NeuronRecording(**values["side_b"]),
                 "inputs": [Contribution(**entry) for entry in values["inputs"]],
             }
         )
@@ -141,7 +141,7 @@ def gather_evidence(
         cause = _cause(expected, step)
         inputs = contributions(network, a, node, step, token, feature)
     sides = [
-        Side(
+        NeuronRecording(
             spikes=trace.spikes[node][:, 0, token, feature].astype(int).tolist(),
             potentials=(
                 trace.membrane_potentials[node][:, 0, token, feature].astype(float).tolist()
@@ -169,12 +169,12 @@ def gather_evidence(
 def _expected(
     network: Network, inputs: Trace, claimed: Trace, node: str, token: int, feature: int
 ) -> tuple[Any, Any, Any, Any]:
-    """Return potentials and bounds at each step, what is wrong at each step, and what entered the part."""
+    """Return potentials and bounds at each step, what is wrong at each step, and what entered the subgraph."""
     if claimed.precision not in ("float32", "float64"):
         return None, None, None, None
-    for part, entering in parts_with_inputs(inputs, network):
-        if part.name == node:
-            found = audit_part(network, part, entering, inputs, claimed, claimed.precision)
+    for subgraph, entering in subgraphs_with_inputs(inputs, network):
+        if subgraph.name == node:
+            found = audit_subgraph(network, subgraph, entering, inputs, claimed, claimed.precision)
             at = (slice(None), 0, token, feature)
             wrong = {"impossible": found.impossible[at], "near": found.near[at]}  # type: ignore[index]
             wrong["outside"] = np.zeros(len(wrong["near"]), bool) if found.outside is None else found.outside[at]

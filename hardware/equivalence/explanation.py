@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from export.network import Network
-from hardware.equivalence.audit import PartAudit, audit
+from hardware.equivalence.audit import SubgraphAudit, audit
 from hardware.equivalence.comparison import NODE_OF_LOGITS
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,8 @@ def explain(network: Network, trace_a: Trace, trace_b: Trace, inputs_b: Trace | 
     trace_b : Trace
         Nodes it lacks take their spikes from `trace_a`, and are not judged.
     inputs_b : Trace, optional
-        What entered the parts in the second run, where that is not its own spikes: `trace_a`, when it was run node by
-        node on the reference's inputs.
+        What entered the subgraphs in the second run, where that is not its own spikes: `trace_a`, when it was run node
+        by node on the reference's inputs.
 
     Raises
     ------
@@ -190,17 +190,17 @@ def explain(network: Network, trace_a: Trace, trace_b: Trace, inputs_b: Trace | 
     audits_a, audits_b = audit(network, trace_a), audit(network, inputs_b, trace_b)
     per_node: list[NodeExplanation] = []
     first: Unexplained | None = None
-    found_b: PartAudit | None = next(audits_b, None)
+    found_b: SubgraphAudit | None = next(audits_b, None)
     for found_a in audits_a:
         if found_b is None or found_b.name != found_a.name:
             continue
-        explained = _explain_part(found_a, found_b, trace_a, trace_b)
+        explained = _explain_subgraph(found_a, found_b, trace_a, trace_b)
         if found_a.of_logits:  # they belong to the output
             explained = _join(per_node.pop(), explained)
         per_node.append(explained)
         if first is None:
-            for run, part, trace in (("a", found_a, trace_a), ("b", found_b, trace_b)):
-                first = first or _first_unexplained(run, part, trace, network)
+            for run, found, trace in (("a", found_a, trace_a), ("b", found_b, trace_b)):
+                first = first or _first_unexplained(run, found, trace, network)
         found_b = next(audits_b, None)
     return Explanation(first is None, per_node, first)
 
@@ -237,7 +237,7 @@ def _join(a: NodeExplanation, b: NodeExplanation) -> NodeExplanation:
     )
 
 
-def _explain_part(a: PartAudit, b: PartAudit, trace_a: Trace, trace_b: Trace) -> NodeExplanation:
+def _explain_subgraph(a: SubgraphAudit, b: SubgraphAudit, trace_a: Trace, trace_b: Trace) -> NodeExplanation:
     rounding = propagated = unexplained = different = 0
     if a.impossible is not None and b.impossible is not None and a.near is not None and b.near is not None:
         differs = trace_a.spikes[a.name] != trace_b.spikes[a.name]
@@ -264,8 +264,8 @@ def _explain_part(a: PartAudit, b: PartAudit, trace_a: Trace, trace_b: Trace) ->
     )
 
 
-def _unbounded(part: PartAudit, trace: Trace) -> int:
-    infinite = np.isinf(part.bounds)
+def _unbounded(found: SubgraphAudit, trace: Trace) -> int:
+    infinite = np.isinf(found.bounds)
     if infinite.shape[2] == trace.mask.shape[1]:
         infinite = infinite & trace.mask[None, :, :, None]
     return int(np.count_nonzero(infinite))
@@ -275,36 +275,35 @@ def _count(where: np.ndarray | None) -> int:
     return 0 if where is None else int(np.count_nonzero(where))
 
 
-def _first_unexplained(run: str, part: PartAudit, trace: Trace, network: Network) -> Unexplained | None:
-    is_output = part.impossible is None
-    for quantity, where in (("spike", part.impossible), ("membrane_potential", part.outside)):
+def _first_unexplained(run: str, found: SubgraphAudit, trace: Trace, network: Network) -> Unexplained | None:
+    is_output = found.impossible is None
+    for quantity, where in (("spike", found.impossible), ("membrane_potential", found.outside)):
         if where is None or not where.any():
             continue
         index = tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape))
         threshold = None
         if not is_output:
-            operator = next(node.operator for node in network.spiking_nodes if node.name == part.name)
-            threshold = float(operator.threshold[index[-1]])  # type: ignore[attr-defined]
+            threshold = float(network.by_name[found.name].operator.threshold[index[-1]])  # type: ignore[attr-defined]
         if is_output:
-            recorded = trace.logits[None] if part.of_logits else trace.outputs
+            recorded = trace.logits[None] if found.of_logits else trace.outputs
             assert recorded is not None
             recorded = recorded if recorded.ndim == 4 else recorded[..., None, :]
-            quantity, found = "logits" if part.of_logits else "output", float(recorded[index])
+            quantity, value = "logits" if found.of_logits else "output", float(recorded[index])
         elif quantity == "spike":
-            found = float(trace.spikes[part.name][index])
+            value = float(trace.spikes[found.name][index])
         else:
-            found = float(trace.membrane_potentials[part.name][index])
+            value = float(trace.membrane_potentials[found.name][index])
         return Unexplained(
             run,
             quantity,
-            NODE_OF_LOGITS if is_output else part.name,
+            NODE_OF_LOGITS if is_output else found.name,
             time_step=index[0],
             sample=index[1],
             token=index[2],
             feature=index[3],
-            found=found,
-            expected=float(part.values[index]),
-            bound=float(part.bounds[index]),
+            found=value,
+            expected=float(found.values[index]),
+            bound=float(found.bounds[index]),
             threshold=threshold,
         )
     return None

@@ -12,7 +12,8 @@ order: section 4.2). Adding a zero rounds nothing, so k counts the inputs that a
 twice that. Where an operator leaves no freedom and both inputs are the same to the bit, the bound is 0, and a spike at
 the threshold itself must agree: ``>=`` in place of ``>`` is never rounding.
 
-Every step is written out in ``docs/equivalence.md``. Overflow and underflow are not covered: a value beyond the largest
+Every step is written out in ``docs/equivalence.md``; which operator has which of these bounds, in
+`hardware.equivalence.replay`. Overflow and underflow are not covered: a value beyond the largest
 or below the smallest normal number of the precision has no bound here.
 """
 
@@ -23,17 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
-from export.errors import UnsupportedOperatorError
-from export.network import Node
-from export.operators import (
-    Affine,
-    Heaviside,
-    LayerNorm,
-    LeakyIntegrateAndFire,
-    SpikeAttention,
-    TokenMean,
-    Total,
-)
+from export.operators import Affine, LayerNorm, LeakyIntegrateAndFire, SpikeAttention
 from export.operators.operator import Array
 
 EVALUATION_SLACK = 1 + 2.0**-20
@@ -241,32 +232,5 @@ def bound_potential(
     charged = kept + charge
     distance = apart(charged, kept_distance + charge_distance)
     if neuron.reset == "subtract":
-        distance = np.where(fired != 0, apart(charged - neuron.threshold, distance), distance)
+        distance = np.where(fired != 0, apart(charged - fired * neuron.threshold, distance), distance)
     return distance
-
-
-def bound_node(
-    node: Node, inputs: list[Array], distances: list[Array], token_mask: Array | None, precision: Precision
-) -> Array:
-    """Return how far another implementation of a node without memory may lie from ours.
-
-    Raises
-    ------
-    UnsupportedOperatorError
-        No bound is derived for the operator.
-    """
-    operator = node.operator
-    if isinstance(operator, Total):
-        return precision.rounded_apart(inputs[0].astype(np.float64) + inputs[1], distances[0] + distances[1])
-    (x,), (distance,) = inputs, distances
-    if isinstance(operator, Affine):
-        return bound_affine(operator, x, distance, precision)
-    if isinstance(operator, LayerNorm):
-        return bound_layer_norm(operator, x, distance, precision)
-    if isinstance(operator, SpikeAttention):
-        return bound_attention(operator, x, distance, token_mask, precision)
-    if isinstance(operator, TokenMean):
-        return bound_token_mean(x, distance, token_mask, precision)
-    if isinstance(operator, Heaviside):
-        return distance
-    raise UnsupportedOperatorError(f"{node.name}: no rounding bound is derived for {operator.name}")

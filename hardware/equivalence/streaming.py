@@ -30,10 +30,10 @@ from hardware.equivalence.evidence import Evidence, gather_evidence
 from hardware.equivalence.explanation import Explanation, explain, merge_explanations
 from hardware.equivalence.node_by_node import NodeByNode
 from hardware.errors import RunnerError, TraceMismatchError
-from hardware.recorded import RecordedRunner
+from hardware.runners.lava.stock_share import StockShare, stock_share
+from hardware.runners.recorded_runner import RecordedRunner
 from hardware.runners.runner import FLOAT_PRECISIONS, Runner
-from hardware.stock_share import StockShare, stock_share
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 from spikebert.files import written_whole
 
 ATTEMPTS = 3
@@ -78,7 +78,7 @@ class Finding:
     evidence : Evidence or None
         Around the first divergence.
     node_by_node : Comparison or None
-        Of the first run with the second runner on the first's inputs, part by part.
+        Of the first run with the second runner on the first's inputs, subgraph by subgraph.
     node_by_node_explanation : Explanation or None
         Of the same.
     left_out : list of str
@@ -186,7 +186,7 @@ class Pair:
     explain_all : bool
         Audit every batch, not only those with differences. A float32 batch always is: there bounds decide.
     node_by_node : NodeByNode or None
-        Runs the parts of the network on the second runner.
+        Runs the subgraphs of the network on the second runner.
     on_traces : callable, optional
         Given both traces of every batch.
     """

@@ -16,14 +16,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from export.operators import Affine, Convolution, Operator, Pooling, Scale
-
 TABLE_ENTRY_BITS = 32
 """Assumed: an entry of the table that attention keeps, as wide as a spike's payload on Loihi 2."""
 
 
 @dataclass(frozen=True, order=True)
-class Part:
+class FeatureSlice:
     """Some features of a population: a range of channels at a range of positions.
 
     Attributes
@@ -69,27 +67,32 @@ class Connectivity(ABC):
     """Whether a list leaves neurons out, so that each synapse has to name its neuron."""
     in_features: int
 
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Channels and positions that the neurons must have; None where any will do."""
+        return None
+
     @abstractmethod
-    def inputs(self, part: Part) -> np.ndarray:
+    def inputs(self, part: FeatureSlice) -> np.ndarray:
         """Return ``(in_features,)`` bool: which features of the source a part reads."""
 
     @abstractmethod
-    def wiring(self, part: Part) -> Wiring:
+    def wiring(self, part: FeatureSlice) -> Wiring:
         """Return the synapses and lists of a part for one token."""
 
-    def axons(self, part: Part, copies: int, tokens: int) -> int:
+    def axons(self, part: FeatureSlice, copies: int, tokens: int) -> int:
         """Return the axons into a part at `copies` of a sentence's `tokens`, from one source."""
         return copies * int(np.count_nonzero(self.inputs(part)))
 
-    def reach(self, part: Part, token_slices: int) -> np.ndarray:
+    def reach(self, part: FeatureSlice, token_slices: int) -> np.ndarray:
         """Return ``(in_features,)``: how many of the `token_slices` of a part a neuron of the source sends to."""
         return self.inputs(part).astype(np.int64)
 
-    def reach_all(self, parts: tuple[Part, ...], token_slices: int) -> np.ndarray:
+    def reach_all(self, parts: tuple[FeatureSlice, ...], token_slices: int) -> np.ndarray:
         """Return ``(in_features,)``: the sum of `reach` over parts that are all features together."""
         return np.sum([self.reach(part, token_slices) for part in parts], axis=0)
 
-    def table_bits(self, part: Part) -> int:
+    def table_bits(self, part: FeatureSlice) -> int:
         """Return the bits of memory that a part keeps beside synapses, neurons and axons."""
         return 0
 
@@ -105,19 +108,19 @@ class Dense(Connectivity):
 
     in_features: int
 
-    def inputs(self, part: Part) -> np.ndarray:
+    def inputs(self, part: FeatureSlice) -> np.ndarray:
         """Return all."""
         return np.ones(self.in_features, bool)
 
-    def axons(self, part: Part, copies: int, tokens: int) -> int:
+    def axons(self, part: FeatureSlice, copies: int, tokens: int) -> int:
         """Return all features of every copy."""
         return copies * self.in_features
 
-    def reach_all(self, parts: tuple[Part, ...], token_slices: int) -> np.ndarray:
+    def reach_all(self, parts: tuple[FeatureSlice, ...], token_slices: int) -> np.ndarray:
         """Return every part."""
         return np.full(self.in_features, len(parts), np.int64)
 
-    def wiring(self, part: Part) -> Wiring:
+    def wiring(self, part: FeatureSlice) -> Wiring:
         """Return a list for each feature."""
         lists = ((self.in_features, part.size),)
         return Wiring(self.in_features * part.size, lists, lists)
@@ -140,21 +143,21 @@ class OneToOne(Connectivity):
         """As many as there are neurons."""
         return self.channels * self.positions
 
-    def inputs(self, part: Part) -> np.ndarray:
+    def inputs(self, part: FeatureSlice) -> np.ndarray:
         """Return the part's own features."""
         read = np.zeros((self.channels, self.positions), bool)
         read[slice(*part.channels), slice(*part.positions)] = True
         return read.reshape(-1)
 
-    def axons(self, part: Part, copies: int, tokens: int) -> int:
+    def axons(self, part: FeatureSlice, copies: int, tokens: int) -> int:
         """Return one for each neuron."""
         return copies * part.size
 
-    def reach_all(self, parts: tuple[Part, ...], token_slices: int) -> np.ndarray:
+    def reach_all(self, parts: tuple[FeatureSlice, ...], token_slices: int) -> np.ndarray:
         """Return the one part that has a neuron of this number."""
         return np.ones(self.in_features, np.int64)
 
-    def wiring(self, part: Part) -> Wiring:
+    def wiring(self, part: FeatureSlice) -> Wiring:
         """Return a list of one synapse for each neuron."""
         lists = ((part.size, 1),)
         return Wiring(part.size, lists, lists)
@@ -177,18 +180,18 @@ class Grouped(Connectivity):
     out_features: int
     groups: int
 
-    def inputs(self, part: Part) -> np.ndarray:
+    def inputs(self, part: FeatureSlice) -> np.ndarray:
         """Return the features of the part's groups."""
         read = np.zeros((self.groups, self.in_features // self.groups), bool)
         read[slice(*group_range(part, self.out_features // self.groups))] = True
         return read.reshape(-1)
 
-    def axons(self, part: Part, copies: int, tokens: int) -> int:
+    def axons(self, part: FeatureSlice, copies: int, tokens: int) -> int:
         """Return the features of the part's groups."""
         first, last = group_range(part, self.out_features // self.groups)
         return copies * (last - first) * (self.in_features // self.groups)
 
-    def wiring(self, part: Part) -> Wiring:
+    def wiring(self, part: FeatureSlice) -> Wiring:
         """Return a list for each feature of the part's groups."""
         inputs = self.in_features // self.groups
         lists = tuple((inputs, neurons) for neurons in channels_by_group(part, self.out_features // self.groups))
@@ -196,7 +199,7 @@ class Grouped(Connectivity):
 
 
 @dataclass(frozen=True)
-class Kernel(Connectivity):
+class Convolutional(Connectivity):
     """Every neuron reads a window of positions, in all channels of its group: convolutions and pools.
 
     Parameters
@@ -235,20 +238,25 @@ class Kernel(Connectivity):
             )
         )
 
-    def inputs(self, part: Part) -> np.ndarray:
+    @property
+    def shape(self) -> tuple[int, int]:
+        """A channel's neurons at each window."""
+        return self.out_channels, math.prod(self.out_size)
+
+    def inputs(self, part: FeatureSlice) -> np.ndarray:
         """Return the windows' positions in the channels of the part's groups."""
         read = np.zeros((self.groups, self.in_channels // self.groups, math.prod(self.size)), bool)
         first, last = group_range(part, self.out_channels // self.groups)
         read[first:last, :, self._taps(part).any(1)] = True
         return read.reshape(-1)
 
-    def axons(self, part: Part, copies: int, tokens: int) -> int:
+    def axons(self, part: FeatureSlice, copies: int, tokens: int) -> int:
         """Return the positions of all windows, times the channels of the part's groups."""
         first, last = group_range(part, self.out_channels // self.groups)
         return copies * self._positions(part) * (last - first) * (self.in_channels // self.groups)
 
     @functools.lru_cache(maxsize=1 << 14)  # noqa: B019  kernels and parts are small
-    def wiring(self, part: Part) -> Wiring:
+    def wiring(self, part: FeatureSlice) -> Wiring:
         """Return a list for each input; inputs that the same taps of the kernel meet have equal lists."""
         taps = self._taps(part)
         taps = taps[taps.any(1)]
@@ -265,10 +273,10 @@ class Kernel(Connectivity):
         return Wiring(synapses, lists, tuple(sorted((count, length) for length, count in shared.items())))
 
     @functools.lru_cache(maxsize=1 << 14)  # noqa: B019
-    def _positions(self, part: Part) -> int:
+    def _positions(self, part: FeatureSlice) -> int:
         return int(np.count_nonzero(self._taps(part).any(1)))
 
-    def _taps(self, part: Part) -> np.ndarray:
+    def _taps(self, part: FeatureSlice) -> np.ndarray:
         """Return ``(input positions, taps)`` bool: whether a tap meets an input at one of the part's positions."""
         found = np.zeros((math.prod(self.size), math.prod(self.kernel)), bool)
         out = np.stack(np.unravel_index(np.arange(*part.positions), self.out_size), -1)  # (positions, axes)
@@ -284,12 +292,12 @@ class Kernel(Connectivity):
         return found
 
 
-def group_range(part: Part, width: int) -> tuple[int, int]:
+def group_range(part: FeatureSlice, width: int) -> tuple[int, int]:
     """Return the first group of `width` channels that a part has some of, and one behind the last."""
     return part.channels[0] // width, (part.channels[1] - 1) // width + 1
 
 
-def channels_by_group(part: Part, width: int) -> Iterator[int]:
+def channels_by_group(part: FeatureSlice, width: int) -> Iterator[int]:
     """Yield how many channels a part has of each of its groups of `width` channels."""
     for group in range(*group_range(part, width)):
         yield min(part.channels[1], (group + 1) * width) - max(part.channels[0], group * width)
@@ -316,49 +324,26 @@ class AttentionReads(Connectivity):
         """Query, key and value."""
         return 3 * self.features
 
-    def inputs(self, part: Part) -> np.ndarray:
+    def inputs(self, part: FeatureSlice) -> np.ndarray:
         """Return the features of the part's heads in query, key and value."""
         read = np.zeros((3, self.features), bool)
         read[:, slice(*part.channels)] = True
         return read.reshape(-1)
 
-    def axons(self, part: Part, copies: int, tokens: int) -> int:
+    def axons(self, part: FeatureSlice, copies: int, tokens: int) -> int:
         """Return a query for each copy, and key and value of each token."""
         return (copies + 2 * tokens) * part.size
 
-    def reach(self, part: Part, token_slices: int) -> np.ndarray:
+    def reach(self, part: FeatureSlice, token_slices: int) -> np.ndarray:
         """Return 1 for queries; keys and values go to every slice of tokens."""
         read = self.inputs(part).astype(np.int64).reshape(3, -1)
         read[1:] *= token_slices
         return read.reshape(-1)
 
-    def wiring(self, part: Part) -> Wiring:
+    def wiring(self, part: FeatureSlice) -> Wiring:
         """Return no synapses: what is multiplied are spikes."""
         return Wiring(0, (), ())
 
-    def table_bits(self, part: Part) -> int:
+    def table_bits(self, part: FeatureSlice) -> int:
         """Return the bits of ``K^T V`` of the part's heads."""
         return part.size * self.head_size * TABLE_ENTRY_BITS
-
-
-def connectivity_of(operator: Operator) -> Connectivity:
-    """Return the synapses that an operator with weights is."""
-    if isinstance(operator, Affine):
-        return Dense(operator.in_features)
-    if isinstance(operator, Convolution):
-        return Kernel(
-            operator.in_shape[0],
-            operator.out_shape[0],
-            operator.groups,
-            operator.size,
-            operator.weight.shape[2:],
-            operator.stride,
-            operator.dilation,
-            operator.padding,
-        )
-    if isinstance(operator, Pooling):
-        channels, *size = operator.shape
-        padding = tuple((pad, pad) for pad in operator.padding)
-        return Kernel(channels, channels, channels, tuple(size), operator.kernel, operator.stride, (1, 1), padding)
-    assert isinstance(operator, Scale), operator.name
-    return OneToOne(operator.out_features, 1)

@@ -2,42 +2,26 @@
 
 A chip knows neurons and the synapses that lead to them. So sums become several projections into one population, a
 flattening or a delay a property of a projection, and an affine node, a convolution or a pool the projection itself.
-What computes anything else is a population only where neurons run programs.
+What computes anything else is a population only where neurons run programs. Which is which says ``operators``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from export.network import Network, Node, feature_shapes
-from export.operators import (
-    Affine,
-    Convolution,
-    Delay,
-    Flatten,
-    LayerNorm,
-    Operator,
-    Pooling,
-    PreviousStep,
-    Scale,
-    SpikeAttention,
-    Total,
-)
-from hardware.edges import pooled_nodes
 from hardware.errors import PlacementError
 from hardware.loihi.chip import Chip
-from hardware.loihi.connectivity import AttentionReads, Connectivity, Grouped, OneToOne, connectivity_of
+from hardware.loihi.connectivity import Connectivity, Grouped, OneToOne
+from hardware.loihi.operators import Form, Neurons, PassedOn, Programs, Synapses, form_of
 
 Kind = Literal["neurons", "integrators", "readout", "relay", "microcode"]
 SPIKING_KINDS: tuple[Kind, ...] = ("neurons",)
 HOST_INPUT = "looks words up in the embedding table and sends the first spikes"
 HOST_READOUT = "sums over tokens, once a sentence"
 HOST_UNSUPPORTED = "no neuron of the chip computes it"
-SYNAPTIC = (Affine, Convolution, Pooling, Scale)
-PROGRAMMED = (LayerNorm, SpikeAttention)
-"""Operators that need a neuron with a program of its own."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +59,8 @@ class Population:
         up what further synapses read; ``microcode`` runs a program, in a way that is assumed.
     channels, positions : int
     projections : tuple of Projection
-    unit : int
-        Channels that cannot be split.
+    indivisible : int
+        Channels that cannot be split between cores.
     read_by_host : bool
     """
 
@@ -85,7 +69,7 @@ class Population:
     channels: int
     positions: int
     projections: tuple[Projection, ...]
-    unit: int = 1
+    indivisible: int = 1
     read_by_host: bool = False
 
     @property
@@ -95,7 +79,7 @@ class Population:
 
     @property
     def sends_spikes(self) -> bool:
-        """Whether it sends 0 or 1, not whole numbers."""
+        """Whether it sends spikes, not potentials or sums."""
         return self.kind in SPIKING_KINDS
 
 
@@ -120,10 +104,11 @@ class Mapping:
 
 @dataclass(frozen=True)
 class _Sent:
-    """What a node sends, or a summand of it: what `source` sends, perhaps through weights."""
+    """What a node sends, or a summand of it: what `source` sends, perhaps through the weights of a node."""
 
     source: str
-    weights: Node | None = None
+    weights: str | None = None
+    connectivity: Connectivity | None = None
     delay: int = 0
 
 
@@ -134,6 +119,8 @@ def map_network(network: Network, chip: Chip) -> Mapping:
     ------
     PlacementError
         Two convolutions of different shapes lead to the same neurons.
+    UnsupportedOperatorError
+        Nobody said what a node's operator is on a chip, on the host or not.
     """
     return _Mapper(network, chip).run()
 
@@ -148,24 +135,35 @@ def host_nodes(network: Network, chip: Chip) -> dict[str, str]:
     if network.token_encoding is not None:
         before_neurons = {network.input_name}
         for node in network.nodes:
-            if not isinstance(node.operator, PreviousStep) and all(name in before_neurons for name in node.sources):
+            if not node.is_previous_step and all(name in before_neurons for name in node.sources):
                 host[node.name] = HOST_INPUT
                 if not node.operator.spikes:
                     before_neurons.add(node.name)
-    host |= dict.fromkeys(pooled_nodes(network), HOST_READOUT)
-    readers: dict[str, list[str]] = {network.output_source: [network.output_name]}
-    for node in network.nodes:
-        for source in node.sources:
-            readers.setdefault(source, []).append(node.name)
+    host |= dict.fromkeys(network.pooled, HOST_READOUT)
     for node in reversed(network.nodes):
-        moves = isinstance(node.operator, Total | LayerNorm | Flatten)
-        if moves and all(host.get(reader) == HOST_READOUT for reader in readers[node.name]):
+        readers = network.readers[node.name]
+        if node.name == network.output_source or not readers or not _moves_to_host(node):
+            continue
+        if all(host.get(reader.name) == HOST_READOUT for reader in readers):
             host.setdefault(node.name, HOST_READOUT)
     if not chip["programmable"]:
         for node in network.nodes:
-            if isinstance(node.operator, PROGRAMMED):
+            if node.operator.traits.needs_program:
                 host.setdefault(node.name, HOST_UNSUPPORTED)
     return {node.name: host[node.name] for node in network.nodes if node.name in host}
+
+
+def _only_source(node: Node) -> str:
+    """Return the source of a node that is placed as if it had one."""
+    if len(node.sources) != 1:
+        raise PlacementError(f"{node.name}: {node.operator.name} reads {len(node.sources)} nodes; placed here is one")
+    return node.sources[0]
+
+
+def _moves_to_host(node: Node) -> bool:
+    """Whether the host computes it too where it alone reads it: a sum or a norm, of one token at one step."""
+    traits = node.operator.traits
+    return (traits.passes_values or traits.needs_program) and not (traits.remembers or traits.mixes_tokens)
 
 
 @dataclass
@@ -177,11 +175,12 @@ class _Mapper:
     split_sums: list[str] = field(default_factory=list)
 
     def run(self) -> Mapping:
+        forms = {node.name: form_of(node) for node in self.network.nodes}
         host = host_nodes(self.network, self.chip)
         self.shapes = feature_shapes(self.network)
         self.sent[self.network.input_name] = (_Sent(self.network.input_name),)
         for node in self.network.nodes:
-            if isinstance(node.operator, PreviousStep):
+            if node.is_previous_step:
                 self.sent[node.name] = (_Sent(node.sources[0]),)
             elif node.name in host:
                 for source in node.sources:
@@ -189,44 +188,49 @@ class _Mapper:
                         self.show_host(source)
                 self.sent[node.name] = (_Sent(node.name),)
             else:
-                self.add(node)
+                self.sent[node.name] = self.add(node, forms[node.name])
         if self.network.output_source not in host:
             self.show_host(self.network.output_source)
         return Mapping(self.populations, host, tuple(self.split_sums))
 
-    def add(self, node: Node) -> None:
-        operator, incoming = node.operator, tuple(sent for source in node.sources for sent in self.sent[source])
-        if isinstance(operator, Total | Flatten):
-            self.sent[node.name] = incoming
-        elif isinstance(operator, Delay):
-            steps = int(operator.steps.max())
-            self.sent[node.name] = tuple(replace(sent, delay=sent.delay + steps) for sent in incoming)
-        elif isinstance(operator, Scale) and all(sent.weights is not None for sent in incoming):
-            self.sent[node.name] = incoming  # factors of the weights
-        elif isinstance(operator, SYNAPTIC):
-            incoming = self.whole(node.sources[0])
-            self.sent[node.name] = tuple(replace(sent, weights=node) for sent in incoming)
-        else:
-            self.add_population(node, operator)
-            self.sent[node.name] = (_Sent(node.name),)
+    def add(self, node: Node, form: Form) -> tuple[_Sent, ...]:
+        """Add what a node takes on the chip; return what it sends."""
+        incoming = tuple(sent for source in node.sources for sent in self.sent[source])
+        match form:
+            case PassedOn(delay=steps):
+                return tuple(replace(sent, delay=sent.delay + steps) for sent in incoming)
+            case Synapses(connectivity=None) if all(sent.weights is not None for sent in incoming):
+                return incoming  # factors of the weights
+            case Synapses(connectivity=connectivity):
+                incoming = self.whole(_only_source(node))
+                return tuple(replace(sent, weights=node.name, connectivity=connectivity) for sent in incoming)
+            case Neurons():
+                self.populate(node.name, "neurons" if node.operator.spikes else "integrators", _only_source(node))
+            case Programs():
+                self.add_programs(node, form)
+            case _:
+                raise PlacementError(
+                    f"{node.name}: {node.operator.name} is computed by the host alone, but neurons of the chip read it"
+                )
+        return (_Sent(node.name),)
 
-    def add_population(self, node: Node, operator: Operator) -> None:
-        (source,) = node.sources
-        if isinstance(operator, SpikeAttention):
-            incoming = self.whole(source)
-            reads = AttentionReads(operator.out_features, operator.head_size)
-            delay = max(sent.delay for sent in incoming)
-            projection = Projection(tuple(sent.source for sent in incoming), None, reads, delay)
-            features = operator.out_features
+    def add_programs(self, node: Node, form: Programs) -> None:
+        """Add a population of neurons that run programs."""
+        width = node.operator.out_features
+        if form.reads:
+            projections = []
+            for source, connectivity in zip(node.sources, form.reads, strict=True):
+                incoming = self.whole(source)
+                delay = max(sent.delay for sent in incoming)
+                projections.append(Projection(tuple(sent.source for sent in incoming), None, connectivity, delay))
             self.populations[node.name] = Population(
-                node.name, "microcode", features, 1, (projection,), unit=operator.head_size
+                node.name, "microcode", width, 1, tuple(projections), form.indivisible
             )
-            return
-        kind: Kind = "neurons" if operator.spikes else "integrators"
-        self.populate(node.name, "microcode" if isinstance(operator, LayerNorm) else kind, source)
-        if isinstance(operator, LayerNorm):
+        else:
+            self.populate(node.name, "microcode", _only_source(node))
+        if form.gathering:
             # assumed: a neuron for each group gathers mean and variance and sends them back
-            name, width, groups = f"{node.name}_statistics", operator.out_features, operator.groups
+            name, groups = f"{node.name}_statistics", form.gathering
             gather = Projection((node.name,), None, Grouped(width, groups, groups))
             self.populations[name] = Population(name, "microcode", groups, 1, (gather,))
             spread = Projection((name,), None, Grouped(groups, width, groups))
@@ -237,40 +241,28 @@ class _Mapper:
         """Add a population that reads what `source` sends."""
         by_weights: dict[tuple[str | None, int], list[_Sent]] = {}
         for sent in self.sent[source]:
-            key = (None if sent.weights is None else sent.weights.name, sent.delay)
-            by_weights.setdefault(key, []).append(sent)
-        channels, positions = self.shape(name, source, by_weights.values())
+            by_weights.setdefault((sent.weights, sent.delay), []).append(sent)
+        channels, positions = self.shape(name, source)
         projections = []
         for (weights, delay), summands in by_weights.items():
-            operator = None if summands[0].weights is None else summands[0].weights.operator
-            if operator is None or isinstance(operator, Scale):
-                connectivity: Connectivity = OneToOne(channels, positions)
-            else:
-                connectivity = connectivity_of(operator)
+            connectivity = summands[0].connectivity or OneToOne(channels, positions)
             if len(summands) > 1:
                 self.split_sums.append(name if weights is None else weights)
             projections.append(Projection(tuple(sent.source for sent in summands), weights, connectivity, delay))
         self.populations[name] = Population(name, kind, channels, positions, tuple(projections))
 
-    def shape(self, name: str, source: str, incoming: Iterable[list[_Sent]]) -> tuple[int, int]:
-        """Return channels and positions: those of the convolution that leads to it, else one position."""
-        shapes = set()
-        for summands in incoming:
-            weights = summands[0].weights
-            if weights is not None and isinstance(weights.operator, Convolution | Pooling):
-                channels = weights.operator.out_shape[0]
-                shapes.add((channels, weights.operator.out_features // channels))
+    def shape(self, name: str, source: str) -> tuple[int, int]:
+        """Return channels and positions: those of the convolution that leads to it, else those it has in a file."""
+        connectivities = {sent.connectivity for sent in self.sent[source] if sent.connectivity is not None}
+        shapes = {connectivity.shape for connectivity in connectivities if connectivity.shape is not None}
         if len(shapes) > 1:
             raise PlacementError(
                 f"{name}: convolutions of different shapes lead to it, {sorted(shapes)}; placed are equal"
             )
         if shapes:
             return shapes.pop()
-        shape = self.shapes[source]
-        width = 1
-        for length in shape[1:]:
-            width *= length
-        return shape[0], width
+        channels, *positions = self.shapes[source]
+        return channels, math.prod(positions)
 
     def whole(self, source: str) -> tuple[_Sent, ...]:
         """Return what `source` sends without weights, which takes neurons in between where it has some."""

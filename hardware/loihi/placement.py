@@ -20,10 +20,9 @@ import numpy as np
 from export.network import Network
 from export.nir_graph.reader import parse_graph
 from export.recurrence import cycle_through
-from hardware.edges import check_trace
 from hardware.errors import PlacementError, TraceMismatchError
 from hardware.loihi.chip import Chip, find_chip
-from hardware.loihi.connectivity import Part
+from hardware.loihi.connectivity import FeatureSlice
 from hardware.loihi.mapping import HOST_INPUT, HOST_READOUT, Mapping, Population, map_network
 from hardware.loihi.rules import GRAPH, Subject, Violation, check
 from hardware.loihi.tiling import (
@@ -38,7 +37,8 @@ from hardware.loihi.tiling import (
     smallest_part,
     tile,
 )
-from hardware.trace import Trace
+from hardware.traces.edges import check_trace
+from hardware.traces.trace import Trace
 
 DEFAULT_TOKENS = 128
 LONGEST_SENTENCE = 1 << 16
@@ -60,15 +60,14 @@ class Slice:
     Attributes
     ----------
     node : str
-    part : Part
-        Of the features.
+    features : FeatureSlice
     tokens : tuple of int
         First, and one behind the last.
     resources : Resources
     """
 
     node: str
-    part: Part
+    features: FeatureSlice
     tokens: tuple[int, int]
     resources: Resources
 
@@ -169,7 +168,7 @@ class Placement:
             for piece in core.slices:
                 for projection in self.mapping.populations[piece.node].projections:
                     copies = piece.tokens[1] - piece.tokens[0]
-                    arriving = projection.connectivity.axons(piece.part, copies, self.tokens)
+                    arriving = projection.connectivity.axons(piece.features, copies, self.tokens)
                     for source in projection.sources:
                         axons[source] = axons.get(source, 0) + arriving
                         neurons[source] = projection.connectivity.in_features * self.tokens
@@ -187,11 +186,11 @@ class Placement:
         """Return what each population takes: kind, cores (shared ones count for each), slices, and resources."""
         cores: dict[str, set[int]] = {name: set() for name in self.mapping.populations}
         used = {name: Resources() for name in self.mapping.populations}
-        parts: dict[str, set[Part]] = {name: set() for name in self.mapping.populations}
+        parts: dict[str, set[FeatureSlice]] = {name: set() for name in self.mapping.populations}
         for core in self.cores:
             for piece in core.slices:
                 cores[piece.node].add(core.index)
-                parts[piece.node].add(piece.part)
+                parts[piece.node].add(piece.features)
                 used[piece.node] += piece.resources
         return [
             {
@@ -244,8 +243,8 @@ def _core_row(core: Core, chip: Chip) -> dict[str, Any]:
     row["slices"] = [
         {
             "node": piece.node,
-            "channels": list(piece.part.channels),
-            "positions": list(piece.part.positions),
+            "channels": list(piece.features.channels),
+            "positions": list(piece.features.positions),
             "tokens": list(piece.tokens),
         }
         for piece in core.slices
@@ -515,7 +514,9 @@ def _assumptions(network: Network, mapping: Mapping, chip: Chip) -> tuple[str, .
 
 def _traffic(trace: Trace, network: Network, mapping: Mapping, cores: tuple[Core, ...], chip: Chip) -> SpikeTraffic:
     """Count each spike once for every core it is sent to, and apart where that is on another chip."""
-    counts = {name: spikes.sum((0, 1), dtype=np.int64) for name, spikes in trace.spikes.items()}  # (N, D)
+    counts = {name: np.count_nonzero(spikes, axis=(0, 1)) for name, spikes in trace.spikes.items()}  # (N, D)
+    if network.input_name in trace.spikes:  # an input of k is k spikes
+        counts[network.input_name] = trace.spikes[network.input_name].sum((0, 1), dtype=np.int64)
     sentences, tokens = trace.mask.shape
     home = {
         name: np.zeros((tokens, population.features), np.int64)
@@ -527,13 +528,15 @@ def _traffic(trace: Trace, network: Network, mapping: Mapping, cores: tuple[Core
             if piece.node in home:
                 population = mapping.populations[piece.node]
                 grid = home[piece.node].reshape(tokens, population.channels, population.positions)
-                grid[slice(*piece.tokens), slice(*piece.part.channels), slice(*piece.part.positions)] = core.chip
+                grid[slice(*piece.tokens), slice(*piece.features.channels), slice(*piece.features.positions)] = (
+                    core.chip
+                )
     sent = between = from_host = 0
     for core in cores:
         for piece in core.slices:
             for projection in mapping.populations[piece.node].projections:
-                once = projection.connectivity.reach(piece.part, 1)
-                everywhere = projection.connectivity.reach(piece.part, 2) > once  # goes to all tokens' slices
+                once = projection.connectivity.reach(piece.features, 1)
+                everywhere = projection.connectivity.reach(piece.features, 2) > once  # goes to all tokens' slices
                 span = slice(*piece.tokens)
                 for source in projection.sources:
                     if source not in counts:

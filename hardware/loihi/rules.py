@@ -7,30 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from export.network import Network, Node
-from export.operators import (
-    Affine,
-    Convolution,
-    Delay,
-    Heaviside,
-    IntegerCurrentNeuron,
-    IntegerIntegrator,
-    IntegerLeakyIntegrateAndFire,
-    LeakyIntegrateAndFire,
-    ResistiveNeuron,
-)
 from export.operators.affine import sign_mode
 from hardware.loihi.chip import Chip
-from hardware.loihi.mapping import HOST_UNSUPPORTED, PROGRAMMED, Mapping
+from hardware.loihi.mapping import HOST_UNSUPPORTED, Mapping
+from hardware.loihi.operators import Form, Neurons, PassedOn, Synapses, form_of
 
 GRAPH = "graph"
 """Stands for the whole graph where a violation is no single node's."""
-INTEGER_NEURONS = (IntegerLeakyIntegrateAndFire, IntegerCurrentNeuron)
-WITH_POTENTIAL = (*INTEGER_NEURONS, IntegerIntegrator)
 
 
 @dataclass(frozen=True)
@@ -60,6 +46,9 @@ class Violation:
         return asdict(self)
 
 
+FormType = TypeVar("FormType", bound=Form)
+
+
 @dataclass(frozen=True)
 class Subject:
     """What rules judge: a network, as a chip would have it, for sentences of so many tokens."""
@@ -73,6 +62,13 @@ class Subject:
     def nodes(self) -> Iterator[Node]:
         """The nodes that are not left to the host."""
         return (node for node in self.network.nodes if node.name not in self.mapping.host)
+
+    def which_are(self, form: type[FormType]) -> Iterator[tuple[Node, FormType]]:
+        """Go through those of these nodes that have a form on the chip."""
+        for node in self.nodes:
+            found = form_of(node)
+            if isinstance(found, form):
+                yield node, found
 
 
 Rule = Callable[[Subject], Iterable[Violation]]
@@ -106,12 +102,12 @@ def weights(subject: Subject) -> Iterator[Violation]:
         "excitatory": (0, (1 << bits) - 1),
         "inhibitory": (-((1 << bits) - 1), 0),
     }
-    for node in subject.nodes:
-        if not isinstance(node.operator, Affine | Convolution):
+    for node, synapses in subject.which_are(Synapses):
+        if synapses.weights is None:
             continue
-        signs = sign_mode(node.operator.weight)
+        signs = sign_mode(synapses.weights)
         low, high = limits[signs]
-        smallest, largest = int(node.operator.weight.min()), int(node.operator.weight.max())
+        smallest, largest = int(synapses.weights.min()), int(synapses.weights.max())
         if smallest < low or largest > high:
             remedy = "quantize with a larger weight scale"
             yield Violation(
@@ -126,38 +122,34 @@ def weights(subject: Subject) -> Iterator[Violation]:
 def thresholds(subject: Subject) -> Iterator[Violation]:
     """A threshold's mantissa fits its bits."""
     remedy = "quantize the layer before it with a larger scale"
-    for node in subject.nodes:
-        if isinstance(node.operator, INTEGER_NEURONS):
-            yield from _range(node, "thresholds", node.operator.threshold, 0, subject.chip["threshold_bits"], remedy)
+    return _registers(subject, "thresholds", {"threshold": (0, subject.chip["threshold_bits"])}, remedy)
 
 
 def decays(subject: Subject) -> Iterator[Violation]:
     """A decay fits its bits."""
     remedy = "choose a decay that a multiple of 2^-bits is close to"
     bits = subject.chip["decay_bits"]
-    for node in subject.nodes:
-        if isinstance(node.operator, WITH_POTENTIAL):
-            yield from _range(node, "decays", node.operator.decay, 0, bits, remedy)
-        if isinstance(node.operator, IntegerCurrentNeuron):
-            # stored less 1, so that 4096 leaves nothing
-            yield from _range(node, "decays", node.operator.current_decay - 1, 0, bits, remedy)
+    return _registers(subject, "decays", {"decay": (0, bits), "current_decay": (0, bits)}, remedy)
 
 
 def biases(subject: Subject) -> Iterator[Violation]:
     """A bias is a signed mantissa and an exponent."""
     remedy = "quantize the layer before it with a larger scale"
     bits = subject.chip["bias_mantissa_bits"] - 1
-    for node in subject.nodes:
-        if isinstance(node.operator, WITH_POTENTIAL):
-            yield from _range(node, "biases", node.operator.bias_mantissa, -(1 << bits), bits, remedy)
-            exponents = subject.chip["bias_exponent_bits"]
-            yield from _range(node, "biases", node.operator.bias_exponent, 0, exponents, remedy)
+    limits = {"bias_mantissa": (-(1 << bits), bits), "bias_exponent": (0, subject.chip["bias_exponent_bits"])}
+    return _registers(subject, "biases", limits, remedy)
 
 
-def _range(node: Node, rule: str, values: np.ndarray, low: int, bits: int, remedy: str) -> Iterator[Violation]:
-    smallest, largest, high = int(values.min()), int(values.max()), (1 << bits) - 1
-    if smallest < low or largest > high:
-        yield Violation(rule, node.name, f"{smallest} to {largest}", f"{low} to {high}", remedy)
+def _registers(subject: Subject, rule: str, limits: dict[str, tuple[int, int]], remedy: str) -> Iterator[Violation]:
+    """Check registers that neurons have, each by its least value and the bits of its largest."""
+    for node, neurons in subject.which_are(Neurons):
+        for name, (low, bits) in limits.items():
+            if name not in neurons.registers:
+                continue
+            values, high = neurons.registers[name], (1 << bits) - 1
+            smallest, largest = int(values.min()), int(values.max())
+            if smallest < low or largest > high:
+                yield Violation(rule, node.name, f"{smallest} to {largest}", f"{low} to {high}", remedy)
 
 
 def reset(subject: Subject) -> Iterator[Violation]:
@@ -165,13 +157,9 @@ def reset(subject: Subject) -> Iterator[Violation]:
     if subject.chip["programmable"]:
         return
     remedy = "train with neurons that reset to zero (preset loihi), or take a chip whose neurons run programs"
-    for node in subject.nodes:
-        operator = node.operator
-        if isinstance(operator, LeakyIntegrateAndFire | IntegerLeakyIntegrateAndFire) and operator.reset != "zero":
-            yield Violation("reset", node.name, f"reset by {operator.reset}ion", "reset to zero", remedy)
-        if isinstance(operator, ResistiveNeuron) and np.any(operator.v_reset):
-            extreme = operator.v_reset[np.argmax(np.abs(operator.v_reset))]
-            yield Violation("reset", node.name, f"reset to {extreme}", "reset to zero", remedy)
+    for node, neurons in subject.which_are(Neurons):
+        if neurons.reset:
+            yield Violation("reset", node.name, neurons.reset, "reset to zero", remedy)
 
 
 def firing_test(subject: Subject) -> Iterator[Violation]:
@@ -179,23 +167,16 @@ def firing_test(subject: Subject) -> Iterator[Violation]:
     if subject.chip["programmable"]:
         return
     remedy = "train with neurons that fire above threshold (preset loihi), or take a chip whose neurons run programs"
-    for node in subject.nodes:
-        operator = node.operator
-        if isinstance(operator, LeakyIntegrateAndFire | IntegerLeakyIntegrateAndFire | Heaviside) and (
-            operator.fire_on_equal
-        ):
+    for node, neurons in subject.which_are(Neurons):
+        if neurons.fires_on_equal:
             yield Violation("firing_test", node.name, "potential >= threshold", "potential > threshold", remedy)
 
 
 def operators(subject: Subject) -> Iterator[Violation]:
     """What is neither neuron nor synapse needs a neuron that runs a program."""
-    remedies = {
-        "layer_norm": "train with --norm batch and fold (spikebert fold), or take a chip whose neurons run programs",
-        "spike_attention": "take a chip whose neurons run programs; on the host it is a round trip each step",
-    }
     for node in subject.network.nodes:
-        if subject.mapping.host.get(node.name) == HOST_UNSUPPORTED and isinstance(node.operator, PROGRAMMED):
-            remedy = remedies[node.operator.name.removeprefix("integer_")]
+        if subject.mapping.host.get(node.name) == HOST_UNSUPPORTED:
+            remedy = form_of(node).remedy
             yield Violation("operators", node.name, node.operator.name, "neurons and synapses", remedy)
 
 
@@ -213,6 +194,11 @@ def graded_values(subject: Subject) -> Iterator[Violation]:
     if network.input_name in read and network.input_limit is not None and network.input_limit > largest:
         remedy = "send an input of k as k spikes, or take a chip with graded spikes"
         yield Violation("graded_values", network.input_name, network.input_limit, allowed, remedy)
+    for node in subject.nodes:
+        low, high = node.operator.traits.spike_range or (0, 0)
+        if high > largest or low < (-largest if bits else 0):
+            remedy = "let neurons that send 0 or 1 stand for it, or take a chip with graded spikes"
+            yield Violation("graded_values", node.name, f"{low} to {high}", allowed, remedy)
     if bits:
         return
     remedies = {
@@ -229,10 +215,10 @@ def delays(subject: Subject) -> Iterator[Violation]:
     limit = subject.chip["largest_delay"]
     remedy = "shorten it, or put neurons in between that pass spikes on"
     told = set()
-    for node in subject.nodes:
-        if isinstance(node.operator, Delay) and node.operator.steps.max() > limit:
-            told.add(int(node.operator.steps.max()))
-            yield Violation("delays", node.name, int(node.operator.steps.max()), limit, remedy)
+    for node, passed_on in subject.which_are(PassedOn):
+        if passed_on.delay > limit:
+            told.add(passed_on.delay)
+            yield Violation("delays", node.name, passed_on.delay, limit, remedy)
     for name, population in subject.mapping.populations.items():
         longest = max((projection.delay for projection in population.projections), default=0)
         if longest > limit and longest not in told:

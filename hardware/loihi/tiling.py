@@ -1,7 +1,7 @@
 """Cuts populations into slices that fit a core each: which features, at which tokens.
 
-A slice is a `Part` of the features at some tokens of the sentence, each token being a copy of the neurons. Long slices
-of tokens share weights; wide slices of features need each source less often. The shape that takes the fewest cores is
+A slice is a `FeatureSlice` at some tokens of the sentence, each token being a copy of the neurons. Long slices of
+tokens share weights; wide slices of features need each source less often. The shape that takes the fewest cores is
 chosen for every population, readers before those they read, until the axons that follow from it fit too.
 """
 
@@ -14,7 +14,7 @@ from itertools import islice
 import numpy as np
 
 from hardware.loihi.chip import Chip
-from hardware.loihi.connectivity import Part
+from hardware.loihi.connectivity import FeatureSlice
 from hardware.loihi.mapping import Mapping, Population, Projection
 
 RESOURCES = ("neurons", "in_axons", "out_axons", "memory_bits")
@@ -67,13 +67,13 @@ class Tiling:
 
     Attributes
     ----------
-    parts : tuple of Part
+    parts : tuple of FeatureSlice
         Of the features; together all of them.
     copies : int
         Tokens of a slice, but for the last.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[FeatureSlice, ...]
     copies: int
 
     def token_slices(self, tokens: int) -> int:
@@ -85,7 +85,9 @@ class Tiling:
         return len(self.parts) * self.token_slices(tokens)
 
 
-def needs(population: Population, part: Part, copies: int, tokens: int, fan_out: np.ndarray, chip: Chip) -> Resources:
+def needs(
+    population: Population, part: FeatureSlice, copies: int, tokens: int, fan_out: np.ndarray, chip: Chip
+) -> Resources:
     """Return what a slice needs of its core.
 
     Parameters
@@ -112,7 +114,7 @@ def needs(population: Population, part: Part, copies: int, tokens: int, fan_out:
     return Resources(neurons, in_axons, out_axons, memory, synapses)
 
 
-def _list_bits(projection: Projection, part: Part, copies: int, chip: Chip) -> int:
+def _list_bits(projection: Projection, part: FeatureSlice, copies: int, chip: Chip) -> int:
     """Return the bits that lists of weights take: each copy's own, or one for all, whichever is less."""
     connectivity, delayed = projection.connectivity, projection.delay > 0
     wiring = connectivity.wiring(part)
@@ -223,7 +225,7 @@ def best_tiling(
     best: Tiling | None = None
     for copies in sorted({-(-tokens // slices) for slices in range(1, tokens + 1)}):
         token_slices = -(-tokens // copies)
-        if copies * population.unit > chip["neurons_per_core"]:
+        if copies * population.indivisible > chip["neurons_per_core"]:
             break
         if best is not None and token_slices > best.slices(tokens):
             continue
@@ -243,18 +245,18 @@ def best_tiling(
 
 def finest_tiling(population: Population) -> Tiling:
     """Return the tiling into parts that cannot be cut further, a token each."""
-    ways = population.positions + population.channels // population.unit - 1
+    ways = population.positions + population.channels // population.indivisible - 1
     return Tiling(tuple(cut(population, ways)), 1)
 
 
-def smallest_part(population: Population) -> Part:
+def smallest_part(population: Population) -> FeatureSlice:
     """Return the first part that cannot be cut further."""
-    return Part((0, population.unit), (0, 1))
+    return FeatureSlice((0, population.indivisible), (0, 1))
 
 
 def _fewest_parts(
     population: Population, copies: int, tokens: int, fan_out: np.ndarray, chip: Chip, most_parts: int
-) -> tuple[Part, ...] | None:
+) -> tuple[FeatureSlice, ...] | None:
     """Return the features cut into few parts that fit a core each: first by position, then by channel.
 
     None where that takes more than `most_parts`.
@@ -268,7 +270,7 @@ def _fewest_parts(
         tested = islice(parts, 1) if uniform else parts  # the first is as large as any
         return not any(needs(population, part, copies, tokens, fan_out, chip).exceeded(chip) for part in tested)
 
-    ways = population.positions + population.channels // population.unit - 1
+    ways = population.positions + population.channels // population.indivisible - 1
     low, high = 1, 1
     while not fits(high):
         if high == ways or number_of_parts(population, high) > most_parts:
@@ -285,19 +287,19 @@ def _fewest_parts(
     return tuple(cut(population, found))
 
 
-def cut(population: Population, fineness: int) -> Iterator[Part]:
+def cut(population: Population, fineness: int) -> Iterator[FeatureSlice]:
     """Yield the parts of the features; `fineness` goes from 1, all in one, to single positions, to single units.
 
     Up to the number of positions it is into how many ranges of positions they are cut, all channels in each; beyond it,
     every position is by itself and the channels are cut as well.
     """
     position_steps, unit_steps = _steps(population, fineness)
-    units = population.channels // population.unit
+    units = population.channels // population.indivisible
     for position in position_steps:
         positions = position, min(population.positions, position + position_steps.step)
         for unit in unit_steps:
             last = min(units, unit + unit_steps.step)
-            yield Part((unit * population.unit, last * population.unit), positions)
+            yield FeatureSlice((unit * population.indivisible, last * population.indivisible), positions)
 
 
 def number_of_parts(population: Population, fineness: int) -> int:
@@ -308,7 +310,7 @@ def number_of_parts(population: Population, fineness: int) -> int:
 
 def _steps(population: Population, fineness: int) -> tuple[range, range]:
     """Return where ranges of positions and of units begin: all of equal length, the last perhaps shorter."""
-    units = population.channels // population.unit
+    units = population.channels // population.indivisible
     position_ranges = min(fineness, population.positions)
     unit_ranges = max(1, fineness - population.positions + 1)
     return (

@@ -19,7 +19,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from hardware.choices import FIGURES
-from hardware.profiler import Profile
 from hardware.reports.files import ReportError
 from hardware.reports.pictures import (
     COLOURS,
@@ -29,7 +28,8 @@ from hardware.reports.pictures import (
     safe_label,
     split_node_name,
 )
-from hardware.trace import Trace
+from hardware.traces.profiler import Profile, ValueHistogram
+from hardware.traces.trace import Trace
 
 AnyFigure = Figure | SubFigure
 
@@ -398,17 +398,19 @@ def _plain(value: float, position: float | None) -> str:
     return f"{value:g}" if value <= 100 else ""  # a share ends at 100 %
 
 
-def _draw_stream_values(figure: AnyFigure, axes: Axes, rows: list[tuple[str, np.ndarray, float]]) -> None:
-    width = max(int(np.flatnonzero(shares)[-1]) if shares.any() else 0 for _, shares, _ in rows) + 1
-    table = np.full((len(rows), width), np.nan)
-    for row, (_, shares, _) in enumerate(rows):
-        kept = shares[:width]
-        table[row, : len(kept)] = np.where(kept > 0, 100 * kept, np.nan)
+def _draw_stream_values(figure: AnyFigure, axes: Axes, rows: list[tuple[str, ValueHistogram]]) -> None:
+    lowest = min(histogram.smallest_value for _, histogram in rows)
+    highest = max(histogram.largest_value for _, histogram in rows)
+    table = np.full((len(rows), highest - lowest + 1), np.nan)
+    for row, (_, histogram) in enumerate(rows):
+        seen = histogram.shares > 0
+        table[row, histogram.values[seen] - lowest] = 100 * histogram.shares[seen]
     norm = LogNorm(max(float(np.nanmin(table)), 1e-4), 100)
-    image = axes.imshow(table, aspect="auto", cmap="viridis", norm=norm, interpolation="nearest")
-    means = [mean for _, _, mean in rows]
+    extent = (lowest - 0.5, highest + 0.5, len(rows) - 0.5, -0.5)
+    image = axes.imshow(table, aspect="auto", cmap="viridis", norm=norm, interpolation="nearest", extent=extent)
+    means = [histogram.mean_value for _, histogram in rows]
     axes.plot(means, range(len(rows)), ".", color="white", markeredgecolor="black", markersize=6, label="mean value")
-    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("value")
     axes.spines[:].set_visible(False)
@@ -482,8 +484,8 @@ def _share_rows(fired: np.ndarray, together: int) -> np.ndarray:
     return sums / np.diff(np.append(starts, len(fired)))[:, None]
 
 
-def _value_rows(profile: Profile) -> list[tuple[str, np.ndarray, float]]:
-    """Return label, share of each value and mean of graded nodes and of residual streams."""
+def _value_rows(profile: Profile) -> list[tuple[str, ValueHistogram]]:
+    """Return label and values of graded nodes and of residual streams."""
     graded = [found.histogram for found in profile.nodes.values() if found.graded and found.histogram is not None]
     rows = []
     for histogram in [*graded, *profile.streams.values()]:
@@ -491,5 +493,5 @@ def _value_rows(profile: Profile) -> list[tuple[str, np.ndarray, float]]:
         label = role if block is None else f"block {block} {role}"
         if histogram.node in profile.streams:
             label = f"stream behind {label}"
-        rows.append((safe_label(label), histogram.shares, histogram.mean_value))
+        rows.append((safe_label(label), histogram))
     return rows

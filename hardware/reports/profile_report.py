@@ -13,12 +13,12 @@ from rich.table import Table
 
 from hardware.choices import CSV_AXES
 from hardware.energy.counts import OPERATION_KINDS, OperationCounts
-from hardware.profiler import NodeProfile, Profile, ValueHistogram
 from hardware.reports.energy_report import operations_table
 from hardware.reports.files import ReportError, write_csv_rows, write_json_object, write_whole
 from hardware.reports.page import render_page
 from hardware.reports.pictures import picture_data_uri, picture_format, write_picture
 from hardware.reports.profile_figures import ReportSubject, Sentence, drawable_figures, figure_of, overview
+from hardware.traces.profiler import NodeProfile, Profile, ValueHistogram
 
 MOST_STEP_COLUMNS = 8  # with more time steps a table shows the mean only; CSV and JSON have them all
 
@@ -115,9 +115,9 @@ def csv_rows(profile: Profile, by: str = "node", operations: OperationCounts | N
         return rows
     if by == "value":
         rows = [
-            {"node": histogram.node, "value": value, "count": int(count), "share": _cell(share)}
+            {"node": histogram.node, "value": int(value), "count": int(count), "share": _cell(share)}
             for histogram in _histograms(profile)
-            for value, (count, share) in enumerate(zip(histogram.counts.sum(0), histogram.shares, strict=True))
+            for value, count, share in zip(histogram.values, histogram.counts.sum(0), histogram.shares, strict=True)
         ]
         if not rows:
             raise ReportError("the profile has no values; collect 'histogram'")

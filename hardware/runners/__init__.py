@@ -13,7 +13,7 @@ from export.nir_graph.reader import parse_graph
 from hardware.choices import RUNNERS
 from hardware.errors import RunnerError
 from hardware.runners.runner import Runner
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 
 def open_runner(model: Any, runner: str = "reference", precision: str = "float64", **options: Any) -> Runner:

@@ -19,7 +19,7 @@ from export.onnx_format.file import read_onnx, write_onnx
 from export.onnx_format.graph import ATTENTION_MASK, INPUT_IDS, LOGITS, PRECISIONS, STEP_LOGITS, draft_onnx
 from hardware.errors import RunnerError
 from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 try:
     import onnxruntime

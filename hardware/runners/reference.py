@@ -10,7 +10,7 @@ from export.execution import NodeExecution
 from export.network import Network
 from export.operators import IntegerNeuronState, SpikingOperator
 from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 
 class ReferenceRunner(Runner):
@@ -40,7 +40,9 @@ class ReferenceRunner(Runner):
         self.time_steps = check_time_steps(time_steps)
         self.dtype = number_type(network, precision)
         self.record_membrane_potentials = record_membrane_potentials
-        self._execution = NodeExecution(network.nodes, self.dtype, self._record, (network.output_source,))
+        self._execution = NodeExecution(
+            network.nodes, self.dtype, self._record, (network.output_source,), network.pooled
+        )
         self._spikes: dict[str, list[np.ndarray]] = {}
         self._potentials: dict[str, list[np.ndarray]] = {}
 

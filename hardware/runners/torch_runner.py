@@ -23,7 +23,7 @@ from torch import nn
 
 from hardware.errors import RunnerError
 from hardware.runners.runner import Runner, as_array, check_token_ids, float_type
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 
 class TorchRunner(Runner):

@@ -66,7 +66,7 @@ def _of_file(path: Path) -> np.ndarray:
 
 
 def _of_archive(path: Path, name: str | None) -> np.ndarray:
-    from hardware.trace import array_names, read_arrays
+    from hardware.traces.trace import array_names, read_arrays
 
     what = "an archive of arrays"
     names = array_names(path, what)

@@ -63,7 +63,7 @@ def check(
       spikebert check default --runner torch --precision float32 --check batch padding
     """
     from export import parse_graph, read_nir, to_nir
-    from hardware.checks import EXTRA_PADDING, check_hidden_state
+    from hardware.equivalence.isolation import EXTRA_PADDING, check_hidden_state
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
     from spikebert.cli.pairs import Side
     from spikebert.families import family_of

@@ -57,7 +57,8 @@ def compare(
     """
     from export.nir_file import read_network
     from hardware.equivalence.streaming import Pair
-    from hardware.recorded import RecordedRunner, load_trace
+    from hardware.runners.recorded_runner import RecordedRunner
+    from hardware.traces.recorded import load_trace
     from spikebert.cli.verification import (
         comparison_table,
         finding_to_dict,

@@ -34,7 +34,7 @@ def conformance(folder: Path, write: bool, force: bool, only: tuple[str, ...], s
     from rich.markup import escape
     from rich.table import Table
 
-    from hardware.conformance import EQUAL, check_conformance, write_conformance
+    from hardware.equivalence.conformance import EQUAL, check_conformance, write_conformance
     from spikebert.provenance import run_record
 
     if write:

@@ -118,7 +118,7 @@ def _run(
     from hardware.energy.comparison import compare_energy
     from hardware.reports.energy_report import comparison_table as energy_table
     from hardware.runners.lava.compatibility import import_lava
-    from hardware.trace import Trace
+    from hardware.traces.trace import Trace
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer, resolve_checkpoint
     from spikebert.cli.verification import comparison_table, verdict, verify_graph
     from spikebert.errors import MissingDependencyError

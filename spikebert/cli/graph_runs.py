@@ -21,7 +21,7 @@ from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from export.network import Network
-    from hardware.trace import Trace
+    from hardware.traces.trace import Trace
 
 NIR_SUFFIX = ".nir"
 SHOWN_DIGITS = 16
@@ -133,11 +133,11 @@ def check_recorded_on(trace: Trace, trace_file: Path, network: Network, graph_fi
     Raises
     ------
     TraceMismatchError
-        It says that it was recorded on a graph of the other kind, see `hardware.recorded.check_kind`.
+        It says that it was recorded on a graph of the other kind, see `hardware.traces.recorded.check_kind`.
     """
     from rich.markup import escape
 
-    from hardware.recorded import check_kind
+    from hardware.traces.recorded import check_kind
     from spikebert.provenance import file_sha256
 
     check_kind(trace, network, trace_file)

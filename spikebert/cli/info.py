@@ -434,7 +434,7 @@ def _layer_row(layers: Any, name: str) -> dict[str, Any]:
 def _explain_trace(path: Path) -> tuple[dict[str, Any], Table]:
     from rich.table import Table
 
-    from hardware.trace import Trace
+    from hardware.traces.trace import Trace
 
     trace = Trace.load(path)
     rows = [

@@ -20,10 +20,11 @@ from export.nir_graph.reader import parse_graph
 from hardware.choices import INTEGER, LAVA, TORCH
 from hardware.equivalence.node_by_node import NodeByNode
 from hardware.equivalence.streaming import Pair
-from hardware.recorded import RecordedRunner, load_trace
 from hardware.runners import open_runner
+from hardware.runners.recorded_runner import RecordedRunner
 from hardware.runners.runner import Runner
-from hardware.trace import Trace
+from hardware.traces.recorded import load_trace
+from hardware.traces.trace import Trace
 from spikebert.cli.runners import TRACE_SUFFIX, parse_runner
 from spikebert.errors import ConfigurationError
 

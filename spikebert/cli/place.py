@@ -59,7 +59,6 @@ def place(
     """
     from export.nir_file import read_network
     from hardware.loihi import place as place_graph
-    from hardware.recorded import load_trace
     from hardware.reports.pictures import picture_format
     from hardware.reports.placement_report import (
         placement_tables,
@@ -67,6 +66,7 @@ def place(
         write_placement_page,
         write_placement_picture,
     )
+    from hardware.traces.recorded import load_trace
     from spikebert.provenance import file_sha256, run_record
 
     check_outputs((picture_file, page_file), force)

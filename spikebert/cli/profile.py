@@ -13,7 +13,7 @@ from spikebert.cli.sources import Source, SourceCommand, SourceOptions, open_sou
 from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from hardware.firing import Firing
+    from hardware.traces.firing import Firing
 
 PAPERS_ORDER = ("qk_first",)
 BOTH_ORDERS = ("qk_first", "kv_first")
@@ -85,7 +85,6 @@ def profile(
     if figures and picture_file is None:
         raise ConfigurationError("--figure chooses what --png draws; give --png FILE too")
     from hardware.energy import OperationCounter
-    from hardware.profiler import Profiler
     from hardware.reports.pictures import picture_format
     from hardware.reports.profile_figures import ReportSubject, Sentence
     from hardware.reports.profile_report import (
@@ -95,6 +94,7 @@ def profile(
         write_profile_page,
         write_profile_picture,
     )
+    from hardware.traces.profiler import Profiler
     from spikebert.provenance import seed_everything
 
     check_outputs((csv_file, picture_file, page_file), force)

@@ -20,7 +20,7 @@ from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from export.network import Network
-    from hardware.firing import Firing
+    from hardware.traces.firing import Firing
 
 CHECKPOINT_PRECISION = "float32"
 Words = Callable[[list[int]], list[str]]
@@ -158,8 +158,8 @@ def open_source(options: SourceOptions, seed: int) -> Source:
 
 def _checkpoint(checkpoint: str, options: SourceOptions, seed: int) -> Source:
     from export import parse_graph, to_nir
-    from hardware.firing import Firing
     from hardware.runners import open_runner
+    from hardware.traces.firing import Firing
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
     from spikebert.provenance import run_record
 
@@ -195,9 +195,9 @@ def _checkpoint(checkpoint: str, options: SourceOptions, seed: int) -> Source:
 
 def _graph(path: Path, options: SourceOptions, seed: int) -> Source:
     from export.nir_file import read_network
-    from hardware.firing import Firing
     from hardware.runners import open_runner
     from hardware.runners.runner import with_input
+    from hardware.traces.firing import Firing
     from spikebert.cli.pairs import Side
     from spikebert.provenance import run_record
 
@@ -237,9 +237,9 @@ def _graph(path: Path, options: SourceOptions, seed: int) -> Source:
 
 def _recorded(options: SourceOptions, seed: int) -> Source:
     from export.nir_file import read_network
-    from hardware.firing import Firing
-    from hardware.recorded import load_trace
     from hardware.runners.runner import with_input
+    from hardware.traces.firing import Firing
+    from hardware.traces.recorded import load_trace
     from spikebert.provenance import run_record
 
     trace_file, graph_file, given = options.trace_file, options.graph_file, options.of_graph

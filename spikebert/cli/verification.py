@@ -30,9 +30,9 @@ from hardware.choices import INTEGER, LAVA, TORCH
 from hardware.equivalence import Comparison
 from hardware.equivalence.explanation import Explanation
 from hardware.equivalence.streaming import Batch, Finding, Pair, ProgressFile, stream_findings
+from hardware.runners.lava.stock_share import StockShare
 from hardware.runners.runner import FLOAT_PRECISIONS
-from hardware.stock_share import StockShare
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 from spikebert.cli.application import messages, results
 from spikebert.cli.inputs import BATCH_SIZE, Sentences
 from spikebert.cli.pairs import PairPlan, Side

@@ -18,8 +18,8 @@ import pytest
 from export import GraphError, UnsupportedOperatorError, build_graph, parse_graph, quantize
 from export.operators import LeakyIntegrateAndFire, PreviousStep, ResistiveNeuron
 from hardware import open_runner, run
-from hardware.edges import edges_by_node
 from hardware.errors import RunnerError
+from hardware.traces.edges import edges_by_node
 from spikebert.cli import main
 
 DT = 1e-3

@@ -338,7 +338,7 @@ def test_random_models_fire_the_same_spikes(variant: str, make_model: Callable, 
 def test_every_case_of_every_operator_comes_out_as_expected(tmp_path: Path) -> None:
     """Ties at the threshold, registers that overflow, padding: the files of ``spikebert conformance --write``."""
     from export.operators import MARKED_OPERATORS
-    from hardware.conformance import write_conformance
+    from hardware.equivalence.conformance import write_conformance
 
     checked: set[str] = set()
     for case in write_conformance(tmp_path):

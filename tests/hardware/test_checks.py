@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from export.network import Network
-from hardware.checks import CHECKS, check_hidden_state
+from hardware.equivalence.isolation import CHECKS, check_hidden_state
 from hardware.errors import RunnerError
 from hardware.runners import open_runner
 from hardware.runners.reference import ReferenceRunner
 from hardware.runners.runner import Runner
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 NetworkMaker = Callable[..., Network]
 LENGTHS = (6, 4, 1, 6)

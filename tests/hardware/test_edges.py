@@ -15,10 +15,10 @@ from export.network import Network, NetworkBuilder
 from export.nir_graph.reader import parse_graph
 from export.operators import Affine, Heaviside, LayerNorm, SpikeAttention
 from hardware import run
-from hardware.edges import Edge, RunningSums, check_trace, edge_kinds, edges_by_node, running_sums
 from hardware.errors import TraceMismatchError
-from hardware.firing import Firing
-from hardware.trace import Trace
+from hardware.traces.edges import Edge, RunningSums, check_trace, edge_kinds, edges_by_node, running_sums
+from hardware.traces.firing import Firing
+from hardware.traces.trace import Trace
 
 
 def all_edges(trace: Trace, network: Network) -> dict[tuple[str, str], Edge]:

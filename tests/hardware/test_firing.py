@@ -9,10 +9,10 @@ from export import to_nir
 from export.nir_graph.reader import parse_graph
 from hardware.energy.counts import OperationCounter
 from hardware.errors import TraceMismatchError
-from hardware.firing import Firing
-from hardware.profiler import COLLECTIONS, Profiler
 from hardware.runners import run
-from hardware.trace import Trace
+from hardware.traces.firing import Firing
+from hardware.traces.profiler import COLLECTIONS, Profiler
+from hardware.traces.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("counted_in")
 

@@ -14,7 +14,6 @@ from PIL import Image
 from rich.console import Console
 
 from export import to_nir
-from hardware.profiler import COLLECTIONS, Profile, profile
 from hardware.reports import pictures
 from hardware.reports.files import ReportError, write_whole
 from hardware.reports.pictures import can_be_drawn, picture_bytes, safe_label, split_node_name
@@ -30,7 +29,8 @@ from hardware.reports.profile_report import (
     write_profile_picture,
 )
 from hardware.runners import run
-from hardware.trace import Trace
+from hardware.traces.profiler import COLLECTIONS, Profile, profile
+from hardware.traces.trace import Trace
 
 SUBJECT = ReportSubject("a model", "some data", {"seed": 3, "versions": {"python": "3.11"}, "checkpoint_sha256": None})
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(1)>'

@@ -16,9 +16,9 @@ from export.network import NetworkBuilder
 from export.nir_graph.reader import parse_graph
 from export.operators import Heaviside
 from hardware.errors import TraceError, TraceMismatchError
-from hardware.profiler import COLLECTIONS, Profiler, profile
 from hardware.runners import run
-from hardware.trace import Trace
+from hardware.traces.profiler import COLLECTIONS, Profiler, profile
+from hardware.traces.trace import Trace
 from spikebert.errors import ConfigurationError
 
 pytestmark = pytest.mark.usefixtures("counted_in")

@@ -11,8 +11,8 @@ import pytest
 from nir.data_ir import EventData, NIRGraphData, NIRNodeData, TimeGriddedData
 
 from hardware.errors import TraceError
-from hardware.recorded import events_to_grid, load_trace, trace_from_nir_data, trace_to_nir_data
-from hardware.trace import Trace
+from hardware.traces.recorded import events_to_grid, load_trace, trace_from_nir_data, trace_to_nir_data
+from hardware.traces.trace import Trace
 
 STEPS, SENTENCES, TOKENS, DT = 5, 2, 3, 1e-4
 WIDTHS = {"zebra": 4, "ant": 2}

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from hardware import Trace
-from hardware import trace as trace_module
 from hardware.errors import TraceError
+from hardware.traces import trace as trace_module
 
 STEPS, SENTENCES, TOKENS, CLASSES = 3, 2, 4, 5
 MASK = np.arange(TOKENS) < np.array([[4], [2]])

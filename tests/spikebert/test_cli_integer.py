@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from export import parse_graph, read_nir, write_nir
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 from spikebert.checkpoint import load_model
 from spikebert.cli import main
 

@@ -21,7 +21,7 @@ from export import build_graph, parse_graph, read_nir, write_nir
 from export.network import Network
 from export.nir_file import read_network
 from hardware import run
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 from spikebert.cli import main
 
 RUNNERS = ["reference", "onnx", pytest.param("lava", marks=pytest.mark.lava)]

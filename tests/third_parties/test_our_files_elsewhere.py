@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from export import parse_graph, to_nir
 from export.operators import DEFAULT_DT
 from hardware import run
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 STEPS = 20
 WIDTH = 8

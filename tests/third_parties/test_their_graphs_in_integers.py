@@ -25,7 +25,7 @@ from export import parse_graph, quantize_with_report, read_nir, write_nir
 from export.network import Network
 from hardware import count_operations, estimate_energy, open_runner, place, profile, run
 from hardware.energy.baselines import QuantizedTwin
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 from spikebert.cli import main
 
 STEPS, SAMPLES = 30, 3

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hardware.edges import EdgeKind
 from hardware.energy.counts.kinds import ATTENTION_ORDERS, GAMMAS, Tallies, Tally, headline, sum_tallies
+from hardware.traces.edges import EdgeKind
 
 
 @dataclass(frozen=True)

@@ -79,13 +79,13 @@ from export.operators import (
     Total,
 )
 from export.operators.rules import RuleTable
-from hardware.edges import Edge
 from hardware.energy.counts import dense
 from hardware.energy.counts.activity import Events, NodeActivity
 from hardware.energy.counts.attention import attention_products
 from hardware.energy.counts.fan_out import convolution_fan_out, fan_out_of_one, pooling_fan_out
 from hardware.energy.counts.kinds import Tallies, Tally
-from hardware.firing import Firing
+from hardware.traces.edges import Edge
+from hardware.traces.firing import Firing
 
 Count = Callable[[Any, NodeActivity], Tallies]
 """Says what an operator did, from what was seen of its node."""

@@ -43,7 +43,7 @@ from hardware.energy.models.memory import MEMORY, access_picojoules
 from hardware.energy.models.paper import PAPER, dense_energy_mj
 from hardware.loihi import place
 from hardware.reports.energy_report import explanations, mean_field_table, timing_table
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 MODELS = (
     "paper",

@@ -43,7 +43,7 @@ from hardware.energy.baselines import QuantizedTwin
 from hardware.energy.comparison import energy_by_component
 from hardware.energy.counts import OPERATION_COUNTS, STATISTIC_KINDS, NodeActivity, Tallies, counting_rule
 from hardware.errors import TraceMismatchError
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("counted_in")
 

@@ -32,7 +32,7 @@ from hardware import count_operations, estimate_energy, profile, run
 from hardware.energy import OperationCounts
 from hardware.energy.baselines import QuantizedTwin
 from hardware.energy.comparison import compare_energy, energy_by_component
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("counted_in")
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from export.errors import UnsupportedOperatorError
 from export.network import Network, NetworkBuilder, Node
-from export.operators import Affine, LeakyIntegrateAndFire
+from export.operators import Affine, IntegerAffine, LeakyIntegrateAndFire, Operator, Scale
 from hardware import Trace, run
+from hardware.equivalence.attribution import BIAS, RESET, contributions
 from hardware.equivalence.audit import audit
 from hardware.equivalence.explanation import Explanation, explain, merge_explanations
-from hardware.equivalence.origin import BIAS, RESET, contributions
-from hardware.equivalence.parts import parts_of, parts_with_inputs
+from hardware.equivalence.subgraphs import subgraphs_of, subgraphs_with_inputs
 from hardware.errors import RunnerError, TraceMismatchError
 
 NetworkMaker = Callable[..., Network]
@@ -301,9 +301,9 @@ def test_a_contribution_is_weight_times_spikes_from_a_neuron_that_fired() -> Non
     assert found[RESET, None].contribution == pytest.approx(-0.4)
 
 
-def test_parts_are_what_lies_between_spikes(make_network: NetworkMaker) -> None:
+def test_subgraphs_are_what_lies_between_spikes(make_network: NetworkMaker) -> None:
     network = make_network(0, blocks=1)
-    parts = {part.name: part for part in parts_of(network)}
+    parts = {part.name: part for part in subgraphs_of(network)}
     assert list(parts) == [node.name for node in network.spiking_nodes] + ["output"]
     assert [n.name for n in parts["block00_qkv_neuron"].nodes] == [
         "block00_qkv_affine",
@@ -312,7 +312,7 @@ def test_parts_are_what_lies_between_spikes(make_network: NetworkMaker) -> None:
     ]
     assert [n.name for n in parts["output"].nodes] == ["final_norm", "token_mean", "classifier"]
     trace = _run(network)
-    entering = {part.name: values for part, values in parts_with_inputs(trace, network)}
+    entering = {part.name: values for part, values in subgraphs_with_inputs(trace, network)}
     (stream,) = entering["block00_intermediate_neuron"].values()
     expected = trace.spikes["embedding_neuron"].astype(int) + trace.spikes["block00_projection_neuron"]
     np.testing.assert_array_equal(stream, expected)
@@ -328,15 +328,52 @@ def test_what_cannot_be_audited_says_why(make_network: NetworkMaker) -> None:
     with pytest.raises(TraceMismatchError, match="no spikes in the trace"):
         list(audit(network, trace.select(["embedding_neuron"])))
 
-    class Stranger:
-        name, spikes, out_features, in_features = "stranger", False, 8, 8
 
-        def cast(self, _: object) -> Stranger:
-            return self
+def test_contributions_through_a_recurrent_connection_add_up_too() -> None:
+    """What a neuron sent in the step before enters it again."""
+    rng = np.random.default_rng(7)
+    builder = NetworkBuilder("in", 4)
+    last = builder.add("affine", Affine(rng.normal(size=(3, 4))), "in")
+    again = builder.add("again", Affine(rng.normal(size=(3, 3))), builder.previous_step("n", 3))
+    neuron = LeakyIntegrateAndFire(np.full(3, 0.8), np.ones(3), np.full(3, 0.5), "subtract")
+    builder.add("n", neuron, [last, again])
+    network = builder.network("out", "n")
+    inputs = (rng.random((10, 3, 1, 4)) < 0.7).astype(np.uint8)
+    trace = run(network, inputs, record_membrane_potentials=True)
+    trace = replace(trace, spikes={"in": inputs, **trace.spikes})
+    assert all(found.impossible is None or not found.impossible.any() for found in audit(network, trace))
+    recurrent = 0
+    for step, sample, feature in np.ndindex(10, 3, 3):
+        found = contributions(network, trace, "n", step, 0, feature, sample)
+        expected = trace.membrane_potentials["n"][step, sample, 0, feature]
+        assert sum(entry.contribution for entry in found) == pytest.approx(expected, abs=1e-12)
+        recurrent += sum(entry.spikes for entry in found if entry.source == "n")
+    assert recurrent > 20
 
-        def step(self, x: np.ndarray, *_: object) -> np.ndarray:
-            return x
 
-    nodes = tuple(replace_operator(n, Stranger()) if n.name == "block00_output_norm" else n for n in network.nodes)
-    with pytest.raises(UnsupportedOperatorError, match="block00_output_norm: no rounding bound"):
-        list(audit(replace(network, nodes=nodes), trace))
+@pytest.mark.parametrize(
+    ("operator", "known"),
+    [
+        (Scale(np.ones(8)), "nobody has derived one yet"),
+        (IntegerAffine(weight=np.eye(8, dtype=np.int8), unit=np.ones(8)), "whole numbers are not rounded"),
+    ],
+)
+def test_operators_without_a_bound_are_refused_and_the_reason_said(
+    make_network: NetworkMaker, operator: Operator, known: str
+) -> None:
+    network = make_network(0)
+    name = "block00_output_norm"
+    nodes = tuple(replace_operator(n, operator) if n.name == name else n for n in network.nodes)
+    refusal = f"{name}: rounding bound cannot take {operator.name}: {known}"
+    with pytest.raises(UnsupportedOperatorError, match=refusal):
+        list(audit(replace(network, nodes=nodes), _run(network)))
+    refusal = f"{name}: attribution cannot take {operator.name}: "
+    with pytest.raises(UnsupportedOperatorError, match=refusal):
+        contributions(replace(network, nodes=nodes), _run(network), "block00_output_neuron", 1, 0, 0)
+
+
+def test_only_neurons_have_contributions(make_network: NetworkMaker) -> None:
+    network = make_network(0)
+    for node in ("block00_output_norm", "nothing"):
+        with pytest.raises(KeyError, match=node):
+            contributions(network, _run(network), node, 0, 0, 0)

@@ -21,11 +21,11 @@ from hardware.equivalence.evidence import Evidence
 from hardware.equivalence.node_by_node import NodeByNode
 from hardware.equivalence.streaming import Finding, Pair, ProgressFile, stream_findings
 from hardware.errors import RunnerError, TraceMismatchError
-from hardware.recorded import RecordedRunner
 from hardware.runners import open_runner
+from hardware.runners.recorded_runner import RecordedRunner
 from hardware.runners.reference import ReferenceRunner
 from hardware.runners.runner import Runner
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 sys.path.insert(0, str(Path(__file__).parent / "worker_functions"))  # a fresh process imports them by this name
 from equivalence_workers import open_and_die, open_from_files

@@ -33,10 +33,10 @@ from hardware.errors import PlacementError, TraceMismatchError
 from hardware.loihi import Chip, Limit, Placement, misfits
 from hardware.loihi import placement as placement_module
 from hardware.loihi.chip import LOIHI1, LOIHI2
-from hardware.loihi.connectivity import TABLE_ENTRY_BITS, Part
+from hardware.loihi.connectivity import TABLE_ENTRY_BITS, FeatureSlice
 from hardware.loihi.mapping import map_network
 from hardware.loihi.tiling import RESOURCES, core_limit
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 
 def neurons(width: int) -> LeakyIntegrateAndFire:
@@ -129,7 +129,7 @@ def test_attention_on_paper(make_chip):
     chip = make_chip(LOIHI2, in_axons_per_core=24, neurons_per_core=40)
     placement = place(network, chip, tokens=4)
     heads = {
-        piece.part.channels: piece for core in placement.cores for piece in core.slices if piece.node == "attention"
+        piece.features.channels: piece for core in placement.cores for piece in core.slices if piece.node == "attention"
     }
     assert set(heads) == {(0, 2), (2, 4)}
     for piece in heads.values():
@@ -389,8 +389,8 @@ def features(placement: Placement, piece) -> list[int]:
     population = placement.mapping.populations[piece.node]
     return [
         channel * population.positions + position
-        for channel in range(*piece.part.channels)
-        for position in range(*piece.part.positions)
+        for channel in range(*piece.features.channels)
+        for position in range(*piece.features.positions)
     ]
 
 
@@ -617,7 +617,7 @@ def test_kernels_share_weights_between_positions(make_chip):
     assert (core.resources.synapses, core.resources.memory_bits) == (16, 3 * 64)
     (core,) = place(network, make_chip(shared_copies=1), tokens=1).cores
     assert (core.resources.synapses, core.resources.memory_bits) == (16, 6 * 64)
-    assert core.slices[0].part == Part((0, 1), (0, 6))
+    assert core.slices[0].features == FeatureSlice((0, 1), (0, 6))
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 6])

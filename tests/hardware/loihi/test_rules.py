@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from export.network import Network, NetworkBuilder, Readout
+from export.network import Network, NetworkBuilder, Node, Readout
 from export.operators import (
     Affine,
     Delay,
@@ -20,11 +20,14 @@ from export.operators import (
     LeakyIntegrator,
     ResistiveNeuron,
     TokenSum,
+    all_cases,
+    all_integer_cases,
 )
 from export.token_encoding import TokenEncoding
 from hardware import place
 from hardware.loihi import Chip
 from hardware.loihi.chip import LOIHI1
+from hardware.loihi.operators import Neurons, OnHost, PassedOn, Programs, Synapses, form_of
 
 
 def integer_chain(weight: int = 3, reset: str = "zero", fire_on_equal: bool = False, **changes: int) -> Network:
@@ -205,3 +208,27 @@ def test_fewer_bits_of_a_chip_of_ones_own(make_chip):
         ("decays", "neuron"),
     ]
     assert rules(integer_chain(weight=7, threshold=63, decay=511), chip) == []
+
+
+@pytest.mark.parametrize("case", [*all_cases(), *all_integer_cases()], ids=lambda case: case.title)
+def test_what_an_operator_is_on_a_chip_agrees_with_its_traits(case):
+    operator, traits = case.operator, case.operator.traits
+    expected = [
+        form
+        for form, says in (
+            (PassedOn, traits.passes_values),
+            (Synapses, traits.is_synaptic),
+            (Programs, traits.needs_program),
+            (OnHost, traits.pools_tokens is not None),
+            (Neurons, traits.spike_range is not None or (traits.remembers and not traits.passes_values)),
+        )
+        if says
+    ]
+    assert [type(form_of(Node("node", operator, ("input",))))] == expected
+
+
+def test_registers_are_those_of_the_neuron():
+    neuron = integer_chain().nodes[1].operator
+    integrator = integer_pictures().nodes[1].operator
+    assert set(neuron.registers) == {"threshold", "decay", "bias_mantissa", "bias_exponent"}
+    assert set(integrator.registers) == {"decay", "bias_mantissa", "bias_exponent"}

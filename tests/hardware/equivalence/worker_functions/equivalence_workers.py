@@ -12,7 +12,7 @@ import numpy as np
 from export import parse_graph, read_nir
 from hardware.equivalence.streaming import Pair
 from hardware.runners import open_runner
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 
 def open_from_files(good: Path, other: Path, kill: Path | None = None, at_first_id: int = -1) -> Pair:

@@ -34,9 +34,9 @@ from export.passes.quantize import quantize
 from export.token_encoding import TokenEncoding
 from hardware.equivalence.comparison import NODE_OF_LOGITS, Divergence, compare
 from hardware.errors import TraceError, TraceMismatchError
-from hardware.recorded import trace_from_arrays
 from hardware.runners import run
-from hardware.trace import RESERVED_ARRAYS, Trace, read_arrays, write_arrays
+from hardware.traces.recorded import trace_from_arrays
+from hardware.traces.trace import RESERVED_ARRAYS, Trace, read_arrays, write_arrays
 
 GRAPH, INPUTS, EXPECTED, REPLY = "{}.nir", "{}.inputs.npz", "{}.expected.npz", "{}.npz"
 PRECISIONS = ("float64", INTEGER)

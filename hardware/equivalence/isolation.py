@@ -17,7 +17,7 @@ from hardware.equivalence.comparison import Comparison, compare, merge_compariso
 from hardware.equivalence.explanation import Explanation, explain, merge_explanations
 from hardware.errors import RunnerError
 from hardware.runners.runner import FLOAT_PRECISIONS, Runner
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 OpenRunner = Callable[[int | None], Runner]
 """Makes a runner for a number of time steps; None for the graph's own."""
@@ -63,7 +63,7 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
-class Sentences:
+class PaddedSentences:
     """Sentences to check with: of several lengths, padded to the longest.
 
     Attributes
@@ -75,14 +75,14 @@ class Sentences:
     input_ids: np.ndarray
     mask: np.ndarray
 
-    def rows(self, rows: Sequence[int] | slice, tokens: int | None = None) -> Sentences:
+    def rows(self, rows: Sequence[int] | slice, tokens: int | None = None) -> PaddedSentences:
         """Return some sentences, cut to the first `tokens`."""
-        return Sentences(self.input_ids[rows, :tokens], self.mask[rows, :tokens])
+        return PaddedSentences(self.input_ids[rows, :tokens], self.mask[rows, :tokens])
 
-    def padded(self, by: int) -> Sentences:
+    def padded(self, by: int) -> PaddedSentences:
         """Return the sentences with more padding behind them."""
         behind = ((0, 0), (0, by))
-        return Sentences(np.pad(self.input_ids, behind), np.pad(self.mask, behind))
+        return PaddedSentences(np.pad(self.input_ids, behind), np.pad(self.mask, behind))
 
 
 Pairs = list[tuple[Trace, Trace]]
@@ -122,7 +122,7 @@ def check_hidden_state(
     RunnerError
         A check is not known, or there are fewer than two sentences.
     """
-    sentences = Sentences(np.asarray(input_ids), np.asarray(mask) != 0)
+    sentences = PaddedSentences(np.asarray(input_ids), np.asarray(mask) != 0)
     if len(sentences.mask) < 2:
         raise RunnerError("the checks compare sentences with one another; give at least two")
     for name in checks or ():
@@ -166,12 +166,12 @@ class _Subject:
     """What is checked, and one run that several checks start from."""
 
     open_runner: OpenRunner
-    sentences: Sentences
+    sentences: PaddedSentences
     time_steps: int
     longest: int | None
     _whole: Trace | None = None
 
-    def run(self, sentences: Sentences, runner: Runner | None = None) -> Trace:
+    def run(self, sentences: PaddedSentences, runner: Runner | None = None) -> Trace:
         """Run sentences on a runner, or on a fresh one."""
         if runner is not None:
             return runner.run(sentences.input_ids, sentences.mask)

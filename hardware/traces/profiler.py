@@ -7,7 +7,7 @@ for by name, see `COLLECTIONS`. Tables, files and pictures of a profile are in `
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from export.network import Network
 from export.nir_graph.reader import parse_graph
-from export.operators import SpikeAttention
+from export.operators import RuleTable, SpikeAttention, rule_for
 from hardware.choices import COLLECTIONS
-from hardware.edges import sums_of_spikes
 from hardware.errors import TraceError, TraceMismatchError
-from hardware.firing import Firing, NodeFiring
-from hardware.trace import Trace
+from hardware.traces.edges import sums_of_spikes
+from hardware.traces.firing import Firing, NodeFiring
+from hardware.traces.trace import Trace
 from spikebert.errors import ConfigurationError
 
 LARGEST_COUNTED_VALUE = (1 << 16) - 1
-"""A histogram has one counter per value; this bounds its memory."""
+"""A histogram has one counter per value; this, for either sign, bounds its memory."""
 
 Counts = NDArray[np.int64]
 Rates = NDArray[np.float64]
@@ -41,24 +41,40 @@ class ValueHistogram:
     node : str
         A spiking node, or a sum of several: the residual stream.
     counts : ndarray
-        ``(T, K)``: values at real tokens, by time step; column v counts the value v.
+        ``(T, K)``: values at real tokens, by time step; column k counts ``values[k]``.
     padding_counts : ndarray
         ``(K,)``: values at padding, over all steps.
+    lowest : int
+        The value of the first column: 0, or less where a node sends negative values.
     """
 
     node: str
     counts: Counts
     padding_counts: Counts
+    lowest: int = 0
+
+    @property
+    def values(self) -> NDArray[np.int64]:
+        """The value of each column, ``(K,)``."""
+        return np.arange(self.lowest, self.lowest + self.counts.shape[1])
 
     @property
     def largest_value(self) -> int:
         """Largest value seen at a real token."""
         seen = np.flatnonzero(self.counts.sum(0))
-        return int(seen[-1]) if seen.size else 0
+        return int(self.values[seen[-1]]) if seen.size else 0
+
+    @property
+    def smallest_value(self) -> int:
+        """Smallest value seen at a real token where one is negative, else 0."""
+        seen = np.flatnonzero(self.counts.sum(0))
+        return min(0, int(self.values[seen[0]])) if seen.size else 0
 
     @property
     def bits(self) -> int:
-        """Bits of the smallest word that holds every value seen at a real token, at least 1."""
+        """Bits of the smallest word that holds every value seen at a real token, at least 1; the sign takes one."""
+        if self.smallest_value < 0:
+            return 1 + max(self.largest_value.bit_length(), (-1 - self.smallest_value).bit_length())
         return max(1, self.largest_value.bit_length())
 
     @property
@@ -70,21 +86,22 @@ class ValueHistogram:
     @property
     def mean_value(self) -> float:
         """Mean of the values at real tokens."""
-        return float(self.shares @ np.arange(self.counts.shape[1]))
+        return float(self.shares @ self.values)
 
     @property
     def sparsity_in_values(self) -> float:
         """Share of values that are 0."""
-        return float(self.shares[0])
+        return float(self.shares[-self.lowest])
 
     @property
     def sparsity_in_bits(self) -> float:
-        """Share of bits that are 0 when every value is a word of `bits` bits."""
-        ones = np.array([value.bit_count() for value in range(self.counts.shape[1])])
+        """Share of bits that are 0 when every value is a word of `bits` bits, negative ones in two's complement."""
+        word = (1 << self.bits) - 1
+        ones = np.array([(value & word).bit_count() for value in self.values.tolist()])
         return float(1 - self.shares @ ones / self.bits)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return JSON values; ``lowest_value``, that of the first count, where it is not 0."""
         return {
             "node": self.node,
             "counts": self.counts.sum(0).tolist(),
@@ -95,6 +112,7 @@ class ValueHistogram:
             "bits": self.bits,
             "sparsity_in_values": _number(self.sparsity_in_values),
             "sparsity_in_bits": _number(self.sparsity_in_bits),
+            **({"lowest_value": self.lowest} if self.lowest else {}),
         }
 
 
@@ -166,6 +184,8 @@ class NodeProfile:
         ``(T,)``: sum of the outputs at real tokens; more than was fired where spikes are graded.
     largest_value : int
         Largest output at a real token; 1 for binary spikes, 0 where nothing fired.
+    smallest_value : int
+        Smallest output at a real token; 0 but for neurons that send negative spikes too.
     tokens_by_position, padding_by_position : ndarray
         ``(N,)``: real tokens and padding seen at each position.
     fired_by_head : dict of str to ndarray, or None
@@ -181,6 +201,7 @@ class NodeProfile:
     fired_at_padding: int
     value_sum: Counts
     largest_value: int
+    smallest_value: int
     tokens_by_position: Counts
     padding_by_position: Counts
     fired_by_head: dict[str, Counts] | None = None
@@ -214,8 +235,8 @@ class NodeProfile:
 
     @property
     def graded(self) -> bool:
-        """Whether a spike was worth more than 1."""
-        return self.largest_value > 1
+        """Whether a spike was worth anything but 1."""
+        return self.largest_value > 1 or self.smallest_value < 0
 
     @property
     def firing_rate(self) -> float:
@@ -314,6 +335,7 @@ class NodeProfile:
             "spikes_at_padding": self.fired_at_padding,
             "mean_value": _number(self.mean_value),
             "largest_value": self.largest_value,
+            **({"smallest_value": self.smallest_value} if self.smallest_value else {}),
             "silent": {"count": len(self.silent_neurons), "share": self.silent_share},
             "saturated": {"count": len(self.saturated_neurons), "share": self.saturated_share},
         }
@@ -484,7 +506,8 @@ class Profiler:
             Its nodes, time steps, shapes or values are not those of the graph or of the traces before, or its tokens
             not those of `real_tokens`.
         TraceError
-            A spike is negative, no whole number, or too large for a histogram. Nothing was added then.
+            A spike is no whole number, negative where no graph says that neurons send such, or too large for a
+            histogram. Nothing was added then.
         """
         self.add(Firing(trace, self.network, real_tokens))
 
@@ -555,9 +578,10 @@ class Profiler:
                     f"{name}: {values.shape[0]} time steps of {values.shape[-1]} neurons; expected {expected[0]} of "
                     f"{expected[1]}, as in the other nodes and traces, and none of them 0"
                 )
-            if "histogram" in self.collect and node.largest > LARGEST_COUNTED_VALUE:
+            farthest = max(node.smallest, node.largest, key=abs)
+            if "histogram" in self.collect and abs(farthest) > LARGEST_COUNTED_VALUE:
                 raise TraceError(
-                    f"{name}: a spike of {node.largest}; a histogram counts values up to {LARGEST_COUNTED_VALUE}; "
+                    f"{name}: a spike of {farthest}; a histogram counts values up to {LARGEST_COUNTED_VALUE}; "
                     "leave 'histogram' out of collect"
                 )
         for name in self._nodes:
@@ -573,16 +597,55 @@ class HeadLayout:
     heads: int
 
 
+@dataclass(frozen=True)
+class Heads:
+    """What an operator that mixes tokens says of its heads.
+
+    Attributes
+    ----------
+    heads : int
+    reads : tuple of tuple of str
+        The parts that each of its sources sends.
+    gives : tuple of str
+        The parts that it sends.
+    """
+
+    heads: int
+    reads: tuple[tuple[str, ...], ...]
+    gives: tuple[str, ...]
+
+
+HEADS: RuleTable[Callable[[Any], Heads | None]] = RuleTable("rates by head")
+"""Where the heads of each operator are that mixes tokens and keeps them; None where it has none."""
+
+
+@HEADS.row(SpikeAttention)
+def _attention_heads(operator: SpikeAttention) -> Heads:
+    return Heads(operator.num_heads, (("query", "key", "value"),), ("attended",))
+
+
 def head_layouts(network: Network) -> dict[str, HeadLayout]:
-    """Return where the heads of a network are: the spikes each attention reads, and the neurons that read it."""
-    layouts = {}
+    """Return where the heads of a network are: the spikes each attention reads, and the neurons that read it.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        An operator mixes tokens, and nothing says where its heads are.
+    """
+    layouts: dict[str, HeadLayout] = {}
     spiking = {node.name for node in network.spiking_nodes}
-    attentions = {node.name: node for node in network.nodes if isinstance(node.operator, SpikeAttention)}
     for node in network.nodes:
-        if node.name in attentions and node.sources[0] in spiking:
-            layouts[node.sources[0]] = HeadLayout(("query", "key", "value"), node.operator.num_heads)  # type: ignore[attr-defined]
-        elif node.name in spiking and node.sources[0] in attentions:
-            layouts[node.name] = HeadLayout(("attended",), attentions[node.sources[0]].operator.num_heads)  # type: ignore[attr-defined]
+        if not node.operator.traits.mixes_tokens or node.operator.traits.pools_tokens:
+            continue
+        found = rule_for(HEADS, node)(node.operator)
+        if found is None:
+            continue
+        for source, parts in zip(node.sources, found.reads, strict=True):
+            if source in spiking:
+                layouts[source] = HeadLayout(parts, found.heads)
+        for reader in network.readers[node.name]:
+            if reader.name in spiking:
+                layouts[reader.name] = HeadLayout(found.gives, found.heads)
     return layouts
 
 
@@ -596,6 +659,7 @@ class _NodeSums:
     collect: tuple[str, ...]
     fired_at_padding: int = 0
     largest_value: int = 0
+    smallest_value: int = 0
     tokens: np.ndarray = field(init=False)
     padding: np.ndarray = field(init=False)
     fired_by_position: np.ndarray = field(init=False)
@@ -624,13 +688,14 @@ class _NodeSums:
         self.fired_at_padding += node.fired_at_padding
         self.fired_by_position = _add_along_positions(self.fired_by_position, node.by_position)
         self.fired_by_neuron += node.by_neuron
-        if node.largest <= 1:
+        if node.is_binary:
             self.value_sum += node.by_step
             self.largest_value = max(self.largest_value, int(node.by_step.any()))
         else:
             kept = node.values * node.real[..., None]
             self.value_sum += kept.sum((1, 2, 3), dtype=np.int64)
             self.largest_value = max(self.largest_value, int(kept.max()))
+            self.smallest_value = min(self.smallest_value, int(kept.min()))
         if self.fired_by_head is not None:
             steps, tokens, _ = node.over_sentences.shape
             by_head = node.over_sentences.reshape(steps, tokens, *self.fired_by_head.shape[2:], -1)
@@ -639,7 +704,7 @@ class _NodeSums:
             for step in range(self.time_steps - 1):
                 self.fired_again[step] += np.count_nonzero(node.fired[step] & node.fired[step + 1])
         if "histogram" in self.collect:
-            if node.largest <= 1:
+            if node.is_binary:
                 self.values.add_binary(node)
             else:
                 self.values.add(node.values, node.real)
@@ -662,6 +727,7 @@ class _NodeSums:
             fired_at_padding=self.fired_at_padding,
             value_sum=self.value_sum.copy(),
             largest_value=self.largest_value,
+            smallest_value=self.smallest_value,
             tokens_by_position=self.tokens.copy(),
             padding_by_position=self.padding.copy(),
             fired_by_head=by_head,
@@ -671,33 +737,42 @@ class _NodeSums:
 
 
 class _HistogramSums:
-    """Running counts of values by time step, wide enough for the largest seen."""
+    """Running counts of values by time step, wide enough for the smallest and the largest seen."""
 
     def __init__(self, time_steps: int) -> None:
         self.counts = np.zeros((time_steps, 2), np.int64)
         self.padding_counts = np.zeros(2, np.int64)
+        self.lowest = 0
 
     def add(self, values: np.ndarray, mask: np.ndarray) -> None:
         """Count integers ``(T, B, N, D)``."""
-        width = max(int(values.max()) + 1, self.counts.shape[1])
-        grown = width - self.counts.shape[1]
-        self.counts = np.pad(self.counts, ((0, 0), (0, grown)))
-        self.padding_counts = np.pad(self.padding_counts, (0, grown))
+        below = self.lowest - min(self.lowest, int(values.min())) if values.dtype.kind == "i" else 0
+        above = max(0, int(values.max()) + 1 - self.lowest - self.counts.shape[1])
+        self.counts = np.pad(self.counts, ((0, 0), (below, above)))
+        self.padding_counts = np.pad(self.padding_counts, (below, above))
+        self.lowest -= below
         for step, of_step in enumerate(values):
-            self.counts[step] += np.bincount(of_step[mask].reshape(-1), minlength=width)
-            self.padding_counts += np.bincount(of_step[~mask].reshape(-1), minlength=width)
+            self.counts[step] += self._count(of_step[mask])
+            self.padding_counts += self._count(of_step[~mask])
+
+    def _count(self, values: np.ndarray) -> np.ndarray:
+        columns = values.reshape(-1)
+        if self.lowest:
+            columns = columns.astype(np.int64) - self.lowest
+        return np.bincount(columns, minlength=len(self.padding_counts))
 
     def add_binary(self, node: NodeFiring) -> None:
         """Count zeros and ones of which the ones are counted already."""
         steps, _, _, neurons = node.values.shape
-        self.counts[:, 0] += int(node.tokens_by_position.sum()) * neurons - node.by_step
-        self.counts[:, 1] += node.by_step
+        silent, one = -self.lowest, 1 - self.lowest
+        self.counts[:, silent] += int(node.tokens_by_position.sum()) * neurons - node.by_step
+        self.counts[:, one] += node.by_step
         padding = int(node.padding_by_position.sum()) * neurons * steps
-        self.padding_counts[:2] += (padding - node.fired_at_padding, node.fired_at_padding)
+        self.padding_counts[silent : one + 1] += (padding - node.fired_at_padding, node.fired_at_padding)
 
     def histogram(self, name: str) -> ValueHistogram:
         """Return a copy."""
-        return ValueHistogram(name, self.counts.copy(), self.padding_counts.copy())
+        return ValueHistogram(name, self.counts.copy(), self.padding_counts.copy(), self.lowest)
 
 
 def _add_along_positions(total: np.ndarray, addend: np.ndarray) -> np.ndarray:

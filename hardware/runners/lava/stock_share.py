@@ -9,7 +9,7 @@ import numpy as np
 
 from export.network import Network
 from export.operators import Affine
-from hardware.trace import Trace
+from hardware.traces.trace import Trace
 
 MOST_NAMED = 4
 """Nodes that a line of text names; the JSON has them all."""

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from export.network import Network
-from hardware.counting_kernel import SpikeSums, add_up_spikes
-from hardware.edges import check_trace
 from hardware.errors import TraceError, TraceMismatchError
-from hardware.trace import Trace
+from hardware.kernels.counting import SpikeSums, add_up_spikes
+from hardware.traces.edges import check_trace
+from hardware.traces.trace import Trace
 
 
 class Firing:
@@ -46,7 +46,7 @@ class Firing:
         The trace is not of this network, see `check_trace`, its spikes have no shape of spikes, or its tokens are not
         those of `real_tokens`.
     TraceError
-        A spike is negative or no whole number.
+        A spike is no whole number, or negative where no network says that its neurons send such.
     """
 
     def __init__(self, trace: Trace, network: Network | None = None, real_tokens: np.ndarray | None = None) -> None:
@@ -59,9 +59,12 @@ class Firing:
             raise TraceMismatchError(
                 f"real_tokens has shape {self.real.shape}; the trace has {trace.mask.shape} (sentences, tokens)"
             )
-        self.nodes = {name: self._node(name, _as_integers(values, name)) for name, values in trace.spikes.items()}
+        self.nodes = {
+            name: self._node(name, *_as_integers(values, name, signed=network is not None))
+            for name, values in trace.spikes.items()
+        }
 
-    def _node(self, name: str, values: np.ndarray) -> NodeFiring:
+    def _node(self, name: str, values: np.ndarray, smallest: int) -> NodeFiring:
         sentences, tokens = self.real.shape
         if values.ndim != 4 or values.shape[1] != sentences or values.shape[2] not in (1, tokens):
             raise TraceMismatchError(
@@ -73,7 +76,7 @@ class Firing:
         else:  # behind a token mean, where a sentence has one row
             every_row = np.ones(values.shape[1:3], bool)
             mask = (every_row, ~every_row, every_row.sum(0), (~every_row).sum(0))
-        return NodeFiring(values, *self._largest_and_sums(name, values, mask[0]), *mask)
+        return NodeFiring(values, smallest, *self._largest_and_sums(name, values, mask[0]), *mask)
 
     def _largest_and_sums(self, name: str, values: np.ndarray, real: np.ndarray) -> tuple[int, SpikeSums | None]:
         """Return a node's largest value and, where one pass can have both, the sums of its spikes; read them once."""
@@ -111,8 +114,8 @@ class NodeFiring:
     ----------
     values : ndarray
         ``(T, B, N, D)`` whole numbers.
-    largest : int
-        The largest value.
+    smallest, largest : int
+        The smallest value, 0 where none is negative, and the largest.
     sums : SpikeSums or None
         Of spikes 0 and 1 that were added up while they were checked.
     real, padding : ndarray
@@ -122,12 +125,18 @@ class NodeFiring:
     """
 
     values: np.ndarray
+    smallest: int
     largest: int
     sums: SpikeSums | None
     real: np.ndarray
     padding: np.ndarray
     tokens_by_position: np.ndarray
     padding_by_position: np.ndarray
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every value is 0 or 1."""
+        return self.smallest >= 0 and self.largest <= 1
 
     @cached_property
     def fired_at_padding(self) -> int:
@@ -141,7 +150,7 @@ class NodeFiring:
     @cached_property
     def fired(self) -> np.ndarray:
         """``(T, B, N, D)``: 1 where it fired at a real token, else 0; `values` themselves where that is the same."""
-        fired = self.values if self.largest <= 1 else (self.values != 0).view(np.uint8)
+        fired = self.values if self.is_binary else (self.values != 0).view(np.uint8)
         return fired * self.real[..., None] if self.fired_at_padding else fired
 
     @cached_property
@@ -169,16 +178,19 @@ class NodeFiring:
         return self.by_position.sum(1, dtype=np.int64)
 
 
-def _as_integers(values: Any, name: str) -> np.ndarray:
-    """Return spikes as an integer array; booleans as uint8, without a copy."""
+def _as_integers(values: Any, name: str, signed: bool) -> tuple[np.ndarray, int]:
+    """Return spikes as an integer array, booleans as uint8 without a copy, and the smallest of them and 0."""
     array = np.asarray(values)
     if array.dtype.kind == "b":
-        return array.view(np.uint8)
+        return array.view(np.uint8), 0
     if array.dtype.kind not in "ui":
         raise TraceError(f"{name}: spikes are {array.dtype}; they must be whole numbers")
-    if array.dtype.kind == "i" and array.size and array.min() < 0:
-        raise TraceError(f"{name}: a spike of {array.min()}; spikes are 0 or positive")
-    return array
+    smallest = int(array.min(initial=0)) if array.dtype.kind == "i" else 0
+    if smallest < 0 and not signed:
+        raise TraceError(
+            f"{name}: a spike of {smallest}; only the graph, which was not given, can say that neurons send less than 0"
+        )
+    return array, smallest
 
 
 def _narrow_sum(fired: np.ndarray, axis: int, bound: int) -> np.ndarray:

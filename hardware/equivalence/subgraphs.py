@@ -1,6 +1,6 @@
-"""A graph cut at its spikes: each part is what lies between the spikes that enter and one population of neurons.
+"""A graph cut at its spikes: a subgraph is what lies between the spikes that enter and one population of neurons.
 
-What enters a part are whole numbers that a trace holds or gives (spikes, sums of spikes, words). So a part can be run
+What enters are whole numbers that a trace holds or gives (spikes, sums of spikes, words). So a subgraph can be run
 again on the inputs that another run gave it, by itself, and what it makes of them judged without what went wrong
 before it.
 """
@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from export.network import Network, Node, Readout
-from hardware.edges import edge_kinds, edges_by_node
 from hardware.equivalence.comparison import NODE_OF_LOGITS
-from hardware.trace import Trace
+from hardware.traces.edges import edge_kinds, edges_by_node
+from hardware.traces.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Subgraph:
     """One population of neurons, or the output, with all nodes between it and the spikes that it reads.
 
     Attributes
@@ -39,11 +39,11 @@ class Part:
 
     @property
     def spikes(self) -> bool:
-        """Whether the part ends in neurons."""
+        """Whether it ends in neurons."""
         return self.nodes[-1].operator.spikes
 
     def network(self, whole: Network) -> Network:
-        """Return the part as a network of its own.
+        """Return it as a network of its own.
 
         Raises
         ------
@@ -60,7 +60,7 @@ class Part:
         if whole.is_integer and self.spikes:
             readout = Readout(1.0, np.zeros(last.operator.out_features, np.int64))
         if whole.is_integer and source != whole.input_name:
-            limit = _most_spikes(whole, source)
+            limit = _largest_sent(whole, source)
         return replace(
             whole,
             nodes=self.nodes,
@@ -73,21 +73,23 @@ class Part:
         )
 
 
-def _most_spikes(network: Network, source: str) -> int:
-    """Return the largest number that a node of spikes, or a sum of such, can send."""
-    node = next(node for node in network.nodes if node.name == source)
-    return 1 if node.operator.spikes else sum(_most_spikes(network, name) for name in node.sources)
+def _largest_sent(network: Network, source: str) -> int:
+    """Return the largest magnitude of what a node of spikes, or a sum of such, can send."""
+    node = network.by_name[source]
+    if node.operator.traits.spike_range is not None:
+        return max(map(abs, node.operator.traits.spike_range))
+    return sum(_largest_sent(network, name) for name in node.sources)
 
 
-def parts_of(network: Network, spiking_input: bool = False) -> list[Part]:
-    """Return the parts of a network in topological order, the output's last.
+def subgraphs_of(network: Network, spiking_input: bool = False) -> list[Subgraph]:
+    """Return the subgraphs of a network in topological order, the output's last.
 
-    An output that shows spikes, or nothing but a sum of spikes, has no part of its own.
+    An output that shows spikes, or nothing but a sum of spikes, has none of its own.
     """
-    nodes = {node.name: node for node in network.nodes}
+    nodes = network.by_name
     kinds = edge_kinds(network, spiking_input)
 
-    def part(name: str, end: Node) -> Part:
+    def ending_in(end: Node, name: str) -> Subgraph:
         inside: dict[str, Node] = {}
         sources: list[str] = []
 
@@ -101,38 +103,38 @@ def parts_of(network: Network, spiking_input: bool = False) -> list[Part]:
             inside[node.name] = node
 
         visit(end)
-        return Part(name, tuple(inside.values()), tuple(sources))
+        return Subgraph(name, tuple(inside.values()), tuple(sources))
 
-    found = [part(node.name, node) for node in network.spiking_nodes]
+    found = [ending_in(node, node.name) for node in network.spiking_nodes]
     if kinds[network.output_source] == "analog":
-        found.append(part(NODE_OF_LOGITS, nodes[network.output_source]))
+        found.append(ending_in(nodes[network.output_source], NODE_OF_LOGITS))
     return found
 
 
-def parts_with_inputs(trace: Trace, network: Network) -> Iterator[tuple[Part, dict[str, np.ndarray]]]:
-    """Yield every part with what entered it in a run, in topological order.
+def subgraphs_with_inputs(trace: Trace, network: Network) -> Iterator[tuple[Subgraph, dict[str, np.ndarray]]]:
+    """Yield every subgraph with what entered it in a run, in topological order.
 
-    Inputs are ``(T, B, N, D)`` whole numbers by source; token ids are not among them. A part whose input the trace does
-    not hold (values that were fed to the graph) is left out.
+    Inputs are ``(T, B, N, D)`` whole numbers by source; token ids are not among them. A subgraph whose input the trace
+    does not hold (values that were fed to the graph) is left out.
 
     Raises
     ------
     TraceMismatchError
         The trace is not of this graph.
     """
-    parts = parts_of(network, network.input_name in trace.spikes)
-    ends = {part.nodes[-1].name: part for part in parts}
-    readers = Counter(source for part in parts for source in part.sources)
+    subgraphs = subgraphs_of(network, network.input_name in trace.spikes)
+    ends = {subgraph.nodes[-1].name: subgraph for subgraph in subgraphs}
+    readers = Counter(source for subgraph in subgraphs for source in subgraph.sources)
     held: dict[str, np.ndarray] = {}
     for node, edges in edges_by_node(trace, network):
         held.update((edge.source, edge.values) for edge in edges if edge.values is not None and readers[edge.source])
         if node.name not in ends:
             continue
-        part = ends[node.name]
-        needed = [s for s in part.sources if s != network.input_name or network.token_encoding is None]
+        subgraph = ends[node.name]
+        needed = [s for s in subgraph.sources if s != network.input_name or network.token_encoding is None]
         if all(source in held for source in needed):
-            yield part, {source: held[source] for source in needed}
-        for source in part.sources:
+            yield subgraph, {source: held[source] for source in needed}
+        for source in subgraph.sources:
             readers[source] -= 1
             if not readers[source]:
                 held.pop(source, None)

@@ -58,7 +58,8 @@ class Trace:
     Attributes
     ----------
     spikes : dict of str to ndarray
-        For each spiking node, in topological order, ``(T, B, N, D)`` uint8. Padding never spikes.
+        For each spiking node, in topological order, ``(T, B, N, D)`` whole numbers, 0 where it is silent, in the type
+        that `spike_type` gives its neurons: uint8 for spikes 0 and 1. Padding never spikes.
     logits : ndarray
         ``(B, C)``, mean of `outputs` over time; ``(B, N, C)`` for a graph that keeps its tokens; ``(B, 0)`` where none
         were recorded.
@@ -96,9 +97,9 @@ class Trace:
         return int(self.mask.sum())
 
     def firing_rate(self, node: str) -> float:
-        """Return the mean of a node's spikes over steps, real tokens and features."""
+        """Return the share of a node's neurons that fired, whatever they sent, over steps, real tokens and features."""
         spikes = self.spikes[node]
-        return float(spikes.sum()) / max(1, spikes.shape[0] * self.real_tokens * spikes.shape[-1])
+        return float(np.count_nonzero(spikes)) / max(1, spikes.shape[0] * self.real_tokens * spikes.shape[-1])
 
     def select(self, nodes: Iterable[str], logits: bool = True) -> Trace:
         """Return the trace of some nodes, in the order they stand here, with or without logits."""
@@ -249,6 +250,28 @@ class Trace:
             _check_array(self.outputs, f"{path}: outputs", (*self.outputs.shape[:1], *kept, *classes))
         if self.input_ids is not None:
             _check_array(self.input_ids, f"{path}: input_ids", self.mask.shape, "ui")
+
+
+def spike_type(low: int, high: int) -> np.dtype:
+    """Return the narrowest type that holds whole numbers from `low` to `high`, unsigned where none is negative."""
+    return np.dtype(np.min_scalar_type(min(low, -high - 1) if low < 0 else high))
+
+
+def whole_spikes(values: np.ndarray, where: str) -> np.ndarray:
+    """Return spikes that came as numbers of any kind in the narrowest type that holds them; `where` is for messages.
+
+    Raises
+    ------
+    TraceError
+        One is no whole number.
+    """
+    if values.dtype.kind not in "fbui":
+        raise TraceError(f"{where}: spikes are {values.dtype}; they must be whole numbers")
+    if values.dtype.kind == "f":
+        broken = ~np.isfinite(values) | (values != np.rint(values))
+        if broken.any():
+            raise TraceError(f"{where}: a spike of {values[broken][0]}; spikes are whole numbers")
+    return values.astype(spike_type(int(values.min(initial=0)), int(values.max(initial=0))))
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> Path:

@@ -2,6 +2,7 @@
 
 A trace holds spikes only. Everything spike-driven that a node reads follows from them: the spikes of its source, or the
 running sum of a residual stream. This is the one place where it is derived; counts, profiles and placement read it.
+What a neuron sends, 0 and 1 or other whole numbers, is its operator's `Traits.spike_range`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from typing import Literal
 import numpy as np
 
 from export.network import Network, Node
-from export.operators import PreviousStep, TokenMean, Total
 from hardware.errors import TraceMismatchError
-from hardware.trace import Trace
+from hardware.traces.trace import Trace, spike_type
 
 EdgeKind = Literal["binary", "graded", "analog", "tokens"]
-"""What an edge carries: spikes 0 or 1; whole numbers 0, 1, 2, …; numbers no trace knows; or the words of a sentence."""
+"""What an edge carries: spikes 0 or 1; other whole numbers, of either sign; numbers no trace knows; or the words of a
+sentence."""
 
 SPIKE_DRIVEN: tuple[EdgeKind, ...] = ("binary", "graded")
+BINARY = (0, 1)
+"""Least and greatest spike of a neuron that fires or does not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +40,8 @@ class Edge:
         layer norms, attention (scaled) and token means, and input values the trace does not hold. Tokens is the
         multi-hot input of a graph that reads token ids.
     values : ndarray or None
-        ``(T, B, N, D)`` whole numbers, unsigned and as narrow as their bound allows; None on analog and tokens edges.
+        ``(T, B, N, D)`` whole numbers; of a sum as narrow as what can come out allows, see `spike_type`; None on analog
+        and tokens edges.
     """
 
     source: str
@@ -78,39 +82,33 @@ def sums_of_spikes(trace: Trace, network: Network) -> Iterator[tuple[str, np.nda
     Whoever reads them, a node or only the output of the graph. Parameters and errors as of `edges_by_node`.
     """
     check_trace(trace, network)
-    return (
-        (node.name, sent)
-        for node, _, sent in _walk(trace, network)
-        if isinstance(node.operator, Total) and sent is not None
-    )
+    return ((node.name, sent) for node, _, sent in _walk(trace, network) if node.is_sum and sent is not None)
 
 
 def _walk(trace: Trace, network: Network) -> Iterator[tuple[Node, tuple[Edge, ...], np.ndarray | None]]:
     """Yield every node, the edges into it, and what it sends where that is spikes or a sum of them."""
     kinds = edge_kinds(network, spiking_input=network.input_name in trace.spikes)
-    readings = Counter(
-        source for node in network.nodes if not isinstance(node.operator, PreviousStep) for source in node.sources
-    )
+    readings = Counter(source for node in network.nodes if not node.is_previous_step for source in node.sources)
     values: dict[str, np.ndarray] = {}
-    bounds: dict[str, int] = {}
+    ranges: dict[str, tuple[int, int]] = {}
     if network.input_name in trace.spikes:
-        values[network.input_name] = trace.spikes[network.input_name]
-        bounds[network.input_name] = int(values[network.input_name].max(initial=0))
+        fed = values[network.input_name] = trace.spikes[network.input_name]
+        ranges[network.input_name] = int(fed.min(initial=0)), int(fed.max(initial=0))
     for node in network.nodes:
-        if isinstance(node.operator, PreviousStep):
+        if node.is_previous_step:
             (neuron,) = node.sources  # comes later, but the trace knows it already
-            values[node.name], bounds[node.name] = np.zeros_like(trace.spikes[neuron]), 1
+            values[node.name], ranges[node.name] = np.zeros_like(trace.spikes[neuron]), _spike_range(network, neuron)
             values[node.name][1:] = trace.spikes[neuron][:-1]
-            yield node, (Edge(neuron, node.name, "binary", trace.spikes[neuron]),), values[node.name]
+            yield node, (Edge(neuron, node.name, kinds[node.name], trace.spikes[neuron]),), values[node.name]
             continue
         edges = tuple(Edge(source, node.name, kinds[source], values.get(source)) for source in node.sources)
         if node.operator.spikes:
-            values[node.name], bounds[node.name] = trace.spikes[node.name], 1
-        elif isinstance(node.operator, Total) and kinds[node.name] == "graded":
+            values[node.name], ranges[node.name] = trace.spikes[node.name], _spike_range(network, node.name)
+        elif node.is_sum and kinds[node.name] == "graded":
             left, right = node.sources
-            bounds[node.name] = bounds[left] + bounds[right]
-            narrow = np.min_scalar_type(bounds[node.name])
-            values[node.name] = np.add(values[left], values[right], dtype=narrow, casting="unsafe")
+            low, high = ranges[left][0] + ranges[right][0], ranges[left][1] + ranges[right][1]
+            ranges[node.name] = low, high
+            values[node.name] = np.add(values[left], values[right], dtype=spike_type(low, high), casting="unsafe")
         yield node, edges, values.get(node.name)
         for source in node.sources:
             readings[source] -= 1
@@ -131,18 +129,26 @@ def edge_kinds(network: Network, spiking_input: bool = False) -> dict[str, EdgeK
     if network.token_encoding is not None:
         kinds[network.input_name] = "tokens"
     for node in network.nodes:
-        if node.operator.spikes or isinstance(node.operator, PreviousStep):
-            kinds[node.name] = "binary"
-        elif isinstance(node.operator, Total) and all(kinds[source] in ("binary", "graded") for source in node.sources):
+        if node.operator.spikes or node.is_previous_step:
+            (neuron,) = node.sources if node.is_previous_step else (node.name,)
+            kinds[node.name] = "binary" if _spike_range(network, neuron) == BINARY else "graded"
+        elif node.is_sum and all(kinds[source] in SPIKE_DRIVEN for source in node.sources):
             kinds[node.name] = "graded"
         else:
             kinds[node.name] = "analog"
     return kinds
 
 
+def _spike_range(network: Network, neuron: str) -> tuple[int, int]:
+    """Return the least and greatest spike that a spiking node sends."""
+    found = network.by_name[neuron].operator.traits.spike_range
+    assert found is not None, neuron
+    return found
+
+
 @dataclass(frozen=True)
 class RunningSums:
-    """Sums of spikes that grow by an addend each, as a residual stream does.
+    """Sums of spikes 0 and 1 that grow by an addend each, as a residual stream does.
 
     Attributes
     ----------
@@ -157,11 +163,11 @@ class RunningSums:
 
 
 def running_sums(network: Network) -> list[RunningSums]:
-    """Return the running sums of nothing but spikes; where one goes on in two ways, only the first of them."""
-    neurons = {node.name for node in network.spiking_nodes}
+    """Return the running sums of nothing but spikes 0 and 1; where one goes on in two ways, only the first of them."""
+    neurons = {node.name for node in network.spiking_nodes if _spike_range(network, node.name) == BINARY}
     found: dict[str, RunningSums] = {}  # by the last sum
     for node in network.nodes:
-        if not isinstance(node.operator, Total) or node.sources[1] not in neurons:
+        if not node.is_sum or node.sources[1] not in neurons:
             continue
         running, joining = node.sources
         if running in neurons:
@@ -185,8 +191,8 @@ def check_trace(trace: Trace, network: Network, largest_of: Callable[[str, np.nd
     Raises
     ------
     TraceMismatchError
-        A spiking node has no spikes in the trace, or spikes of another shape, or such that are not 0 or 1; or the trace
-        has a node the graph has not. The first such node is named.
+        A spiking node has no spikes in the trace, or spikes of another shape, or some that its neurons never send; or
+        the trace has a node the graph has not. The first such node is named.
     """
     expected = {node.name: node.operator.out_features for node in network.spiking_nodes}
     for name in trace.spikes:
@@ -215,16 +221,15 @@ def check_trace(trace: Trace, network: Network, largest_of: Callable[[str, np.nd
             raise TraceMismatchError(f"{name}: its spikes are {spikes.dtype}; expected whole numbers")
         smallest = int(spikes.min(initial=0)) if spikes.dtype.kind == "i" else 0
         largest = int(spikes.max(initial=0)) if largest_of is None else largest_of(name, spikes)
-        if smallest < 0 or (largest > 1 and name != network.input_name):
+        if name == network.input_name:
+            if smallest < 0:
+                raise TraceMismatchError(
+                    f"{name}: its values span {smallest} to {largest}; inputs in a trace are counts, 0 or more"
+                )
+            continue
+        low, high = _spike_range(network, name)
+        if smallest < low or largest > high:
+            sent = "0 or 1" if (low, high) == BINARY else f"whole numbers from {low} to {high}"
             raise TraceMismatchError(
-                f"{name}: its spikes span {smallest} to {largest}; a neuron of this graph sends 0 or 1"
+                f"{name}: its spikes span {smallest} to {largest}; a neuron of this graph sends {sent}"
             )
-
-
-def pooled_nodes(network: Network) -> set[str]:
-    """Return the nodes behind a token mean: they have one row a sentence in place of one a token."""
-    pooled: set[str] = set()
-    for node in network.nodes:
-        if isinstance(node.operator, TokenMean) or any(source in pooled for source in node.sources):
-            pooled.add(node.name)
-    return pooled

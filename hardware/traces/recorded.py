@@ -1,4 +1,4 @@
-"""Traces recorded elsewhere: our own files, plain .npz files of spikes by node, NIR's data layout; and their runner.
+"""Traces recorded elsewhere: our own files, plain .npz files of spikes by node, NIR's data layout.
 
 Whoever has a chip, or another simulator, brings its spikes in one of these layouts (``docs/equivalence.md`` describes
 them), and everything that compares runs takes the file in place of a runner.
@@ -14,9 +14,9 @@ import numpy as np
 from nir.data_ir import EventData, NIRGraphData, NIRNodeData, TimeGriddedData
 
 from export.network import INTEGER, Network
+from hardware.choices import PRECISIONS
 from hardware.errors import TraceError, TraceMismatchError
-from hardware.runners.runner import FLOAT_PRECISIONS, Runner, as_array
-from hardware.trace import POTENTIAL_SUFFIX, RESERVED_ARRAYS, Trace, largest_trace, read_arrays
+from hardware.traces.trace import POTENTIAL_SUFFIX, RESERVED_ARRAYS, Trace, largest_trace, read_arrays, whole_spikes
 
 EVENTS, SHAPE = ".events", ".shape"
 NIR_SPIKES, NIR_VOLTAGES = "spikes", "voltages"
@@ -47,7 +47,7 @@ def check_kind(trace: Trace, network: Network, path: str | Path) -> None:
         It says that it is of the other kind.
     """
     precision = str(trace.precision)
-    if precision not in (INTEGER, *FLOAT_PRECISIONS):
+    if precision not in PRECISIONS:
         return
     if (precision == INTEGER) != network.is_integer:
         kinds = ("a float graph", "an integer graph")
@@ -89,7 +89,8 @@ def _foreign(arrays: dict[str, np.ndarray], path: Path) -> Trace:
                 f"{path}: {node}.{NIR_SPIKES} numbers neurons without saying which token they stand for; add an array "
                 "'mask' (sentences, tokens)"
             )
-        found[node] = _from_neurons(observables[NIR_SPIKES], shape, f"{path}: {node}.{NIR_SPIKES}").astype(np.uint8)
+        where = f"{path}: {node}.{NIR_SPIKES}"
+        found[node] = whole_spikes(_from_neurons(observables[NIR_SPIKES], shape, where), where)
         if NIR_VOLTAGES in observables:
             found[f"{node}{POTENTIAL_SUFFIX}"] = _from_neurons(
                 observables[NIR_VOLTAGES], shape, f"{path}: {node}.{NIR_VOLTAGES}"
@@ -213,7 +214,7 @@ def trace_from_nir_data(data: NIRGraphData, mask: Any, **rest: Any) -> Trace:
     Raises
     ------
     TraceError
-        A node has no spikes, or other neurons than the mask has tokens for.
+        A node has no spikes, some that are no whole numbers, or other neurons than the mask has tokens for.
     """
     mask = np.asarray(mask) != 0
     spikes: dict[str, np.ndarray] = {}
@@ -227,15 +228,19 @@ def trace_from_nir_data(data: NIRGraphData, mask: Any, **rest: Any) -> Trace:
             found = node.observables[observable]
             if isinstance(found, EventData):
                 raise TraceError(
-                    f"{name}: its {observable} are events; put them on a grid with hardware.recorded.events_to_grid"
+                    f"{name}: its {observable} are events; put them on a grid with hardware.traces.recorded.events_to_grid"
                 )
             kept[name] = _from_neurons(found, mask.shape, f"{name}: {observable}")
     trace = {"logits": np.zeros((mask.shape[0], 0)), "membrane_potentials": potentials, **rest}
-    return Trace(spikes={name: value.astype(np.uint8) for name, value in spikes.items()}, mask=mask, **trace)
+    whole = {name: whole_spikes(value, f"{name}: {NIR_SPIKES}") for name, value in spikes.items()}
+    return Trace(spikes=whole, mask=mask, **trace)
 
 
 def trace_to_nir_data(trace: Trace, dt: float) -> NIRGraphData:
-    """Return a trace's spikes, and potentials where recorded, as NIR's data on a grid of `dt` seconds."""
+    """Return a trace's spikes, and potentials where recorded, as NIR's data on a grid of `dt` seconds.
+
+    Spikes of 0 and 1 are booleans there, as NIR has them; others stay the whole numbers they are.
+    """
 
     def grid(values: np.ndarray) -> TimeGriddedData:
         by_sample = np.moveaxis(values, 0, 1)
@@ -243,60 +248,9 @@ def trace_to_nir_data(trace: Trace, dt: float) -> NIRGraphData:
 
     nodes: dict[str, NIRGraphData | NIRNodeData] = {}
     for name, spikes in trace.spikes.items():
-        observables: dict[str, EventData | TimeGriddedData] = {NIR_SPIKES: grid(spikes != 0)}
+        is_binary = spikes.min(initial=0) >= 0 and spikes.max(initial=0) <= 1
+        observables: dict[str, EventData | TimeGriddedData] = {NIR_SPIKES: grid(spikes != 0 if is_binary else spikes)}
         if name in trace.membrane_potentials:
             observables[NIR_VOLTAGES] = grid(trace.membrane_potentials[name])
         nodes[name] = NIRNodeData(observables)
     return NIRGraphData(nodes)
-
-
-class RecordedRunner(Runner):
-    """Answers a run from a recorded trace: the next sentences of it, after checking that they are the ones asked for.
-
-    Parameters
-    ----------
-    trace : Trace
-    path : str or Path
-        For messages.
-    """
-
-    name = "recorded"
-
-    def __init__(self, trace: Trace, path: str | Path = "trace") -> None:
-        self.trace = trace
-        self.path = path
-        self.precision = str(trace.precision)
-        self._next = 0
-
-    def seek(self, sentence: int) -> None:
-        """Go on with this sentence."""
-        self._next = sentence
-
-    def run(self, inputs: Any, token_mask: Any = None) -> Trace:
-        """Return the next sentences.
-
-        Raises
-        ------
-        TraceMismatchError
-            There are no more, they are longer or shorter, or their words are others.
-        """
-        ids = as_array(inputs, "inputs")
-        mask = np.ones(ids.shape[:2], bool) if token_mask is None else as_array(token_mask, "token_mask") != 0
-        start, stop = self._next, self._next + len(ids)
-        sentences, tokens = self.trace.mask.shape
-        if stop > sentences:
-            raise TraceMismatchError(f"{self.path}: holds {sentences} sentences; sentence {stop - 1} is asked for")
-        if tokens < mask.shape[1] or self.trace.mask[start:stop, mask.shape[1] :].any():
-            longest = int(self.trace.mask[start:stop].sum(-1).max())
-            raise TraceMismatchError(
-                f"{self.path}: sentences {start} to {stop - 1} have up to {longest} tokens there, {mask.shape[1]} here"
-            )
-        found = self.trace.rows(start, stop, mask.shape[1])
-        if not np.array_equal(found.mask, mask):
-            row = start + int(np.argmax((found.mask != mask).any(-1)))
-            raise TraceMismatchError(f"{self.path}: sentence {row} has other real tokens there than here")
-        if found.input_ids is not None and (found.input_ids != ids)[mask].any():
-            row = start + int(np.argmax(((found.input_ids != ids) & mask).any(-1)))
-            raise TraceMismatchError(f"{self.path}: sentence {row} has other token ids there than here")
-        self._next = stop
-        return found
