@@ -56,6 +56,8 @@ ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENB
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 SHOWN_DIFFERENCES = 6
 """Of a job, below the table."""
+PRINTED_COLUMNS = 120
+"""Of a line where no terminal says how many it has."""
 LONGEST_VALUE = 60
 """Letters of a value that are shown."""
 
@@ -284,7 +286,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a minute: no Lava, and of the shipped checkpoints traces")
     parser.add_argument("--cache", type=Path, help="where to keep what a commit computed")
     words = parser.parse_args()
-    console, jobs = Console(highlight=False), chosen_jobs(words.only, words.quick)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PRINTED_COLUMNS)
+    jobs = chosen_jobs(words.only, words.quick)
     with tempfile.TemporaryDirectory(prefix="spikebert-unchanged-") as scratch:
         before = find(words.before.resolve(), jobs, words.cache, Path(scratch) / "before")
         after = find(words.after.resolve(), jobs, None, Path(scratch) / "after")
