@@ -156,7 +156,7 @@ class KernelLayer:
         self.address = ctypes.addressof(self._held)
 
 
-class Kernel:
+class IntegerKernel:
     """The functions of ``integer_kernel.c`` on torch tensors of the CPU, on the thread that calls."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -261,10 +261,10 @@ class Kernel:
 
 
 @lru_cache(maxsize=1)
-def load_kernel() -> Kernel | None:
+def load_kernel() -> IntegerKernel | None:
     """Return the kernel, built where it is not there yet; None where it cannot be."""
     library = load_library(SOURCE, NUMBERS)
-    return None if library is None else Kernel(library)
+    return None if library is None else IntegerKernel(library)
 
 
 def _tile_depth(inputs: int) -> int:

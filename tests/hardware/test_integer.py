@@ -40,7 +40,7 @@ from export.passes.intervals import value_intervals
 from export.token_encoding import TokenEncoding
 from hardware import compare, open_runner
 from hardware.errors import RunnerError
-from hardware.kernels.integer import Kernel, KernelLayer, KernelNorm, load_kernel
+from hardware.kernels.integer import IntegerKernel, KernelLayer, KernelNorm, load_kernel
 from hardware.runners.integer import IntegerRunner
 from hardware.runners.integer.in_torch import TorchNorm, even_exponent
 from hardware.runners.integer.workspace import Workspace
@@ -356,7 +356,7 @@ def test_batch_padding_and_time_steps_change_nothing(tiny_model, padded_batch) -
 
 
 @pytest.fixture(params=[False, True], ids=["vectors", "tiles"])
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> IntegerKernel:
     """The C kernel without and with the processor's tiles, where it has such."""
     found = load_kernel()
     if found is None:
@@ -368,7 +368,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> K
 
 
 @pytest.mark.parametrize("neuron", ["paper", "snntorch", "published", "loihi"])
-def test_the_c_kernel_computes_the_same(kernel: Kernel, make_model, padded_batch, neuron: str) -> None:
+def test_the_c_kernel_computes_the_same(kernel: IntegerKernel, make_model, padded_batch, neuron: str) -> None:
     ids, mask = padded_batch
     model = make_model(neuron=neuron, embedding_norm=True, hidden_size=32, intermediate_size=100)  # tiles, and parts
     graph = quantize(to_nir(model), (ids, mask))
@@ -389,7 +389,7 @@ def test_the_c_kernel_computes_the_same(kernel: Kernel, make_model, padded_batch
     assert found.states_different == 0 < found.states_compared
 
 
-def test_threads_that_share_the_c_kernel_share_no_memory(kernel: Kernel, make_model, padded_batch) -> None:
+def test_threads_that_share_the_c_kernel_share_no_memory(kernel: IntegerKernel, make_model, padded_batch) -> None:
     ids, mask = padded_batch
     with (
         open_runner(quantize(to_nir(make_model(hidden_size=32)), (ids, mask)), "integer", "integer") as opened,
@@ -687,7 +687,9 @@ def test_a_threshold_may_lie_between_whole_numbers_or_beyond_them(compiled: bool
 @pytest.mark.parametrize("head_size", [1, 3, 16, 17, 48, 64, 70, 80, 128])
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("largest", [1, 2, 5])
-def test_attention_in_c_is_the_sum_it_stands_for(kernel: Kernel, head_size: int, heads: int, largest: int) -> None:
+def test_attention_in_c_is_the_sum_it_stands_for(
+    kernel: IntegerKernel, head_size: int, heads: int, largest: int
+) -> None:
     """Heads of less and more than what is summed together, sentences of any length one behind the other.
 
     With numbers up to 2 sums of 63 tokens stay below 2^8, so that bytes hold them; with 5 they do not.
@@ -698,12 +700,12 @@ def test_attention_in_c_is_the_sum_it_stands_for(kernel: Kernel, head_size: int,
 
 
 @pytest.mark.parametrize("tokens", [64, 65, 255, 256])
-def test_attention_in_bytes_ends_where_a_byte_does(kernel: Kernel, tokens: int) -> None:
+def test_attention_in_bytes_ends_where_a_byte_does(kernel: IntegerKernel, tokens: int) -> None:
     """With spikes everywhere K^T V is the number of tokens, of which a byte holds 255."""
     _check_attention(kernel, np.ones((2, tokens, 3 * 2 * 32), np.int64), np.array([tokens]), 2, 1)
 
 
-def _check_attention(kernel: Kernel, x: np.ndarray, lengths: np.ndarray, heads: int, largest: int) -> None:
+def _check_attention(kernel: IntegerKernel, x: np.ndarray, lengths: np.ndarray, heads: int, largest: int) -> None:
     width = x.shape[-1] // 3
     spikes, tokens = torch.from_numpy(x).to(torch.int8), torch.from_numpy(lengths)
     found = kernel.attend(spikes, tokens, heads, width // heads, 4, largest).numpy()
@@ -720,7 +722,7 @@ def _check_attention(kernel: Kernel, x: np.ndarray, lengths: np.ndarray, heads: 
 @pytest.mark.parametrize("tokens", [1, 5, 16, 17, 33, 50])
 @pytest.mark.parametrize("constant", [False, True])
 def test_a_map_of_bytes_is_the_sums_it_stands_for(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, inputs: int, outputs: int, tokens: int, constant: bool
+    kernel: IntegerKernel, monkeypatch: pytest.MonkeyPatch, inputs: int, outputs: int, tokens: int, constant: bool
 ) -> None:
     """Maps that do not fill tiles, weights at their limits; of 50 tokens no more than a tile's are summed at a time.
 
@@ -759,7 +761,7 @@ def test_a_map_of_bytes_is_the_sums_it_stands_for(
 
 
 @pytest.mark.parametrize("inputs", [6, 8, 68])
-def test_a_map_that_no_tiles_suit_is_multiplied_all_the_same(kernel: Kernel, inputs: int) -> None:
+def test_a_map_that_no_tiles_suit_is_multiplied_all_the_same(kernel: IntegerKernel, inputs: int) -> None:
     """Its inputs are not a multiple of four, fewer than a quarter of a tile, or a multiple of no more than four."""
     rng = np.random.default_rng(0)
     affine = IntegerAffine(weight=rng.integers(-128, 128, (9, inputs), dtype=np.int8), bias=None, unit=np.ones(9))
@@ -844,7 +846,7 @@ print("stayed inside")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are guarded by a call of Linux")
-def test_the_c_kernel_stays_inside_what_it_is_given(kernel: Kernel) -> None:
+def test_the_c_kernel_stays_inside_what_it_is_given(kernel: IntegerKernel) -> None:
     """Behind everything that it reads and fills lies a page that nobody may touch."""
     command = [sys.executable, "-c", GUARDED, str(kernel.has_tiles)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -27,7 +27,7 @@ from export.operators import (
 )
 from export.operators.interval import Interval, largest_sum
 from export.operators.operator import FLOAT64_EXACT, OperatorType
-from hardware.kernels.integer import SUMS_BYTES, Kernel, KernelLayer, KernelNorm
+from hardware.kernels.integer import SUMS_BYTES, IntegerKernel, KernelLayer, KernelNorm
 from hardware.runners.integer.in_torch import INT32_EXACT, TorchNeurons, TorchNorm
 from hardware.runners.integer.layer import FLOAT32_EXACT, INT8_MAX, Run
 from hardware.runners.integer.packed_batch import PackedBatch
@@ -199,7 +199,7 @@ def _attention(node: Node, operator: IntegerSpikeAttention, kind: torch.dtype) -
     return run
 
 
-def _compiled_attention(node: Node, operator: IntegerSpikeAttention, kernel: Kernel, largest: int) -> Run:
+def _compiled_attention(node: Node, operator: IntegerSpikeAttention, kernel: IntegerKernel, largest: int) -> Run:
     def run(packed: PackedBatch) -> None:
         spikes = packed.values[node.sources[0]].to(torch.int8)
         packed.values[node.name] = kernel.attend(
@@ -229,7 +229,7 @@ def normalise(node: Node, operator: IntegerLayerNorm, planner: LayerPlanner) -> 
     return method, _norm_in_torch(node, operator, planner.workspace, read)
 
 
-def _compiled_norm(node: Node, operator: IntegerLayerNorm, kernel: Kernel) -> Run:
+def _compiled_norm(node: Node, operator: IntegerLayerNorm, kernel: IntegerKernel) -> Run:
     norm = KernelNorm(operator)
 
     def run(packed: PackedBatch) -> None:
@@ -331,7 +331,10 @@ def _of_kind(kind: type[OperatorType], nodes: tuple[Node, ...]) -> tuple[Node, O
 
 
 def _fire_in_c(
-    affine: IntegerAffine | None, norm: IntegerLayerNorm | None, neuron: IntegerLeakyIntegrateAndFire, kernel: Kernel
+    affine: IntegerAffine | None,
+    norm: IntegerLayerNorm | None,
+    neuron: IntegerLeakyIntegrateAndFire,
+    kernel: IntegerKernel,
 ) -> Fire:
     layer = KernelLayer(affine, norm, neuron)
     return lambda x, spikes, potentials: kernel.fire(layer, x, spikes, potentials)
@@ -360,7 +363,7 @@ def _fire_in_torch(
     return fire_some
 
 
-FAST_PATHS = RuleTable[FastPath]("the integer runner's fast paths")
+FAST_PATHS = RuleTable[FastPath]("fast integer path")
 FAST_PATHS.set(FastPath(add), Total)
 FAST_PATHS.set(FastPath(sum_tokens), TokenSum)
 FAST_PATHS.set(FastPath(compare), Heaviside)

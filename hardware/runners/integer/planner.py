@@ -15,7 +15,7 @@ from export.operators import RuleTable
 from export.operators.interval import Interval
 from export.operators.rules import Refusal
 from export.passes.intervals import value_intervals
-from hardware.kernels.integer import Kernel
+from hardware.kernels.integer import IntegerKernel
 from hardware.runners.integer.layer import Layer, Run
 from hardware.runners.integer.own_steps import own_steps
 from hardware.runners.integer.workspace import Workspace
@@ -51,7 +51,7 @@ class LayerPlanner:
     network : Network
     fast_paths : RuleTable of FastPath
     workspace : Workspace
-    kernel : Kernel or None
+    kernel : IntegerKernel or None
         The C kernel, where it is to be used.
 
     Attributes
@@ -63,7 +63,7 @@ class LayerPlanner:
     """
 
     def __init__(
-        self, network: Network, fast_paths: RuleTable[FastPath], workspace: Workspace, kernel: Kernel | None
+        self, network: Network, fast_paths: RuleTable[FastPath], workspace: Workspace, kernel: IntegerKernel | None
     ) -> None:
         self.network, self.workspace, self.kernel = network, workspace, kernel
         self._fast_paths = fast_paths

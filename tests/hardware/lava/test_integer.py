@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -32,11 +32,12 @@ from export.operators import (
     IntegerSpikeAttention,
     Operator,
     TokenSum,
+    Traits,
 )
 from export.token_encoding import TokenEncoding
 from hardware import Trace, compare, open_runner
 from hardware.errors import RunnerError
-from hardware.runners.lava.stock import own_nodes
+from hardware.runners.lava.stock import NO_STOCK_PROCESS, own_nodes
 from hardware.runners.lava.stock_share import stock_share
 from hardware.runners.lava.timing import arrivals, running_steps
 
@@ -274,6 +275,107 @@ def test_a_model_without_attention_is_stock_to_the_last_node(make_model, padded_
     assert share.spikes_stock == share.spikes > 0
     assert str(share).endswith(f"100.0 % of {share.spikes} spikes; nothing in ours")
     assert share.reasons() == []
+
+
+@dataclass(frozen=True, eq=False)
+class _Selects(Operator):
+    """Sends its second source where the sentence's sum of the first is above 0, else its third; a hop of synapses."""
+
+    name: ClassVar[str] = "selects"
+    traits: ClassVar[Traits] = replace(
+        IntegerSpikeAttention.traits, sources=3, mixes_tokens=True, remembers=False, latency=1
+    )
+    features: int
+
+    @property
+    def in_features(self) -> int:
+        return self.features
+
+    @property
+    def out_features(self) -> int:
+        return self.features
+
+    def step(self, x: Any, state: Any, token_mask: np.ndarray | None) -> np.ndarray:
+        first, second, third = x if token_mask is None else (part * token_mask for part in x)
+        return np.where(first.sum(-2, keepdims=True) > 0, 3 * second, third)
+
+    def interval(self, read: Any, tokens: int | None) -> None:
+        return None
+
+    def to_nir(self, dtype: Any, dt: float) -> Any:
+        raise NotImplementedError
+
+
+def _selecting() -> Network:
+    """Three ordered sources over paths of different lengths: stock synapses with a bias, a stock sum, and a neuron."""
+    rng = np.random.default_rng(5)
+
+    def affine(bias: bool = False, inputs: int = 2) -> IntegerAffine:
+        weight = rng.integers(-9, 10, (2, inputs)).astype(np.int8)
+        return IntegerAffine(weight=weight, bias=rng.integers(-5, 6, 2) if bias else None, unit=np.ones(2))
+
+    builder = NetworkBuilder("input", VOCABULARY + POSITIONS)
+    builder.add("embedding", affine(inputs=VOCABULARY + POSITIONS), "input")
+    first = builder.add("embedding_neuron", _lif(), "embedding")
+    second = builder.add("hop_neuron", _lif(), builder.add("hop", affine(), first))
+    biased = builder.add("biased", affine(bias=True), first)
+    total = builder.total((first, second), "selected")
+    builder.add("selected", _Selects(2), (biased, total, first))
+    builder.add("last", _lif(), "selected")
+    builder.add("sum", TokenSum(2), ("last", first))
+    return builder.network(
+        "output",
+        builder.add("classifier", affine(), "sum"),
+        token_encoding=TokenEncoding(VOCABULARY, POSITIONS),
+        time_steps=4,
+        readout=Readout(0.5, np.zeros(2, np.int64)),
+        max_tokens=POSITIONS,
+    )
+
+
+@lava
+@pytest.mark.parametrize("options", [{"granularity": "operator"}, {"granularity": "network"}, HARDWARE])
+def test_an_operator_without_a_row_is_a_process_of_ours_and_late_by_its_traits(options: dict[str, Any]) -> None:
+    """Each of its ordered sources has a port of its own; what a sum is made of adds up on one."""
+    network = _selecting()
+    trace = _check(network, 1, options)
+    assert trace.metadata["own_nodes"]["selected"] == (
+        "granularity 'network' runs many nodes in one process" if "network" in options.values() else NO_STOCK_PROCESS
+    )
+    assert 0.05 < trace.firing_rate("last") < 0.95
+    if options is HARDWARE:
+        assert set(trace.metadata["own_nodes"]) == {"selected"}
+        assert trace.metadata["latency"] == {
+            "embedding_neuron": 1,
+            "hop_neuron": 2,
+            "last": 3,
+            "classifier": 4,
+        }
+
+
+def test_an_ordered_source_that_the_chip_cannot_delay_so_long_is_refused_by_name() -> None:
+
+    def network(hops: int) -> Network:
+        builder = NetworkBuilder("input", 2)
+        first = last = builder.add("first", _square(1), "input")
+        for index in range(hops):
+            last = builder.add(f"hop{index}", _square(1), last)
+        builder.add("selected", _Selects(2), (last, last, first))
+        return builder.network("output", "selected", readout=Readout(1.0, np.zeros(2, np.int64)))
+
+    assert arrivals(network(DELAY_MAX), "hardware")["selected"] == DELAY_MAX + 2
+    with pytest.raises(ChipLimitError, match=r"selected: first would have to be delayed by 63 steps to meet hop62"):
+        arrivals(network(DELAY_MAX + 1), "hardware")
+
+
+def test_what_is_derived_from_a_stock_neuron_is_no_stock_neuron() -> None:
+    class Silent(IntegerLeakyIntegrateAndFire):
+        def step(self, x: Any, state: Any, token_mask: Any) -> np.ndarray:
+            return np.zeros_like(x)
+
+    parameters = _lif().parameters()
+    for timing in ("zero-latency", "hardware"):
+        assert own_nodes(_chain(_square(1), Silent(**parameters)), "integer", timing)["node1"] == NO_STOCK_PROCESS
 
 
 @lava

@@ -1,4 +1,4 @@
-"""The promise to operators that the integer runner never heard of: it computes them as the reference interpreter does.
+"""The promise to operators that no runner heard of: the integer runner and Lava compute them as the reference does.
 
 They are made here, each unlike any there is: one that mixes tokens, one that remembers without spikes, one of two
 ordered sources, poolings of every kind, one of graded spikes, one that reads words, and one derived from an operator
@@ -294,7 +294,25 @@ def test_an_operator_made_elsewhere_is_computed_as_the_reference_does(title: str
     mask = np.arange(6) < np.array([[6], [1], [4], [3]])
     for real in (mask, mask[:, ::-1], np.ones_like(mask)):
         if real[:, 0].all() or title not in PICK_THE_FIRST:
-            _check(network, inputs, real, compiled)
+            _check(network, inputs, real, "integer", compiled=compiled)
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize(
+    ("title", "granularity"),
+    [
+        ("mixes tokens", "block"),
+        ("two ordered sources that mix tokens", "operator"),
+        ("graded spikes", "operator"),
+        ("picks the greatest", "operator"),
+        ("remembers behind a pooling", "operator"),
+        ("mixes tokens in a cycle", "network"),
+    ],
+)
+def test_lava_computes_it_as_the_reference_does(title: str, granularity: str) -> None:
+    inputs = np.random.default_rng(0).integers(-60, 61, (5, 4, 6, FEATURES))
+    mask = np.arange(6) < np.array([[6], [1], [4], [3]])
+    _check(NETWORKS[title](), inputs, mask, "lava", granularity=granularity)
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, id="compiled")])
@@ -314,18 +332,18 @@ def test_an_operator_that_reads_words_is_computed_as_the_reference_does(compiled
     mask = np.arange(6) < np.array([[6], [1], [4], [3]])
     ids = np.random.default_rng(1).integers(0, 9, mask.shape)
     for real in (mask, np.ones_like(mask)):
-        _check(network, ids, real, compiled)
+        _check(network, ids, real, "integer", compiled=compiled)
 
 
-def _check(network: Network, inputs: np.ndarray, mask: np.ndarray, compiled: bool) -> None:
-    """Every spike, potential, logit and overflow of the integer runner against the reference interpreter's."""
-    if compiled and load_kernel() is None:
+def _check(network: Network, inputs: np.ndarray, mask: np.ndarray, runner: str, **options: Any) -> None:
+    """Every spike, potential, logit and overflow of a runner against the reference interpreter's."""
+    if options.get("compiled") and load_kernel() is None:
         pytest.skip("there is no C compiler")
-    traces = []
-    for runner, options in (("reference", {}), ("integer", {"compiled": compiled})):
-        with open_runner(network, runner, "integer", record_membrane_potentials=True, **options) as opened:
-            traces.append(opened.run(inputs, mask))
-    expected, found = traces
+    with (
+        open_runner(network, "reference", "integer", record_membrane_potentials=True) as reference,
+        open_runner(network, runner, "integer", record_membrane_potentials=True, **options) as opened,
+    ):
+        expected, found = reference.run(inputs, mask), opened.run(inputs, mask)
     assert expected.spikes.keys() == found.spikes.keys()
     for name, spikes in expected.spikes.items():
         assert 0.02 < (spikes != 0).mean() < 0.98, f"{name}: too quiet to show anything"
