@@ -28,13 +28,14 @@ from hardware.reports.files import write_csv_rows, write_json_object, write_whol
 from spikebert.checkpoint import DEFAULT_CHECKPOINT, WEIGHTS_FILE, checkpoint_sha256, load_model, load_tokenizer
 from spikebert.cli.application import data_directory
 from spikebert.cli.distill import progress_reports
-from spikebert.data import TASKS, TokenizedExamples, find_task, load_examples
+from spikebert.data import TokenizedExamples, load_examples
 from spikebert.distillation.model_card import RECORD_FILE
-from spikebert.distillation.task import TeacherUse, distill_task
-from spikebert.distillation.training import TrainingSettings
+from spikebert.distillation.settings import TeacherUse, TrainingSettings
+from spikebert.distillation.task import distill_task
 from spikebert.errors import SpikeBertError
 from spikebert.evaluation import evaluate
 from spikebert.provenance import run_record
+from spikebert.tasks import TASKS, find_task
 
 PUBLISHED: dict[str, dict[str, float]] = {
     # Tables 1 and 4 of arXiv 2308.15122, percent; SpikeBERT did not converge on cola and stsb, as the paper says

@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 
 from hardware.energy import EnergyModel, energy_model, energy_models, estimate_energy
 from hardware.energy.comparison import dense_pricing, energy_by_component, firing_rate, scale_firing
-from hardware.energy.figures import (
+from hardware.energy.models.memory import MemoryModel
+from hardware.errors import TraceMismatchError
+from hardware.reports.energy_figures import (
     Bar,
     BreakEvenPanel,
     Curve,
@@ -21,8 +23,6 @@ from hardware.energy.figures import (
     paint_components,
     paint_sensitivity,
 )
-from hardware.energy.models.memory import MemoryModel
-from hardware.errors import TraceMismatchError
 from hardware.reports.pictures import draw, safe_label
 
 DRAWN_MODELS = ("horowitz-fp32", "memory-int8")

@@ -25,10 +25,10 @@ from matplotlib.figure import Figure
 from hardware.energy import energy_models, estimate_energy
 from hardware.energy.baselines import BASELINES, TransformerBaseline
 from hardware.energy.comparison import EnergyComparison, firing_rate
-from hardware.energy.figures import SensitivityPanel
 from hardware.energy.models.paper import dense_energy_mj
 from hardware.energy.published import check, implied_firing_rate, published_rows
-from hardware.energy.report import (
+from hardware.reports.energy_figures import SensitivityPanel
+from hardware.reports.energy_report import (
     DASH,
     Picture,
     ReportTable,

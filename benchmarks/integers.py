@@ -3,8 +3,8 @@
     python benchmarks/integers.py [CHECKPOINT] [--fine-tuned CHECKPOINT] [--task sst2] [--data-dir DATA] [--limit N]
 
 Scales are chosen on the first sentences of the task's training split, scores are on its dev split. Prints the table and
-writes results/integers.json. `--fine-tuned` is what `spikebert distill task --integer` made of the checkpoint; it is
-scored in float and in integers beside it.
+writes results/integers.json. `--fine-tuned` is what `spikebert distill task --precision integer` made of the
+checkpoint; it is scored in float and in integers beside it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
 from spikebert.cli.application import data_directory
 from spikebert.cli.evaluate import predict_in_integers
 from spikebert.cli.quantization import CALIBRATION_SENTENCES, read_calibration
-from spikebert.data import TokenizedExamples, find_task, load_examples
+from spikebert.data import TokenizedExamples, load_examples
 from spikebert.evaluation import predict
 from spikebert.provenance import run_record
+from spikebert.tasks import find_task
 
 RESULTS = Path("results/integers.json")
 WAYS: dict[str, dict[str, Any]] = {
@@ -68,7 +69,7 @@ def main() -> None:
             floats = predict(scored, examples, on_batch=advance)
             answers = floats.argmax(-1)
             rows.append({"weights": f"{prefix}float32", task.metric: task.score(floats, labels), "same_answer": 1.0})
-            graph = parse_graph(to_nir(scored))  # type: ignore[arg-type]
+            graph = parse_graph(to_nir(scored))
             for name, options in ways.items():
                 integer_graph, report = quantize_with_report(graph, ids, **options)
                 with open_runner(integer_graph, "integer", "integer", record_spikes=False) as runner:

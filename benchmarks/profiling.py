@@ -23,12 +23,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from transformers import PreTrainedModel
 
 from export import to_nir
 from export.nir_graph.reader import parse_graph
-from hardware.counting_kernel import load_kernel
 from hardware.energy.counts import OperationCounter
 from hardware.firing import Firing
+from hardware.kernels.counting import load_kernel
 from hardware.profiler import COLLECTIONS, Profiler
 from hardware.reports.files import write_json_object
 from hardware.runners import open_runner
@@ -66,7 +67,6 @@ def main() -> None:
     cases = []
     for name in SHIPPED:
         shipped = load_model(name)
-        assert isinstance(shipped, SpikeBertForSequenceClassification)
         cases += [(name, shipped, 8, 32), (name, shipped, 32, 64)]
     if arguments.base:
         base = SpikeBertForSequenceClassification(SpikeBertConfig(vocab_size=2000, **BASE)).eval()
@@ -90,7 +90,7 @@ def main() -> None:
 
 def measure(
     title: str,
-    model: SpikeBertForSequenceClassification,
+    model: PreTrainedModel,
     sentences: int,
     tokens: int,
     rounds: int,

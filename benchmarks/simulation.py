@@ -35,15 +35,15 @@ import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers import PreTrainedModel
 
 from export import quantize, to_nir
 from export.network import Network
 from export.nir_graph.reader import parse_graph
 from export.operators import Affine
 from hardware import open_runner
-from hardware.runners.integer_kernel import load_kernel
+from hardware.kernels.integer import load_kernel
 from hardware.runners.runner import Runner
-from spikebert import SpikeBertForSequenceClassification
 from spikebert.neuron import SpikingNeuron
 
 RESULTS = Path("results/simulation.json")
@@ -58,7 +58,7 @@ class Case:
 
     Attributes
     ----------
-    model : SpikeBertForSequenceClassification
+    model : PreTrainedModel
     integer : Network
         The model's graph, quantized.
     ids : ndarray
@@ -67,7 +67,7 @@ class Case:
         Whether rows that compile may.
     """
 
-    model: SpikeBertForSequenceClassification
+    model: PreTrainedModel
     integer: Network
     ids: np.ndarray
     compile: bool

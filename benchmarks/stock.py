@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from hardware.reports.files import write_json_object
+from spikebert.choices import ATTENTIONS
 from spikebert.cli import main as command_line
 from spikebert.cli.application import data_directory
-from spikebert.configuration import ATTENTIONS
-from spikebert.data import find_task
 from spikebert.distillation.teacher import load_teacher_with_head
 from spikebert.provenance import run_record
+from spikebert.tasks import find_task
 
 TASK = "sst2"
 RECIPE = (
@@ -107,10 +107,10 @@ def measure(attention: str, checkpoint: Path, data: Path, verified: int) -> dict
     task = (checkpoint, "--task", TASK, "--data-dir", data)
     scores = {
         precision: spikebert("evaluate", *task, *option)
-        for precision, option in (("float", ()), ("integer", ("--integer",)))
+        for precision, option in (("float", ()), ("integer", ("--precision", "integer")))
     }
     energy = spikebert("energy", *task, "--limit", ENERGY_SENTENCES, "--model", *ENERGY_MODELS)
-    lava = ("--against", "lava", "--precision", "integer", "--timing", "hardware")
+    lava = ("--against", "lava:hardware", "--precision", "integer")
     found = spikebert("verify", *task, "--limit", verified, *lava)
     record = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
     return {

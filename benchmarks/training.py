@@ -36,6 +36,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from training_baselines import Baseline, SnnTorchLoop, SpikingJellyMultiStep
+from transformers import PreTrainedModel
 
 from hardware.reports.files import write_json_object
 from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification
@@ -145,7 +146,7 @@ def logits_of(model: nn.Module, inputs: Inputs) -> Tensor:
     return said if isinstance(said, Tensor) else said.logits
 
 
-def check_agreement(name: str, ours: SpikeBertForSequenceClassification, baseline: Baseline, inputs: Inputs) -> float:
+def check_agreement(name: str, ours: PreTrainedModel, baseline: Baseline, inputs: Inputs) -> float:
     """Return the largest difference of any gradient, in float64, having seen that both are one model.
 
     Raises
@@ -178,7 +179,7 @@ def training_step(model: nn.Module, inputs: Inputs) -> Step:
     return forward_backward, optimizer.step
 
 
-def best_training_step(model: SpikeBertForSequenceClassification, inputs: Inputs) -> Step:
+def best_training_step(model: PreTrainedModel, inputs: Inputs) -> Step:
     """Return a step as `spikebert distill --compile` takes it."""
     for module in model.modules():
         if isinstance(module, SpikingNeuron):

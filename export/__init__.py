@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         OnnxFileError,
         UnsupportedOperatorError,
     )
-    from export.from_spikebert import to_nir
+    from export.exporters import register_exporter, to_nir
     from export.network import Network
     from export.netx import read_netx, write_netx
     from export.nir_file import read_nir, write_nir
@@ -32,7 +32,8 @@ _HOMES = {
     "NirFileError": "export.errors",
     "OnnxFileError": "export.errors",
     "UnsupportedOperatorError": "export.errors",
-    "to_nir": "export.from_spikebert",
+    "register_exporter": "export.exporters",
+    "to_nir": "export.exporters",
     "Network": "export.network",
     "build_graph": "export.nir_graph.writer",
     "parse_graph": "export.nir_graph.reader",
@@ -62,6 +63,7 @@ __all__ = [
     "quantize_with_report",
     "read_netx",
     "read_nir",
+    "register_exporter",
     "to_nir",
     "to_onnx",
     "write_netx",
@@ -75,3 +77,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

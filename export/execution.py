@@ -6,7 +6,7 @@ integer simulator and the calibration of `quantize` run cycles with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class NodeExecution:
     needed : iterable of str, optional
         Nodes whose output is read behind a step; all others are let go of once their last reader has run. All are kept
         by default.
+    pooled : collection of str, optional
+        Nodes that send one vector a sentence, see `export.network.Network.pooled`: no mask holds for who reads them.
 
     Attributes
     ----------
@@ -46,10 +48,12 @@ class NodeExecution:
         dtype: DTypeLike,
         record: SpikeRecorder | None = None,
         needed: Iterable[str] | None = None,
+        pooled: Collection[str] = (),
     ) -> None:
         self.dtype = np.dtype(dtype)
         self.nodes = [Node(node.name, node.operator.cast(self.dtype), node.sources) for node in nodes]
         self.record = record
+        self._reads_sentences = {node.name for node in self.nodes if node.sources[0] in pooled}
         self.states: dict[str, Any] = {}
         last_reader = {name: node.name for node in self.nodes for name in (node.name, *node.sources)}
         kept = set(last_reader) if needed is None else set(needed)
@@ -79,7 +83,8 @@ class NodeExecution:
             Multi-hot indices ``(K, ..., N)``, gathered by nodes whose source is not in `values`: the graph's input.
         """
         for node in self.nodes:
-            values[node.name] = self._compute(node, values, token_mask, hot_inputs)
+            mask = None if node.name in self._reads_sentences else token_mask
+            values[node.name] = self._compute(node, values, mask, hot_inputs)
             for name in self._done_with[node.name]:
                 values.pop(name, None)
         for node in self.nodes:

@@ -1,32 +1,22 @@
-"""SpikeBERT -> NIR: the one place that knows how the model's modules become nodes.
+"""SpikeBERT -> network: the one place that knows how the model's modules become nodes.
 
 Node names are those the model records its spikes under (``spikebert.modeling`` owns them).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from importlib.metadata import version
-from typing import Any
-
-import nir
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from export.errors import UnsupportedOperatorError
-from export.network import NetworkBuilder
-from export.nir_graph.writer import build_graph
-from export.operators import DEFAULT_DT, Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire, SpikeAttention, TokenMean
-from export.operators.operator import Operator
+from export.from_modules import ArrayReader, affine_of, layer_norm_of, neuron_of, view_weight
+from export.network import Network, NetworkBuilder
+from export.operators import Affine, SpikeAttention, TokenMean
 from export.token_encoding import TokenEncoding
 from spikebert.modeling import (
     CLASSIFIER,
     EMBEDDING,
     FINAL_NORM,
     TOKEN_MEAN,
-    NamedNeuron,
     SpikeBertBlock,
     SpikeBertEmbeddings,
     SpikeBertForSequenceClassification,
@@ -34,61 +24,24 @@ from spikebert.modeling import (
     SpikingSelfAttention,
     block_prefix,
 )
-from spikebert.neuron import Heaviside as HeavisideModule
-from spikebert.norms import GroupedLayerNorm, Norm
-
-PRECISIONS = ("float32", "float64")
-ArrayReader = Callable[[Tensor], np.ndarray]
+from spikebert.recording import NamedNeuron
 
 
-def to_nir(
-    model: SpikeBertForSequenceClassification,
-    precision: str | None = None,
-    dt: float = DEFAULT_DT,
-    metadata: dict[str, Any] | None = None,
-    copy: bool = True,
-) -> nir.NIRGraph:
-    """Write a model as a NIR graph.
-
-    Parameters
-    ----------
-    model : SpikeBertForSequenceClassification
-    precision : {"float32", "float64"}, optional
-        Type of the weights in the graph; the model's own by default.
-    dt : float
-        Seconds a time step stands for; it changes no spike.
-    metadata : dict, optional
-        What else the graph should say about itself (str, number or bool values), such as a checkpoint's hash.
-    copy : bool
-        Whether the graph has weights of its own. Without, those that need no conversion are the model's memory: enough
-        for a graph that is written and let go of, but whoever trains the model on changes the graph too.
-
-    Returns
-    -------
-    nir.NIRGraph
-        Its nodes have the names of ``model(..., output_spikes=True).spikes``; shapes are per token.
+def spikebert_network(model: SpikeBertForSequenceClassification, read: ArrayReader) -> Network:
+    """Return a model's network, see ``export.exporters``.
 
     Raises
     ------
     UnsupportedOperatorError
         The model has something NIR has no place for.
     """
-    if not isinstance(model, SpikeBertForSequenceClassification):
-        raise UnsupportedOperatorError(
-            f"{type(model).__name__} cannot be written as NIR; expected SpikeBertForSequenceClassification"
-        )
-    own = {"torch.float32": "float32", "torch.float64": "float64"}.get(str(model.dtype), "float32")
-    precision = own if precision is None else precision
-    if precision not in PRECISIONS:
-        raise UnsupportedOperatorError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     config, encoder = model.config, model.spikebert
     embeddings = encoder.embeddings
-    read = _copy if copy else _view
     encoding, table = _embedding_table(embeddings, read)
     builder = NetworkBuilder("input", encoding.width)
     last = builder.add(EMBEDDING, Affine(table), "input")
     if embeddings.norm is not None:
-        last = builder.add(f"{EMBEDDING}_norm", _layer_norm(f"{EMBEDDING}_norm", embeddings.norm), last)
+        last = builder.add(f"{EMBEDDING}_norm", layer_norm_of(f"{EMBEDDING}_norm", embeddings.norm), last)
     stream = [_add_neuron(builder, embeddings.neuron, config.hidden_size, last)]
     for index, block in enumerate(encoder.blocks):
         assert isinstance(block, SpikeBertBlock)
@@ -98,58 +51,22 @@ def to_nir(
         hidden = _add_projection(builder, f"{prefix}intermediate", block.intermediate, stream, read)
         stream = [*stream, _add_projection(builder, f"{prefix}output", block.output, [hidden], read)]
     if encoder.final_norm is not None:
-        stream = [builder.add(FINAL_NORM, _layer_norm(FINAL_NORM, encoder.final_norm), stream)]
+        stream = [builder.add(FINAL_NORM, layer_norm_of(FINAL_NORM, encoder.final_norm), stream)]
     last = builder.add(TOKEN_MEAN, TokenMean(config.hidden_size), stream)
-    last = builder.add(CLASSIFIER, _affine(model.classifier, read), last)
-    network = builder.network(
+    last = builder.add(CLASSIFIER, affine_of(model.classifier, read), last)
+    return builder.network(
         "output",
         last,
         token_encoding=encoding,
         time_steps=config.time_steps,
-        dt=dt,
         attend_to_padding=config.attend_to_padding,
-        metadata={
-            "producer": f"spikebert {version('spikebert')}",
-            "nir_version": version("nir"),
-            "model_config": json.dumps(config.to_diff_dict(), default=str),
-            "labels": json.dumps({str(index): str(label) for index, label in (config.id2label or {}).items()}),
-            **({} if config.padded_length is None else {"padded_length": config.padded_length}),
-            **(metadata or {}),
-        },
     )
-    return build_graph(network, precision)
-
-
-def _view(tensor: Tensor) -> np.ndarray:
-    """Return a tensor in its own precision, float32 for anything narrower; `build_graph` stores what is asked."""
-    tensor = tensor.detach().cpu()
-    return (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()
-
-
-def _copy(tensor: Tensor) -> np.ndarray:
-    """Return a copy of it."""
-    return _view(tensor).copy()
-
-
-def _affine(linear: nn.Linear, read: ArrayReader) -> Affine:
-    return Affine(read(linear.weight), None if linear.bias is None else read(linear.bias))
-
-
-def _layer_norm(name: str, norm: Norm) -> LayerNorm:
-    if not isinstance(norm, GroupedLayerNorm):
-        # its fixed scale and shift belong into the weights; folded here, the graph would round unlike the model
-        raise UnsupportedOperatorError(
-            f"{name} is a {type(norm).__name__}, which NIR has no node for; fold it into the weights first: "
-            "spikebert fold CHECKPOINT -o FOLDED, or spikebert.norms.fold_norms(model)"
-        )
-    return LayerNorm(_copy(norm.weight), _copy(norm.bias), float(norm.eps), norm.groups)
 
 
 def _embedding_table(embeddings: SpikeBertEmbeddings, read: ArrayReader) -> tuple[TokenEncoding, np.ndarray]:
     if embeddings.previous_word_projection is not None:
         raise UnsupportedOperatorError(
-            "the projection of previous words is no table; fold it first: spikebert fold CHECKPOINT -o FOLDED, or "
-            "spikebert.norms.fold_norms(model)"
+            "the projection of previous words is no table; fold it first: spikebert fold CHECKPOINT -o FOLDED"
         )
     words, previous, positions = (
         embeddings.word_embeddings,
@@ -159,7 +76,7 @@ def _embedding_table(embeddings: SpikeBertEmbeddings, read: ArrayReader) -> tupl
     tables = [table.weight for table in (words, previous, positions) if table is not None]
     before_first = getattr(previous, "padding_idx", None)
     encoding = TokenEncoding(len(words.weight), 0 if positions is None else len(positions.weight), before_first)
-    return encoding, (np.concatenate([_view(table) for table in tables]) if tables[1:] else read(tables[0])).T
+    return encoding, (np.concatenate([view_weight(table) for table in tables]) if tables[1:] else read(tables[0])).T
 
 
 def _add_attention(
@@ -175,30 +92,11 @@ def _add_attention(
 def _add_projection(
     builder: NetworkBuilder, name: str, projection: SpikingProjection, sources: list[str], read: ArrayReader
 ) -> str:
-    last = builder.add(f"{name}_affine", _affine(projection.affine, read), sources)
+    last = builder.add(f"{name}_affine", affine_of(projection.affine, read), sources)
     if projection.norm is not None:
-        last = builder.add(f"{name}_norm", _layer_norm(f"{name}_norm", projection.norm), last)
+        last = builder.add(f"{name}_norm", layer_norm_of(f"{name}_norm", projection.norm), last)
     return _add_neuron(builder, projection.neuron, projection.affine.out_features, last)
 
 
 def _add_neuron(builder: NetworkBuilder, named: NamedNeuron, features: int, source: str) -> str:
-    return builder.add(named.name, _neuron(named, features), source)
-
-
-def _neuron(named: NamedNeuron, features: int) -> Operator:
-    if isinstance(named.neuron, HeavisideModule):
-        return Heaviside(np.zeros(features), named.neuron.fire_on_equal)
-    parameters = named.neuron.parameters_of_neuron
-    if parameters.initial_membrane_potential != 0:
-        raise UnsupportedOperatorError(
-            f"{named.name}: starts at a membrane potential of {parameters.initial_membrane_potential}; NIR and Lava "
-            "have no place for that, only for 0"
-        )
-    return LeakyIntegrateAndFire(
-        beta=np.full(features, parameters.beta),
-        tau=np.full(features, parameters.tau),
-        threshold=np.full(features, parameters.threshold),
-        reset=parameters.reset,
-        decay_input=parameters.decay_input,
-        fire_on_equal=parameters.fire_on_equal,
-    )
+    return builder.add(named.name, neuron_of(named, features), source)

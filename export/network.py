@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from export.errors import GraphError, UnsupportedOperatorError
-from export.nir_graph.recurrence import cycle_through
 from export.operators import DEFAULT_DT, PREVIOUS_STEP, SUM, Operator, PreviousStep, Total
+from export.recurrence import cycle_through
 from export.token_encoding import TokenEncoding
 
 FORMAT = "spikebert-nir"

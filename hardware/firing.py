@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from export.network import Network
-from hardware.counting_kernel import SpikeSums, add_up_spikes
 from hardware.edges import check_trace
 from hardware.errors import TraceError, TraceMismatchError
+from hardware.kernels.counting import SpikeSums, add_up_spikes
 from hardware.trace import Trace
 
 

@@ -18,15 +18,12 @@ from numpy.typing import NDArray
 from export.network import Network
 from export.nir_graph.reader import parse_graph
 from export.operators import SpikeAttention
+from hardware.choices import COLLECTIONS
 from hardware.edges import sums_of_spikes
 from hardware.errors import TraceError, TraceMismatchError
 from hardware.firing import Firing, NodeFiring
 from hardware.trace import Trace
 from spikebert.errors import ConfigurationError
-
-COLLECTIONS = ("heads", "histogram", "persistence")
-"""What a profiler collects only when asked: rates by attention head, how often each value occurs (and in the residual
-stream), how often a neuron that fired fires again."""
 
 LARGEST_COUNTED_VALUE = (1 << 16) - 1
 """A histogram has one counter per value; this bounds its memory."""

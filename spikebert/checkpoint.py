@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import cached_file, logging
 
 from spikebert.errors import CheckpointError
-from spikebert.modeling import CLASSIFIER, SpikeBertForSequenceClassification  # registers SpikeBERT with Auto classes
+from spikebert.families import find_family  # registers them with transformers' Auto classes
 from spikebert.provenance import file_sha256
 
 DEFAULT_CHECKPOINT = "default"
@@ -100,6 +100,20 @@ def resolve_checkpoint(name: str | Path) -> str:
     )
 
 
+def load_config(name: str | Path) -> PreTrainedConfig:
+    """Read a checkpoint's configuration, and nothing else of it.
+
+    Raises
+    ------
+    CheckpointError
+        It is missing or damaged.
+    """
+    source = resolve_checkpoint(name)
+    with _reading(source):
+        _check_text_files(source)
+        return AutoConfig.from_pretrained(source, **LOCAL_CODE_ONLY)
+
+
 def load_model(name: str | Path, encoder_allowed: bool = False) -> PreTrainedModel:
     """Load a classifier for evaluation, in float32.
 
@@ -123,8 +137,7 @@ def load_model(name: str | Path, encoder_allowed: bool = False) -> PreTrainedMod
             source, output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32, **LOCAL_CODE_ONLY
         )
     problems = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    of_classifier = sorted(key for key in model.state_dict() if key.startswith(f"{CLASSIFIER}."))
-    encoder = isinstance(model, SpikeBertForSequenceClassification) and problems["missing_keys"] == of_classifier
+    encoder = find_family(model) is not None and problems["missing_keys"] == head_parameters(model)
     if encoder and not encoder_allowed:
         raise CheckpointError(
             f"{source} is an encoder without a classifier; spikebert distill task --student {source} trains one for it"
@@ -136,6 +149,11 @@ def load_model(name: str | Path, encoder_allowed: bool = False) -> PreTrainedMod
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"{source}: {key} in {WEIGHTS_FILE} holds values that are not finite")
     return (model.base_model if encoder else model).eval()
+
+
+def head_parameters(model: PreTrainedModel) -> list[str]:
+    """Return the names of a classifier's weights that are not its encoder's, in alphabetical order."""
+    return sorted(key for key in model.state_dict() if not key.startswith(f"{model.base_model_prefix}."))
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:

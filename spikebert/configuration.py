@@ -6,9 +6,19 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from spikebert.choices import (
+    ATTENTIONS,
+    BATCH,
+    EMBEDDING_NEURONS,
+    LAYER,
+    NONE,
+    NORMS,
+    POWER,
+    PREVIOUS_WORDS,
+    SPIKING,
+)
 from spikebert.errors import ConfigurationError
 from spikebert.neuron import NeuronParameters, is_finite, neuron_preset
-from spikebert.norms import BATCH, LAYER, NONE, NORMS, POWER
 from spikebert.surrogate import surrogate_gradient
 
 SIZES = (
@@ -22,12 +32,7 @@ SIZES = (
 )
 PAPER_ATTENTION_THRESHOLD = 0.25  # section 4.2
 STATISTICS_ATTENTION_THRESHOLD = 2.0  # with norms by statistics nearly every attention neuron would fire at 0.25
-EMBEDDING_NEURONS = ("heaviside", "lif")
-SPIKING, NO_ATTENTION = "spiking", "none"
-ATTENTIONS = (SPIKING, NO_ATTENTION)
 POSITION_EMBEDDING_TYPES = ("none", "absolute")
-PROJECTED, TABLE = "projected", "table"
-PREVIOUS_WORDS = (NONE, PROJECTED, TABLE)
 
 
 class SpikeBertConfig(PreTrainedConfig):

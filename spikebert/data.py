@@ -1,13 +1,12 @@
-"""Tasks as rows of a table, their text from a folder or the Hugging Face hub, their metrics, and batches of both.
+"""The text of a task from a folder or the Hugging Face hub, tokenized, in batches.
 
-This is where the road begins: what training and evaluation know about a data set is its `Task` here, so that another
-set is another row. Nothing in this file knows a model.
+This is where the road begins; which tasks there are stands in ``tasks.py``. Nothing in this file knows a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spikebert.errors import ConfigurationError, DataError, MissingDependencyError
+from spikebert.tasks import SPLITS, Task
 
-SPLITS = ("train", "dev", "test")
 LABEL_COLUMN = "label"
 BATCHES_PER_BUCKET = 50  # sentences of this many batches are sorted by length together: little padding, still shuffled
 
@@ -28,168 +27,6 @@ class Example(NamedTuple):
 
     texts: tuple[str, ...]
     label: float | None  # a class index as a whole number, or a value of a regression; None where nobody gave one
-
-
-@dataclass(frozen=True)
-class HubSource:
-    """Where the Hugging Face hub keeps a task.
-
-    Attributes
-    ----------
-    path, name : str
-        What ``datasets.load_dataset`` is called with; `name` is the configuration, if any.
-    text_columns : tuple of str
-        The set's own names of the task's text columns.
-    splits : mapping of str to str
-        Our split names to the set's; a split that is absent here is absent there.
-    """
-
-    path: str
-    name: str | None = None
-    text_columns: tuple[str, ...] = ("sentence",)
-    splits: Mapping[str, str] = field(
-        default_factory=lambda: {"train": "train", "dev": "validation", "test": "test"}, hash=False
-    )
-
-
-def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of `predictions` ``(n,)`` equal to `labels` ``(n,)``."""
-    return float(np.mean(predictions == labels))
-
-
-def matthews_correlation(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Return the Matthews correlation of two binary arrays ``(n,)``, which is Pearson's; 0 if one is constant."""
-    return _pearson(predictions, labels)
-
-
-def f1_score(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Return the harmonic mean of precision and recall of class 1, for arrays ``(n,)``; 0 without a true positive."""
-    true_positives = np.sum((predictions == 1) & (labels == 1))
-    either = np.sum(predictions == 1) + np.sum(labels == 1)
-    return float(2 * true_positives / either) if either else 0.0
-
-
-def spearman_correlation(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Return Spearman's rank correlation of two arrays ``(n,)``, ties sharing their mean rank."""
-    return _pearson(_mean_ranks(predictions), _mean_ranks(labels))
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = x - np.mean(x), y - np.mean(y)
-    scale = np.sqrt(np.sum(x * x) * np.sum(y * y))
-    return float(np.sum(x * y) / scale) if scale else 0.0
-
-
-def _mean_ranks(values: np.ndarray) -> np.ndarray:
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last_rank = np.cumsum(counts)
-    return (last_rank - (counts - 1) / 2)[group]
-
-
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": accuracy,
-    "matthews_correlation": matthews_correlation,
-    "f1": f1_score,
-    "spearman_correlation": spearman_correlation,
-}
-
-
-@dataclass(frozen=True)
-class Task:
-    """What training and evaluation need to know about a data set.
-
-    Attributes
-    ----------
-    name : str
-        Its name on the command line and of its folder.
-    labels : tuple of str
-        Names of the classes in the order of their numbers; empty for a regression.
-    metric : str
-        Key of `METRICS`.
-    text_columns : tuple of str
-        One column, or two for pairs.
-    label_range : tuple of float, optional
-        Least and greatest value of a regression's label.
-    hub : HubSource, optional
-        Where the hub keeps it; None where no copy there has the splits.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    metric: str = "accuracy"
-    text_columns: tuple[str, ...] = ("sentence",)
-    label_range: tuple[float, float] | None = None
-    hub: HubSource | None = None
-
-    @property
-    def num_labels(self) -> int:
-        """Size of the model's output: the number of classes, or 1."""
-        return len(self.labels) or 1
-
-    def score(self, logits: np.ndarray, labels: np.ndarray) -> float:
-        """Return the task's metric for `logits` ``(n, C)`` and `labels` ``(n,)``."""
-        predictions = logits.argmax(-1) if self.labels else logits[:, 0]
-        return METRICS[self.metric](predictions, labels)
-
-
-_SENTIMENT = ("negative", "positive")
-_PAIR = ("sentence1", "sentence2")
-_TEXT = ("text",)
-
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task("sst2", _SENTIMENT, hub=HubSource("nyu-mll/glue", "sst2")),
-        Task(
-            "sst5",
-            ("very negative", "negative", "neutral", "positive", "very positive"),
-            hub=HubSource("SetFit/sst5", text_columns=_TEXT),
-        ),
-        Task("mr", _SENTIMENT, hub=HubSource("cornell-movie-review-data/rotten_tomatoes", text_columns=_TEXT)),
-        Task(
-            "subj",
-            ("subjective", "objective"),
-            hub=HubSource("SetFit/subj", text_columns=_TEXT, splits={"train": "train", "test": "test"}),
-        ),
-        Task("chnsenti", _SENTIMENT),  # the hub's copies of the two Chinese sets have one split only
-        Task("waimai", _SENTIMENT),
-        Task("cola", ("unacceptable", "acceptable"), "matthews_correlation", hub=HubSource("nyu-mll/glue", "cola")),
-        Task(
-            "mrpc",
-            ("different", "equivalent"),
-            "f1",
-            _PAIR,
-            hub=HubSource("nyu-mll/glue", "mrpc", text_columns=_PAIR),
-        ),
-        Task(
-            "rte",
-            ("entailment", "not entailment"),
-            text_columns=_PAIR,
-            hub=HubSource("nyu-mll/glue", "rte", text_columns=_PAIR),
-        ),
-        Task(
-            "stsb",
-            (),
-            "spearman_correlation",
-            _PAIR,
-            label_range=(0.0, 5.0),
-            hub=HubSource("nyu-mll/glue", "stsb", text_columns=_PAIR),
-        ),
-    )
-}
-
-
-def find_task(name: str) -> Task:
-    """Return the task called `name`.
-
-    Raises
-    ------
-    ConfigurationError
-        No task has that name.
-    """
-    if name not in TASKS:
-        raise ConfigurationError(f"task {name!r} is not known; choose one of {', '.join(TASKS)}")
-    return TASKS[name]
 
 
 def load_examples(task: Task, split: str, data_directory: Path | None, file_name: str | None = None) -> list[Example]:
@@ -329,7 +166,7 @@ def _load_from_hub(task: Task, split: str) -> list[Example]:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ExampleBatch:
     """Some examples, padded to the longest of them.
 
     Attributes
@@ -359,10 +196,10 @@ class Batch:
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         return inputs if self.token_type_ids is None else {**inputs, "token_type_ids": self.token_type_ids}
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> ExampleBatch:
         """Return the batch on a device, `indices` left where they are."""
         types = self.token_type_ids
-        return Batch(
+        return ExampleBatch(
             self.indices,
             self.input_ids.to(device),
             self.attention_mask.to(device),
@@ -413,14 +250,14 @@ class TokenizedExamples:
         """Return the number of examples."""
         return len(self.input_ids)
 
-    def batch(self, indices: np.ndarray) -> Batch:
+    def batch(self, indices: np.ndarray) -> ExampleBatch:
         """Return the examples at `indices` ``(B,)``, padded by the tokenizer."""
         chosen = {"input_ids": [self.input_ids[i] for i in indices]}
         if self.token_type_ids is not None:
             chosen["token_type_ids"] = [self.token_type_ids[i] for i in indices]
         padded = self.tokenizer.pad(chosen, return_tensors="pt", **self.padding)
         rows = torch.from_numpy(indices)
-        return Batch(
+        return ExampleBatch(
             rows,
             padded["input_ids"],
             padded["attention_mask"],
@@ -429,7 +266,7 @@ class TokenizedExamples:
             padded.get("token_type_ids"),
         )
 
-    def batches(self, batch_size: int, generator: np.random.Generator | None = None) -> Iterator[Batch]:
+    def batches(self, batch_size: int, generator: np.random.Generator | None = None) -> Iterator[ExampleBatch]:
         """Yield every example once, in batches of similar length: shuffled by `generator`, by length without one."""
         for indices in bucketed_indices(self.lengths, batch_size, generator):
             yield self.batch(indices)

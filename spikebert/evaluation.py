@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from spikebert.data import Task, TokenizedExamples
+from spikebert.data import TokenizedExamples
 from spikebert.errors import ConfigurationError
+from spikebert.tasks import Task
 
 EVALUATION_BATCH_SIZE = 32
 
@@ -84,13 +85,13 @@ def firing_rates(
     """
     model.eval()
     spikes: dict[str, torch.Tensor] = {}
-    opportunities = 0
+    opportunities: dict[str, int] = {}
     for batch in examples.batches(batch_size):
         output = model(**batch.to(model.device).inputs, output_spikes=True)
-        opportunities += int(batch.attention_mask.sum()) * model.config.time_steps
         for node, fired in output.spikes.items():
+            opportunities[node] = opportunities.get(node, 0) + int(batch.attention_mask.sum()) * fired.shape[0]
             spikes[node] = spikes.get(node, 0) + fired.sum((0, 1, 2), dtype=torch.float64)
     return {
-        node: {"rate": float(count.mean()) / opportunities, "silent": float((count == 0).double().mean())}
+        node: {"rate": float(count.mean()) / opportunities[node], "silent": float((count == 0).double().mean())}
         for node, count in spikes.items()
     }

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from spikebert.configuration import PROJECTED, SPIKING, TABLE, SpikeBertConfig
+from spikebert.choices import PROJECTED, SPIKING, TABLE
+from spikebert.configuration import SpikeBertConfig
 from spikebert.errors import ConfigurationError
 from spikebert.neuron import Heaviside, SpikingNeuron
 from spikebert.norms import Norm, make_norm
+from spikebert.recording import NamedNeuron, Recording
 
 FINAL_NORM = "final_norm"
 TOKEN_MEAN = "token_mean"
@@ -31,23 +33,6 @@ EMBEDDING = "embedding"
 def block_prefix(index: int) -> str:
     """Return the prefix of every node name in encoder block `index`: ``block00_`` and so on."""
     return f"block{index:02d}_"
-
-
-@dataclass
-class Recording:
-    """What a forward pass is asked to keep, by node name, in the order the nodes ran.
-
-    Attributes
-    ----------
-    spikes, membrane_potentials : dict of str to Tensor, or None
-        ``(T, B, N, D)`` each; None where not asked for. Potentials are those tested against the threshold.
-    keep_spikes : callable or None
-        Turns a layer's spikes into what is kept of them; None keeps them as they were computed.
-    """
-
-    spikes: dict[str, Tensor] | None = None
-    membrane_potentials: dict[str, Tensor] | None = None
-    keep_spikes: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass
@@ -99,30 +84,6 @@ class SpikeBertClassifierOutput(ModelOutput):
     embeddings: Tensor | None = None
     spikes: dict[str, Tensor] | None = None
     membrane_potentials: dict[str, Tensor] | None = None
-
-
-class NamedNeuron(nn.Module):
-    """A spiking neuron layer that knows its node name, silences padding and records itself."""
-
-    def __init__(self, name: str, neuron: SpikingNeuron | Heaviside) -> None:
-        super().__init__()
-        self.name = name
-        self.neuron = neuron
-
-    def forward(self, current: Tensor, token_mask: Tensor | None, recording: Recording) -> Tensor:
-        """Return spikes ``(T, B, N, D)``, zero at tokens where `token_mask` ``(B, N, 1)`` is 0."""
-        record_potential = None
-        if recording.membrane_potentials is not None:
-            kept = recording.membrane_potentials
-
-            def record_potential(potential: Tensor) -> None:
-                kept[self.name] = potential
-
-        spikes = self.neuron(current, record_potential, token_mask)
-        if recording.spikes is not None:
-            keep = recording.keep_spikes or Tensor.detach
-            recording.spikes[self.name] = keep(spikes)
-        return spikes
 
 
 class SpikingProjection(nn.Module):
@@ -257,10 +218,16 @@ class SpikeBertEmbeddings(nn.Module):
 
 
 class SpikeBertPreTrainedModel(PreTrainedModel):
-    """What both models share: a checked configuration and initial weights."""
+    """What both models share: a checked configuration, initial weights, and what a runner asks of them."""
 
     config_class = SpikeBertConfig
     base_model_prefix = "spikebert"
+    spikes_are_bits = True
+
+    @property
+    def attends_to_padding(self) -> bool:
+        """Whether padding counts as ordinary tokens."""
+        return self.config.attend_to_padding
 
     def __init__(self, config: SpikeBertConfig) -> None:
         super().__init__(config)

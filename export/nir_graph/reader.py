@@ -13,10 +13,10 @@ import numpy as np
 from export.errors import GraphError, UnsupportedOperatorError
 from export.network import COUNTS, FORMAT, FORMAT_VERSION, INTEGER, MULTI_HOT, Network, NetworkBuilder, Readout
 from export.nir_graph.completion import complete_graph, open_nested
-from export.nir_graph.recurrence import delayed_edges
 from export.operators import DEFAULT_DT, MARKED_OPERATORS, STANDARD_READERS, Operator
 from export.operators.leaky_integrate_and_fire import is_subtractive_neuron, read_neuron
 from export.operators.reading import StepSeconds, integer_parameter, metadata_of, metadata_value
+from export.recurrence import delayed_edges
 from export.token_encoding import TokenEncoding
 
 SHAPED = (nir.Conv1d, nir.Conv2d, nir.SumPool2d, nir.AvgPool2d, nir.Flatten)

@@ -108,7 +108,8 @@ def draft_onnx(
 
     Parameters
     ----------
-    model_or_graph : SpikeBertForSequenceClassification, nir.NIRGraph or Network
+    model_or_graph : PreTrainedModel, nir.NIRGraph or Network
+        A model of a class that has an exporter, see `export.to_nir`.
     precision : {"float32", "float64", "integer"}, optional
         What everything is computed in; by default the type of the graph's weights. A graph from `quantize` runs in
         integers, int64 throughout with ``MatMulInteger`` on spikes, and only such a graph.
@@ -166,7 +167,7 @@ def _network(model_or_graph: Any) -> Network:
         return model_or_graph
     if isinstance(model_or_graph, nir.NIRGraph):
         return parse_graph(model_or_graph)
-    from export.from_spikebert import to_nir
+    from export.exporters import to_nir
 
     return parse_graph(to_nir(model_or_graph, copy=False))
 

@@ -31,8 +31,8 @@ from hardware.equivalence.explanation import Explanation, explain, merge_explana
 from hardware.equivalence.node_by_node import NodeByNode
 from hardware.errors import RunnerError, TraceMismatchError
 from hardware.recorded import RecordedRunner
+from hardware.runners.lava.stock_share import StockShare, stock_share
 from hardware.runners.runner import FLOAT_PRECISIONS, Runner
-from hardware.stock_share import StockShare, stock_share
 from hardware.trace import Trace
 from spikebert.files import written_whole
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from export.network import Network
 from export.nir_graph.reader import parse_graph
-from export.nir_graph.recurrence import cycle_through
+from export.recurrence import cycle_through
 from hardware.edges import check_trace
 from hardware.errors import PlacementError, TraceMismatchError
 from hardware.loihi.chip import Chip, find_chip

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from hardware.choices import FIGURES
 from hardware.profiler import Profile
 from hardware.reports.files import ReportError
 from hardware.reports.pictures import (
@@ -33,7 +34,6 @@ from hardware.trace import Trace
 AnyFigure = Figure | SubFigure
 
 WIDTH = 10.0  # inches; halved on a page, type is still 4 points
-FIGURES = ("rates", "steps", "positions", "heads", "raster", "histogram")
 RASTER_NODES = 3
 RASTER_ROWS = 384  # rows a raster panel has pixels for; more neurons share rows
 MOST_NUMBERED_CELLS = 300

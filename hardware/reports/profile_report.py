@@ -11,16 +11,16 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from hardware.choices import CSV_AXES
 from hardware.energy.counts import OPERATION_KINDS, OperationCounts
-from hardware.energy.report import operations_table
 from hardware.profiler import NodeProfile, Profile, ValueHistogram
+from hardware.reports.energy_report import operations_table
 from hardware.reports.files import ReportError, write_csv_rows, write_json_object, write_whole
 from hardware.reports.page import render_page
 from hardware.reports.pictures import picture_data_uri, picture_format, write_picture
 from hardware.reports.profile_figures import ReportSubject, Sentence, drawable_figures, figure_of, overview
 
 MOST_STEP_COLUMNS = 8  # with more time steps a table shows the mean only; CSV and JSON have them all
-CSV_AXES = ("node", "step", "position", "head", "neuron", "value", "operation")
 
 CAPTIONS = {
     "rates": "Firing rate of each spiking node over all steps and real tokens.",

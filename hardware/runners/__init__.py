@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,10 @@ import nir
 
 from export.network import Network
 from export.nir_graph.reader import parse_graph
+from hardware.choices import RUNNERS
 from hardware.errors import RunnerError
 from hardware.runners.runner import Runner
 from hardware.trace import Trace
-
-RUNNERS = ("torch", "reference", "integer", "lava", "onnx")
 
 
 def open_runner(model: Any, runner: str = "reference", precision: str = "float64", **options: Any) -> Runner:
@@ -37,8 +37,8 @@ def open_runner(model: Any, runner: str = "reference", precision: str = "float64
     GraphError
         The graph means nothing.
     """
-    if runner not in RUNNERS:
-        raise RunnerError(f"runner {runner!r} is not one of {', '.join(RUNNERS)}")
+    if runner not in RUNNERS and runner not in _openers:
+        raise RunnerError(f"runner {runner!r} is not one of {', '.join(dict.fromkeys((*RUNNERS, *_openers)))}")
     is_graph = isinstance(model, nir.NIRGraph | Network)
     if runner == "torch":
         if is_graph:
@@ -47,29 +47,66 @@ def open_runner(model: Any, runner: str = "reference", precision: str = "float64
 
         return TorchRunner(model, precision, **options)
     if runner == "onnx" and isinstance(model, Path):
-        from hardware.runners.onnx_runner import OnnxRunner
-
-        return OnnxRunner(model, precision, **options)
+        return _open_onnx(model, precision, **options)
     if not is_graph:
         raise RunnerError(
             f"runner {runner!r} runs a NIR graph, not {type(model).__name__}; export it with to_nir first"
         )
     network = model if isinstance(model, Network) else parse_graph(model)
-    if runner == "lava":
-        from hardware.runners.lava.lava_runner import LavaRunner
+    return _openers[runner](network, precision, **options)
 
-        return LavaRunner(network, precision, **options)
-    if runner == "integer":
-        from hardware.runners.integer import IntegerRunner
 
-        return IntegerRunner(network, precision, **options)
-    if runner == "onnx":
-        from hardware.runners.onnx_runner import OnnxRunner
+def register_runner(name: str, opener: Callable[..., Runner]) -> None:
+    """Make a runner of graphs known by a name, to `open_runner` and all that calls it.
 
-        return OnnxRunner(network, precision, **options)
+    Parameters
+    ----------
+    name : str
+        Not one of the package's own.
+    opener : callable
+        Called with a `Network`, a precision and options; returns the runner, or raises `RunnerError`.
+
+    Raises
+    ------
+    RunnerError
+        The name is taken by one of the package.
+    """
+    if name in RUNNERS:
+        raise RunnerError(f"runner {name!r} is one of the package's own; choose another name")
+    _openers[name] = opener
+
+
+def _open_reference(network: Network, precision: str, **options: Any) -> Runner:
     from hardware.runners.reference import ReferenceRunner
 
     return ReferenceRunner(network, precision, **options)
+
+
+def _open_integer(network: Network, precision: str, **options: Any) -> Runner:
+    from hardware.runners.integer import IntegerRunner
+
+    return IntegerRunner(network, precision, **options)
+
+
+def _open_lava(network: Network, precision: str, **options: Any) -> Runner:
+    from hardware.runners.lava.lava_runner import LavaRunner
+
+    return LavaRunner(network, precision, **options)
+
+
+def _open_onnx(network: Network | Path, precision: str, **options: Any) -> Runner:
+    from hardware.runners.onnx_runner import OnnxRunner
+
+    return OnnxRunner(network, precision, **options)
+
+
+_openers: dict[str, Callable[..., Runner]] = {
+    "reference": _open_reference,
+    "integer": _open_integer,
+    "lava": _open_lava,
+    "onnx": _open_onnx,
+}
+"""Runners of graphs, by name; each is imported when it is opened."""
 
 
 def run(

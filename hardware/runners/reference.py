@@ -40,7 +40,9 @@ class ReferenceRunner(Runner):
         self.time_steps = check_time_steps(time_steps)
         self.dtype = number_type(network, precision)
         self.record_membrane_potentials = record_membrane_potentials
-        self._execution = NodeExecution(network.nodes, self.dtype, self._record, (network.output_source,))
+        self._execution = NodeExecution(
+            network.nodes, self.dtype, self._record, (network.output_source,), network.pooled
+        )
         self._spikes: dict[str, list[np.ndarray]] = {}
         self._potentials: dict[str, list[np.ndarray]] = {}
 

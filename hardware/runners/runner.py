@@ -9,12 +9,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from export.errors import UnsupportedOperatorError
 from export.network import INTEGER, Network, with_token_axis
 from export.token_encoding import TokenEncoding
 from hardware.errors import RunnerError
 from hardware.trace import Trace
 
 FLOAT_PRECISIONS: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
+SPIKE_MAX = 255
+"""Largest spike that a trace holds."""
 
 
 class Runner(ABC):
@@ -68,7 +71,7 @@ class Runner(ABC):
 
 
 @dataclass(frozen=True)
-class Batch:
+class CheckedBatch:
     """Inputs of one run after checking.
 
     Attributes
@@ -132,7 +135,7 @@ class TakesInputs(Protocol):
         """Largest magnitude of input values that it is sure to compute rightly."""
 
 
-def check_batch(network: TakesInputs, inputs: Any, token_mask: Any, time_steps: int | None) -> Batch:
+def check_batch(network: TakesInputs, inputs: Any, token_mask: Any, time_steps: int | None) -> CheckedBatch:
     """Check inputs against a network.
 
     Raises
@@ -182,7 +185,7 @@ def check_batch(network: TakesInputs, inputs: Any, token_mask: Any, time_steps: 
             raise RunnerError(f"token_mask has shape {mask.shape}; the inputs need {shape}")
         if not mask.any(-1).all():
             raise RunnerError(f"sentence {int(np.argmin(mask.any(-1)))} has no token: its mask is all zeros")
-    return Batch(ids, hot, values, mask, steps)
+    return CheckedBatch(ids, hot, values, mask, steps)
 
 
 def with_input(trace: Trace, network: Network, values: np.ndarray) -> Trace:
@@ -256,12 +259,35 @@ def number_type(network: Network, precision: str) -> Any:
     ------
     RunnerError
         It is no precision, or not the graph's: integer graphs run at precision integer, float graphs do not.
+    UnsupportedOperatorError
+        An operator is of the other kind of graph, or sends spikes that no trace holds.
     """
+    _check_operators(network)
     if network.is_integer and precision != INTEGER:
         raise RunnerError(f"this is an integer graph; it runs at precision {INTEGER!r}, not {precision!r}")
     if precision == INTEGER and not network.is_integer:
         raise RunnerError("this is a float graph; quantize it first (spikebert quantize), then run the integer graph")
     return np.int64 if precision == INTEGER else float_type(precision)
+
+
+def _check_operators(network: Network) -> None:
+    for node in network.nodes:
+        operator = node.operator
+        if operator.traits.integer not in (None, network.is_integer):
+            kinds = ("a float operator in an integer", "an integer operator in a float")
+            raise UnsupportedOperatorError(f"{node.name}: {operator.name} is {kinds[operator.traits.integer]} graph")
+    for node in network.spiking_nodes:
+        assert node.operator.traits.spike_range is not None
+        low, high = node.operator.traits.spike_range
+        if low < 0 or high > SPIKE_MAX:
+            raise UnsupportedOperatorError(
+                f"{node.name}: {node.operator.name} sends spikes from {low} to {high}; a trace holds them in a byte "
+                f"each, 0 to {SPIKE_MAX}"
+            )
+        if node.name in network.pooled:
+            raise UnsupportedOperatorError(
+                f"{node.name}: {node.operator.name} sends spikes for a whole sentence; a trace holds those of tokens"
+            )
 
 
 def float_type(precision: str) -> Any:

@@ -1,9 +1,14 @@
 """Runner ``torch``: the trained model itself, in eager PyTorch.
 
 It takes any module that answers ``model(input_ids, attention_mask, output_spikes=True,
-output_membrane_potentials=True)`` with ``spikes`` and ``membrane_potentials`` keyed by node name. SpikeBERT, whose
-neurons send 0 and 1 and nothing else, makes a byte of each spike at once (``keep_spikes``): floats of all of them, kept
-until the end of the run, cost up to a fifth of it. Another model's are looked at before a byte is made of them.
+output_membrane_potentials=True)`` with ``logits`` ``(B, C)``, and with ``spikes`` and ``membrane_potentials``
+``(T, B, N, D)`` keyed by node name; ``step_logits`` ``(T, B, C)`` where each step has a say of its own. Two more things
+it asks, and takes for False where a module does not say:
+
+* ``attends_to_padding``: whether padding counts as ordinary tokens;
+* ``spikes_are_bits``: whether neurons send 0 and 1 and nothing else. Such a model hands each layer's spikes to
+  ``keep_spikes`` as soon as it has them, which makes a byte of each: floats of all of them, kept until the end of the
+  run, cost up to a fifth of it. Another model's are looked at before a byte is made of them.
 """
 
 from __future__ import annotations
@@ -19,7 +24,6 @@ from torch import nn
 from hardware.errors import RunnerError
 from hardware.runners.runner import Runner, as_array, check_token_ids, float_type
 from hardware.trace import Trace
-from spikebert.modeling import SpikeBertPreTrainedModel
 
 
 class TorchRunner(Runner):
@@ -40,7 +44,7 @@ class TorchRunner(Runner):
         self.precision = precision
         self.record_membrane_potentials = record_membrane_potentials
         self.model = copy.deepcopy(model).to(getattr(torch, precision)).eval()
-        sends_bits = isinstance(model, SpikeBertPreTrainedModel)
+        sends_bits = getattr(model, "spikes_are_bits", False)
         self._options: dict[str, Any] = {"keep_spikes": ByteMemory().keep} if sends_bits else {}
 
     @torch.no_grad()
@@ -64,7 +68,7 @@ class TorchRunner(Runner):
             raise RunnerError(f"{type(self.model).__name__} returned no spikes; it must honour output_spikes=True")
         potentials = getattr(output, "membrane_potentials", None) or {}
         step_logits = getattr(output, "step_logits", None)
-        counts_padding = getattr(getattr(self.model, "config", None), "attend_to_padding", False)
+        counts_padding = getattr(self.model, "attends_to_padding", False)
         return Trace(
             spikes={name: _as_bytes(value, name) for name, value in spikes.items()},
             logits=output.logits.numpy(),

@@ -1,6 +1,7 @@
 """The command ``spikebert``: the roof over all packages; nothing imports it.
 
-Commands load when they are called, so that ``spikebert --help`` does not wait for torch.
+Modules of commands declare options and import what they work with inside their functions, so that ``--help`` and a
+mistake in the words do not wait for torch.
 """
 
 from __future__ import annotations

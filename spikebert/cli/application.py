@@ -12,14 +12,18 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
-from rich.console import Console
 
+from spikebert.cli.grammar import say_new_spelling
 from spikebert.errors import ConfigurationError, SpikeBertError
 from spikebert.memory import ask_for_huge_pages
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_ANSWER_IS_NO = 1
 EXIT_BAD_INPUT = 2
@@ -28,10 +32,36 @@ DATA_VARIABLE = "SPIKEBERT_DATA"
 TORCH_HAS_NO_MEMORY = "DefaultCPUAllocator"
 """Stands in the RuntimeError that torch raises in place of a MemoryError."""
 
-messages = Console(stderr=True, highlight=False)
-results = Console(highlight=False)
-
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class LateConsole:
+    """A console of rich that is made when something is printed, so that ``--help`` does not wait for rich."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        return Console(**self._settings)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the console has."""
+        return getattr(self._console, name)
+
+    def __enter__(self) -> Console:
+        """Begin to hold back what is printed; progress bars do so."""
+        return self._console.__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        """Print it."""
+        self._console.__exit__(*raised)
+
+
+messages = cast("Console", LateConsole(stderr=True, highlight=False))
+results = cast("Console", LateConsole(highlight=False))
 
 
 class BadInput(click.ClickException):
@@ -43,12 +73,20 @@ class BadInput(click.ClickException):
 class LazyGroup(click.Group):
     """A group whose commands are imported when called, from a table of ``name -> "module:attribute"``.
 
-    Our typed errors become one line on standard error and exit code 2.
+    Our typed errors become one line on standard error and exit code 2. `old_commands` are names that commands had once,
+    with the words that call them now.
     """
 
-    def __init__(self, *args: Any, lazy_commands: dict[str, str] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        lazy_commands: dict[str, str] | None = None,
+        old_commands: dict[str, tuple[str, ...]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.lazy_commands = lazy_commands or {}
+        self.old_commands = old_commands or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List commands in the order of the table, which is the order of the road."""
@@ -61,6 +99,16 @@ class LazyGroup(click.Group):
         module, attribute = self.lazy_commands[cmd_name].split(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, by the name that it has now."""
+        words = self.old_commands.get(args[0])
+        if words is not None:
+            say_new_spelling(f"{ctx.command_path} {args[0]}", " ".join((ctx.command_path, *words)))
+            args = [*words, *args[1:]]
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; print a typed error, or that memory does not suffice, as one message."""
         try:
@@ -71,51 +119,6 @@ class LazyGroup(click.Group):
             if not isinstance(error, MemoryError) and TORCH_HAS_NO_MEMORY not in str(error):
                 raise
             raise BadInput(f"this machine has too little memory for it: {error or 'no more could be had'}") from error
-
-
-class MultiValueCommand(click.Command):
-    """A command whose options with ``multiple=True`` also take several values behind one name.
-
-    ``--text "one" "two"`` means ``--text "one" --text "two"``. Words that the command's own arguments still need are
-    given back to them, so ``verify --text "one" default`` works too.
-    """
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Repeat the option's name before each of its values, then parse as usual."""
-        several = {name for p in self.params if isinstance(p, click.Option) and p.multiple for name in p.opts}
-        single = {
-            name
-            for p in self.params
-            if isinstance(p, click.Option) and not p.multiple and not p.is_flag and not p.count
-            for name in p.opts
-        }
-        arguments_needed = sum(1 for p in self.params if isinstance(p, click.Argument) and p.required)
-        words: list[tuple[str | None, str]] = []  # (the multiple option it may belong to, the word)
-        option: str | None = None
-        first_value = takes_next = False
-        for word in args:
-            if takes_next:
-                words.append((None, word))
-                takes_next = False
-            elif word in several:
-                option, first_value = word, True
-                words.append((None, word))
-            elif word.startswith("-") and len(word) > 1 and not first_value:
-                option, takes_next = None, word in single
-                words.append((None, word))
-            elif option is not None:
-                words.append((None if first_value else option, word))
-                first_value = False
-            else:
-                arguments_needed -= 1
-                words.append((None, word))
-        expanded: list[str] = []
-        for owner, word in reversed(words):
-            if owner is not None and arguments_needed > 0:
-                arguments_needed -= 1
-                owner = None
-            expanded[:0] = [word] if owner is None else [owner, word]
-        return super().parse_args(ctx, expanded)
 
 
 def common_options(function: Function) -> Function:
@@ -203,7 +206,7 @@ def data_directory(given: Path | None) -> Path | None:
         "distill": "spikebert.cli.distill:distill",
         "fold": "spikebert.cli.fold:fold",
         "evaluate": "spikebert.cli.evaluate:evaluate",
-        "import-published": "spikebert.cli.import_published:import_published",
+        "import": "spikebert.cli.importing:import_group",
         "export": "spikebert.cli.export:export",
         "quantize": "spikebert.cli.quantize:quantize",
         "simulate": "spikebert.cli.simulate:simulate",
@@ -216,6 +219,7 @@ def data_directory(given: Path | None) -> Path | None:
         "info": "spikebert.cli.info:info",
         "conformance": "spikebert.cli.conformance:conformance",
     },
+    old_commands={"import-published": ("import", "published")},
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="spikebert")

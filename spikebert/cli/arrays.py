@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from spikebert.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ARRAY, ARCHIVE = ".npy", ".npz"
 NAME_MARK = f"{ARCHIVE}:"
@@ -34,6 +36,8 @@ def read_array(path: Path, expected: str = "an array of two axes or more, none o
     TraceError
         The file is no .npz, or the array unpacks to more than there is memory.
     """
+    import numpy as np
+
     file, name = _split(path)
     if file.exists() and not file.is_file():
         raise ConfigurationError(f"{file}: is not a regular file")
@@ -52,6 +56,8 @@ def _split(path: Path) -> tuple[Path, str | None]:
 
 
 def _of_file(path: Path) -> np.ndarray:
+    import numpy as np
+
     try:
         # mapped first, so that no memory is taken for what the file does not hold
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))

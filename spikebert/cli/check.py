@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
+from hardware.choices import PRECISIONS, REFERENCE
 from spikebert.cli.application import (
     EXIT_ANSWER_IS_NO,
-    MultiValueCommand,
     common_options,
     messages,
     print_json,
     results,
 )
-from spikebert.cli.inputs import Sentences, read_sentences, sentence_options
+from spikebert.cli.grammar import Command
+from spikebert.cli.inputs import Sentences, most_positions, read_sentences, sentence_options
+from spikebert.cli.runners import RunnerName
 from spikebert.errors import ConfigurationError
 
 OWN_SENTENCES = ("A warm and quietly funny film .", "Dull .", "It never finds its feet , but the leads are a joy .")
@@ -24,13 +25,15 @@ MOST_SENTENCES = 16
 """The checks run every sentence several times, alone and together."""
 
 
-@click.command(cls=MultiValueCommand)
+@click.command(cls=Command)
 @click.argument("checkpoint")
-@click.option("--runner", default="reference", show_default=True, help="Runner to ask: torch, reference, lava, …")
+@click.option(
+    "--runner", type=RunnerName(), default=REFERENCE, show_default=True, help="Runner to ask: torch, reference, lava, …"
+)
 @click.option(
     "--graph", "graph_file", type=click.Path(path_type=Path), help="Run this NIR file in place of CHECKPOINT's."
 )
-@click.option("--precision", default="float64", show_default=True, help="float64, float32 or integer.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="float64", show_default=True, help="Of the run.")
 @click.option("--check", "names", multiple=True, help="Only these: batch, padding, order, repeat, reset, prefix.")
 @sentence_options
 @common_options
@@ -63,11 +66,10 @@ def check(
     from hardware.checks import EXTRA_PADDING, check_hidden_state
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
     from spikebert.cli.pairs import Side
+    from spikebert.families import family_of
     from spikebert.provenance import run_record, seed_everything
 
     side = Side.parse(runner)
-    if side.trace_file is not None:
-        raise ConfigurationError(f"{side.trace_file}: is a recorded trace; the checks must run sentences again")
     seed_everything(seed)
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
     longest = model.config.max_position_embeddings
@@ -77,7 +79,7 @@ def check(
     )
     if len(sentences) > MOST_SENTENCES:
         raise ConfigurationError(f"{len(sentences)} sentences are more than the checks run; --limit {MOST_SENTENCES}")
-    network = parse_graph(to_nir(model) if graph_file is None else read_nir(graph_file))  # type: ignore[arg-type]
+    network = parse_graph(to_nir(model) if graph_file is None else read_nir(graph_file))
     (batch,) = sentences.batches(len(sentences))
     room = sentences.longest + EXTRA_PADDING
     side = side.with_options(tokens=room if longest is None else min(room, longest))
@@ -86,7 +88,7 @@ def check(
         if time_steps is None:
             return side.open(model, network, precision)
         if side.runner == "torch":
-            return side.open(_with_time_steps(model, time_steps), network, precision)
+            return side.open(family_of(model, checkpoint).with_time_steps(model, time_steps), network, precision)
         return side.open(model, network, precision, time_steps=time_steps)
 
     found = check_hidden_state(
@@ -95,7 +97,7 @@ def check(
         batch.mask,
         model.config.time_steps,
         network,
-        longest if model.config.position_embedding_type == "absolute" else None,
+        most_positions(model.config),
         names or None,
         lambda name: messages.print(f"check {name} …"),
     )
@@ -117,18 +119,9 @@ def check(
         raise SystemExit(EXIT_ANSWER_IS_NO)
 
 
-def _with_time_steps(model: Any, time_steps: int) -> Any:
-    """Return the same model for another number of time steps."""
-    import copy
-
-    config = copy.deepcopy(model.config)
-    config.time_steps = time_steps
-    other = type(model)(config)
-    other.load_state_dict(model.state_dict())
-    return other.eval()
-
-
 def _print(found: list[Any], sentences: Sentences, runner: str, precision: str) -> None:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("check", "what must not matter", "spikes compared", "different", ""):
         table.add_column(title, justify="right" if title in ("spikes compared", "different") else "left")

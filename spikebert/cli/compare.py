@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from spikebert.cli.application import EXIT_ANSWER_IS_NO, check_outputs, common_options, messages, print_json, results
+from spikebert.cli.grammar import Command, Renamed
 from spikebert.cli.graph_runs import dt_option
 from spikebert.errors import ConfigurationError
 
 
-@click.command()
+@click.command(cls=Command, old=(Renamed("--report", "--html"),))
 @click.argument("trace_a", metavar="TRACE_A.npz", type=click.Path(path_type=Path))
 @click.argument("trace_b", metavar="TRACE_B.npz", type=click.Path(path_type=Path))
 @click.option(
@@ -25,8 +26,10 @@ from spikebert.errors import ConfigurationError
 @click.option("--tokenizer", "tokenizer_name", help="Checkpoint whose tokenizer names tokens.")
 @click.option("--audit", is_flag=True, help="With --graph: hold every value against its rounding bound in any case.")
 @click.option("--accept-rounding", is_flag=True, help="Exit with 0 if every difference is explained by rounding.")
-@click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write a self-contained HTML page.")
-@click.option("--force", is_flag=True, help="Write over an existing report.")
+@click.option(
+    "--html", "page_file", type=click.Path(path_type=Path), help="Write everything as one self-contained page."
+)
+@click.option("--force", is_flag=True, help="Write over an existing page.")
 @common_options
 def compare(
     trace_a: Path,
@@ -37,7 +40,7 @@ def compare(
     tokenizer_name: str | None,
     audit: bool,
     accept_rounding: bool,
-    report_file: Path | None,
+    page_file: Path | None,
     force: bool,
     seed: int,
     as_json: bool,
@@ -50,7 +53,7 @@ def compare(
     \b
     Examples:
       spikebert compare lava.npz reference.npz
-      spikebert compare reference.npz chip.npz --nodes 'block00_*' --graph model.nir --report report.html
+      spikebert compare reference.npz chip.npz --nodes 'block00_*' --graph model.nir --html report.html
     """
     from export.nir_file import read_network
     from hardware.equivalence.streaming import Pair
@@ -64,7 +67,7 @@ def compare(
     )
     from spikebert.provenance import file_sha256, run_record
 
-    check_outputs((report_file,), force)
+    check_outputs((page_file,), force)
     if (audit or accept_rounding) and graph_file is None:
         option = "audit" if audit else "accept-rounding"
         raise ConfigurationError(f"--{option} needs the graph that both ran; give --graph FILE.nir")
@@ -79,13 +82,13 @@ def compare(
     record: dict[str, Any] = {"traces": [str(trace_a), str(trace_b)], **run_record(seed)}
     if graph_file is not None:
         record["graph_sha256"] = file_sha256(graph_file)
-    if report_file is not None:
+    if page_file is not None:
         from hardware.reports.equivalence_report import EquivalenceSubject, write_equivalence_page
 
         record_of_page = {**record, "traces": ", ".join(record["traces"])}
         subject = EquivalenceSubject(trace_a.name, trace_b.name, found.precision, texts=texts, record=record_of_page)
-        write_equivalence_page(found, report_file, subject)
-        messages.print(f"wrote {report_file}", markup=False, soft_wrap=True)
+        write_equivalence_page(found, page_file, subject)
+        messages.print(f"wrote {page_file}", markup=False, soft_wrap=True)
     if as_json:
         print_json({**finding_to_dict(found), **record})
     else:

@@ -6,14 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
 from spikebert.cli.application import EXIT_ANSWER_IS_NO, common_options, messages, print_json, results
+from spikebert.cli.grammar import Command
 from spikebert.errors import ConfigurationError
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--write", is_flag=True, help="Write the files: graphs, inputs, and what must come out.")
 @click.option("--force", is_flag=True, help="With --write: into a folder that holds something; replies are kept.")
@@ -32,6 +31,9 @@ def conformance(folder: Path, write: bool, force: bool, only: tuple[str, ...], s
       spikebert conformance files --write
       spikebert conformance files --only 'integer/*layer_norm*'
     """
+    from rich.markup import escape
+    from rich.table import Table
+
     from hardware.conformance import EQUAL, check_conformance, write_conformance
     from spikebert.provenance import run_record
 

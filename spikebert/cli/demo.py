@@ -8,15 +8,13 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from hardware.choices import LAVA
 from spikebert.cli.application import (
     EXIT_ANSWER_IS_NO,
-    MultiValueCommand,
     common_options,
     messages,
     print_json,
@@ -24,7 +22,13 @@ from spikebert.cli.application import (
     results,
 )
 from spikebert.cli.energy import DEFAULT_BASELINE
+from spikebert.cli.grammar import Command, PartOfRunner
 from spikebert.cli.inputs import read_sentences, sentence_lengths, sentence_options
+from spikebert.cli.runners import RunnerName, parse_runner
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
 
 DEMO_SENTENCES = (
     "A warm and quietly funny film that stays with you for days.",
@@ -41,9 +45,15 @@ DEMO_ENERGY_MODELS = ("paper", "horowitz-fp32", "memory-int8")
 """The paper's own, the same with every operation charged, and one with memory where the spiking side loses."""
 
 
-@click.command(cls=MultiValueCommand)
+@click.command(cls=Command, old=(PartOfRunner("--granularity", "--runner", LAVA),))
 @click.option("--checkpoint", default="default", show_default=True, help="Folder, the word default, or a hub name.")
-@click.option("--granularity", type=click.Choice(["operator", "block", "network"]), default="block", show_default=True)
+@click.option(
+    "--runner",
+    type=RunnerName(LAVA),
+    default="lava:block",
+    show_default=True,
+    help="How Lava runs it: one process for each operator (lava:operator), for each block, or for all (lava:network).",
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Keep the NIR file here [default: a temporary file]."
 )
@@ -52,7 +62,7 @@ DEMO_ENERGY_MODELS = ("paper", "horowitz-fp32", "memory-int8")
 @common_options
 def demo(
     checkpoint: str,
-    granularity: str,
+    runner: str,
     output: Path | None,
     force: bool,
     texts: tuple[str, ...],
@@ -63,7 +73,7 @@ def demo(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Take a trained SpikeBERT down the whole road: classify, export to NIR, simulate on Lava, verify, energy.
+    """Take a trained model down the whole road: classify, export to NIR, simulate on Lava, verify, energy.
 
     Without --text or --task it runs sentences of its own.
 
@@ -79,12 +89,13 @@ def demo(
         graph_file = output or Path(scratch) / "spikebert.nir"
         sentences_asked = texts or (() if task else DEMO_SENTENCES)
         keep = output is not None
-        _run(checkpoint, granularity, graph_file, keep, sentences_asked, task, data_dir, split, limit, seed, as_json)
+        in_lava = {"granularity": "block", **parse_runner(runner)[1]}
+        _run(checkpoint, in_lava, graph_file, keep, sentences_asked, task, data_dir, split, limit, seed, as_json)
 
 
 def _run(
     checkpoint: str,
-    granularity: str,
+    in_lava: dict[str, str],
     graph_file: Path,
     keep_graph: bool,
     texts: tuple[str, ...],
@@ -99,17 +110,19 @@ def _run(
     started = time.perf_counter()
 
     steps.begin("Load the trained model")
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     from export import parse_graph, read_nir, to_nir, write_nir
     from hardware.energy import OperationCounter
     from hardware.energy.baselines import BASELINES, QuantizedTwin
     from hardware.energy.comparison import compare_energy
-    from hardware.energy.report import comparison_table as energy_table
+    from hardware.reports.energy_report import comparison_table as energy_table
     from hardware.runners.lava.compatibility import import_lava
     from hardware.trace import Trace
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer, resolve_checkpoint
     from spikebert.cli.verification import comparison_table, verdict, verify_graph
-    from spikebert.configuration import SPIKING
     from spikebert.errors import MissingDependencyError
+    from spikebert.families import family_of
     from spikebert.provenance import run_record, seed_everything
 
     seed_everything(seed)
@@ -117,12 +130,8 @@ def _run(
     config, sha256 = model.config, checkpoint_sha256(checkpoint)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     stored = sum(file.stat().st_size for file in Path(resolve_checkpoint(checkpoint)).rglob("*") if file.is_file())
-    mixing = f"{config.num_attention_heads} heads" if config.attention == SPIKING else "no attention"
-    steps.say(
-        f"{checkpoint}: {config.num_hidden_layers} blocks, D = {config.hidden_size}, "
-        f"{mixing}, T = {config.time_steps} steps, {parameters / 1e6:.1f} M parameters, "
-        f"{stored / 1e6:.1f} MB on disk"
-    )
+    in_short = family_of(model, checkpoint).in_short(config)
+    steps.say(f"{checkpoint}: {in_short}, {parameters / 1e6:.1f} M parameters, {stored / 1e6:.1f} MB on disk")
     steps.say(f"sha256 {sha256}")
 
     steps.begin("Classify sentences with PyTorch")
@@ -131,7 +140,7 @@ def _run(
     steps.show(_prediction_table(sentences.texts, predictions))
 
     steps.begin("Export to NIR")
-    graph = to_nir(model, metadata={"checkpoint_sha256": sha256})  # type: ignore[arg-type]
+    graph = to_nir(model, metadata={"checkpoint_sha256": sha256})
     write_nir(graph_file, graph)
     graph = read_nir(graph_file)
     network = parse_graph(graph)
@@ -145,7 +154,7 @@ def _run(
     if not keep_graph:
         steps.say("a temporary file; -o FILE keeps it")
 
-    steps.begin(f"Run the NIR file on Lava, one process per {granularity}, and compare every spike")
+    steps.begin(f"Run the NIR file on Lava, one process per {in_lava['granularity']}, and compare every spike")
     try:
         import_lava()
     except MissingDependencyError as error:
@@ -169,7 +178,7 @@ def _run(
             "float64",
             on_batch=lambda done: progress.advance(bar, done),
             on_trace=count,
-            granularity=granularity,
+            **in_lava,
         )
     comparison = found.comparison
     steps.show(comparison_table(comparison, "torch", "lava"))
@@ -201,7 +210,7 @@ def _run(
                 "parameters": parameters,
                 "checkpoint_bytes": stored,
                 "nir_bytes": graph_file.stat().st_size,
-                "granularity": granularity,
+                "granularity": in_lava["granularity"],
                 "energy": [comparison.to_dict() for comparison in energies],
                 **run_record(seed, sha256),
             }
@@ -249,6 +258,7 @@ def _label(config, logits):  # type: ignore[no-untyped-def]
 
 def _prediction_table(texts: list[str], predictions: list[tuple[str, float]]) -> Table:
     from rich.markup import escape
+    from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("sentence")

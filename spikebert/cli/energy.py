@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hardware.energy import EnergyModel, OperationCounts
     from hardware.energy.baselines import Baseline
     from hardware.energy.comparison import EnergyComparison
-    from hardware.energy.report import ReportTable
+    from hardware.reports.energy_report import ReportTable
 
 DEFAULT_BASELINE = "bert-base-cased"
 KINDS = {"ac_binary": "binary accumulates", "ac_graded": "graded accumulates", "mac": "dense MACs"}
@@ -100,7 +100,7 @@ def energy(
     from hardware.energy import energy_model, energy_models
     from hardware.energy.baselines import QuantizedTwin, find_baseline
     from hardware.energy.comparison import compare_energy, firing_rate
-    from hardware.energy.report import comparison_table, explanations
+    from hardware.reports.energy_report import comparison_table, explanations
     from spikebert.provenance import seed_everything
 
     check_outputs((csv_file, page_file), force)
@@ -180,7 +180,7 @@ def _json_object(run: CountedRun, baseline: Baseline, comparisons: Sequence[Ener
 
 def _tables_of_counts(counts: OperationCounts, comparisons: Sequence[EnergyComparison]) -> list[ReportTable]:
     """Return operations, Eq. 18 beside them, and time where an energy model has it."""
-    from hardware.energy.report import mean_field_table, operations_table, timing_table
+    from hardware.reports.energy_report import mean_field_table, operations_table, timing_table
 
     timing = timing_table([comparison.network for comparison in comparisons])
     return [operations_table(counts), mean_field_table(counts), *([] if timing is None else [timing])]
@@ -195,8 +195,8 @@ def _write_page(
 ) -> None:
     from hardware.energy.comparison import energy_by_component, firing_rate
     from hardware.energy.counts import headline
-    from hardware.energy.figures import Bar, break_even_panel, paint_break_even, paint_components
-    from hardware.energy.report import (
+    from hardware.reports.energy_figures import Bar, break_even_panel, paint_break_even, paint_components
+    from hardware.reports.energy_report import (
         Picture,
         amount,
         comparison_table,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from spikebert.cli.application import (
     Function,
@@ -17,6 +16,7 @@ from spikebert.cli.application import (
     print_json,
     refuse_overwrite,
 )
+from spikebert.cli.grammar import Command, say_new_spelling
 from spikebert.cli.graph_runs import dt_option
 from spikebert.errors import ConfigurationError
 
@@ -57,7 +57,7 @@ def conversion_options(what: str) -> Callable[[Function], Function]:
             click.option(
                 "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"{what} file to write."
             ),
-            click.argument("source", metavar="CHECKPOINT|MODEL.nir|MODEL.net"),
+            click.argument("source", metavar="CHECKPOINT|MODEL.nir"),
         ):
             function = option(function)
         return function
@@ -65,7 +65,7 @@ def conversion_options(what: str) -> Callable[[Function], Function]:
     return add
 
 
-@export.command("nir")
+@export.command("nir", cls=Command)
 @conversion_options("NIR")
 @common_options
 def nir_command(
@@ -79,33 +79,21 @@ def nir_command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Write a checkpoint, or a netx file, as a NIR graph; or a NIR file anew, in another precision or as one of ours.
+    """Write a checkpoint as a NIR graph; or a NIR file anew, in another precision or as one of ours.
 
     \b
     Examples:
       spikebert export nir default -o model.nir
       spikebert export nir default -o integer.nir --precision integer --calibration sst2 --data-dir DATA
     """
-    from export import build_graph, parse_graph, read_nir, write_nir
-
-    _check_places(source, output, force)
+    check_places(source, output, force)
     graph, about = _load_graph(source, precision, dt, calibration, data_dir, seed)
     if _is_graph(source):
-        network = parse_graph(graph)
-        network.metadata.update(about)
-        graph = build_graph(network, precision or str(network.metadata.get("precision", "float32")))
-    write_nir(output, graph)
-    network = parse_graph(read_nir(output))
-    summary = {
-        "nodes": len(graph.nodes),
-        "spiking_nodes": [node.name for node in network.spiking_nodes],
-        "precision": graph.metadata["precision"],
-    }
-    said = f"{len(graph.nodes)} nodes, {len(network.spiking_nodes)} of them spiking"
-    _report(output, summary, about, said, seed, as_json)
+        graph = written_anew(graph, precision, about)
+    write_graph(output, graph, about, seed, as_json)
 
 
-@export.command("onnx")
+@export.command("onnx", cls=Command)
 @conversion_options("ONNX")
 @click.option("--spikes", is_flag=True, help="Show every spiking node's spikes as an output of its name.")
 @click.option("--membrane-potentials", is_flag=True, help="Show every spiking node's potential too.")
@@ -135,7 +123,7 @@ def onnx_command(
     from export import draft_onnx, write_onnx
     from export.onnx_format.file import DATA_SUFFIX, check_onnx, external_data, load_onnx
 
-    _check_places(source, output, force)
+    check_places(source, output, force)
     data = output.with_name(output.name + DATA_SUFFIX)
     refuse_overwrite(data, force)
     graph, about = _load_graph(source, precision, dt, calibration, data_dir, seed)
@@ -169,7 +157,7 @@ def onnx_command(
     _report(output, summary, about, said, seed, as_json)
 
 
-@export.command("netx")
+@export.command("netx", cls=Command)
 @conversion_options("netx")
 @click.option("--first", help="Node the chain begins with  [default: the graph's first].")
 @click.option("--last", help="Node the chain ends with  [default: the graph's last].")
@@ -195,10 +183,12 @@ def netx_command(
     Example:
       spikebert export netx integer.nir -o model.net --first block00_intermediate_affine --last block00_output_neuron
     """
+    import numpy as np
+
     from export import parse_graph
     from export.netx import read_netx, write_netx
 
-    _check_places(source, output, force)
+    check_places(source, output, force)
     graph, about = _load_graph(source, precision, dt, calibration, data_dir, seed)
     chain = write_netx(output, graph, first, last, round_biases)
     nodes = [node.name for node in parse_graph(read_netx(output)).nodes]
@@ -211,11 +201,36 @@ def netx_command(
         )
 
 
+def written_anew(graph: nir.NIRGraph, precision: str | None, about: dict[str, str]) -> nir.NIRGraph:
+    """Return a graph that was read from a file as one of ours, in its own precision or another."""
+    from export import build_graph, parse_graph
+
+    network = parse_graph(graph)
+    network.metadata.update(about)
+    return build_graph(network, precision or str(network.metadata.get("precision", "float32")))
+
+
+def write_graph(output: Path, graph: nir.NIRGraph, about: dict[str, str], seed: int, as_json: bool) -> None:
+    """Write a NIR file, read it back, and say what is in it."""
+    from export import parse_graph, read_nir, write_nir
+
+    write_nir(output, graph)
+    network = parse_graph(read_nir(output))
+    summary = {
+        "nodes": len(graph.nodes),
+        "spiking_nodes": [node.name for node in network.spiking_nodes],
+        "precision": graph.metadata["precision"],
+    }
+    said = f"{len(graph.nodes)} nodes, {len(network.spiking_nodes)} of them spiking"
+    _report(output, summary, about, said, seed, as_json)
+
+
 def _is_graph(source: str) -> bool:
     return source.endswith((NIR_SUFFIX, NETX_SUFFIX))
 
 
-def _check_places(source: str, output: Path, force: bool) -> None:
+def check_places(source: str, output: Path, force: bool) -> None:
+    """Refuse an output that is there, unless forced, or that is what is to be read."""
     refuse_overwrite(output, force)
     if output.exists() and Path(source).exists() and output.samefile(source):
         raise ConfigurationError(f"{output}: is what is to be read; write to another file")
@@ -233,6 +248,8 @@ def _load_graph(
 
         if calibration is not None:
             raise ConfigurationError(f"{source}: is a graph; spikebert quantize makes an integer graph of it")
+        if source.endswith(NETX_SUFFIX):
+            say_new_spelling("export of FILE.net", "import netx FILE.net -o MODEL.nir")
         graph = read_netx(source) if source.endswith(NETX_SUFFIX) else read_nir(source, dt)
         if dt is not None:
             graph.metadata.setdefault("dt", dt)  # from here on the graph says it
@@ -244,7 +261,8 @@ def _load_graph(
             )
         return graph, {"source_sha256": file_sha256(source)}
     from export import to_nir
-    from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
+    from spikebert.checkpoint import checkpoint_sha256, load_config, load_model, load_tokenizer
+    from spikebert.cli.inputs import most_positions
     from spikebert.cli.quantization import CALIBRATION_SENTENCES, quantize_checkpoint, read_calibration
 
     if (precision == "integer") != (calibration is not None):
@@ -252,10 +270,9 @@ def _load_graph(
     seed_everything(seed)
     about = {"checkpoint_sha256": checkpoint_sha256(source)}
     if calibration is None:
-        graph = to_nir(load_model(source), precision or "float32", metadata=dict(about), copy=False)  # type: ignore[arg-type]
+        graph = to_nir(load_model(source), precision or "float32", metadata=dict(about), copy=False)
         return graph, about
-    config = load_model(source).config
-    longest = config.max_position_embeddings if config.position_embedding_type != "none" else None
+    longest = most_positions(load_config(source))
     ids = read_calibration(calibration, load_tokenizer(source), data_dir, CALIBRATION_SENTENCES, longest)
     return quantize_checkpoint(source, ids)[0], about
 

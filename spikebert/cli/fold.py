@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 
 from spikebert.cli.application import common_options, data_directory, messages, print_json, refuse_overwrite, results
-from spikebert.distillation.folding import fold_checkpoint
-from spikebert.provenance import seed_everything
+from spikebert.cli.grammar import Command
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("checkpoint")
 @click.option(
     "-o",
@@ -36,6 +35,9 @@ def fold(checkpoint: str, output: Path, force: bool, data_dir: Path | None, seed
     Example:
       spikebert fold my-model -o my-folded-model --data-dir DATA
     """
+    from spikebert.distillation.folding import fold_checkpoint
+    from spikebert.provenance import seed_everything
+
     seed_everything(seed)
     if not (output.is_dir() and not any(output.iterdir())):
         refuse_overwrite(output, force)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
 
+from hardware.choices import ONNX, PRECISIONS
 from spikebert.cli.application import Function, Positive, messages
 from spikebert.cli.inputs import (
     Sentences,
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from hardware.trace import Trace
 
 NIR_SUFFIX = ".nir"
-ONNX = "onnx"
-"""The runner whose traces name an ONNX file, which the NIR file was exported to."""
 SHOWN_DIGITS = 16
 """Of a hash."""
 DEFAULT_TOKENIZER = "default"
@@ -60,7 +58,7 @@ def graph_options(function: Function) -> Function:
         ),
         click.option(
             "--precision",
-            type=click.Choice(["float64", "float32", "integer"]),
+            type=click.Choice(PRECISIONS),
             help="Of a graph's run  [default: integer for an integer graph, an ONNX file's own, else float64].",
         ),
     ):
@@ -137,6 +135,8 @@ def check_recorded_on(trace: Trace, trace_file: Path, network: Network, graph_fi
     TraceMismatchError
         It says that it was recorded on a graph of the other kind, see `hardware.recorded.check_kind`.
     """
+    from rich.markup import escape
+
     from hardware.recorded import check_kind
     from spikebert.provenance import file_sha256
 

@@ -1,4 +1,4 @@
-"""``spikebert import-published``: a file of the published SpikeBERT code as a checkpoint of ours."""
+"""``spikebert import published``: a file of the published SpikeBERT code as a checkpoint of ours."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from spikebert.cli.application import common_options, messages, print_json, refuse_overwrite
+from spikebert.cli.grammar import Command
 from spikebert.errors import ConfigurationError
 
 
-@click.command("import-published")
+@click.command("published", cls=Command)
 @click.argument("file", metavar="FILE.pt", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint.")
 @click.option("--tau", type=float, default=2.0, show_default=True, help="Time constant it was trained with (--tau).")
@@ -53,7 +54,7 @@ def import_published(
 
     \b
     Example:
-      spikebert import-published sst2_epoch29.pt -o published-sst2 --tau 2.0 --tokenizer bert-base-cased
+      spikebert import published sst2_epoch29.pt -o published-sst2 --tau 2.0 --tokenizer bert-base-cased
     """
     import torch
 

@@ -6,16 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from spikebert.cli.application import common_options, print_json, results
+from spikebert.cli.grammar import Command
 from spikebert.cli.graph_runs import dt_option
 from spikebert.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 FIRST_FACTS = ("kind", "file", "source", "bytes", "sha256", "precision", "time_steps", "dt", "parameters")
 """What is said first of any file, in this order."""
@@ -28,7 +29,7 @@ SHOWN_VALUES = 8
 """A setting of a layer with more values is not printed."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path", metavar="FILE")
 @dt_option
 @common_options
@@ -44,6 +45,8 @@ def info(path: str, dt: float | None, seed: int, as_json: bool) -> None:
       spikebert info model.nir
       spikebert info from_snntorch.nir --dt 1e-4
     """
+    from rich.markup import escape
+
     explain = EXPLAINED.get(Path(path).suffix)
     if dt is not None and explain is not _explain_nir:
         raise ConfigurationError("--dt is for NIR files only")
@@ -85,24 +88,26 @@ def _in_short(key: str, value: Any) -> str:
 
 
 def _explain_checkpoint(name: str) -> tuple[dict[str, Any], Table]:
+    import numpy as np
+    from rich.table import Table
+
     from spikebert.checkpoint import checkpoint_sha256, load_model, resolve_checkpoint
-    from spikebert.modeling import SpikeBertModel
+    from spikebert.families import family_of
 
     source = resolve_checkpoint(name)
     model = load_model(name, encoder_allowed=True)
-    config = model.config
+    config, family = model.config, family_of(model, name)
     layers = {key: tuple(value.shape) for key, value in model.named_parameters()}
+    headless = ", an encoder without a classifier" if isinstance(model, family.encoder_class) else ""
     facts = {
-        "kind": "checkpoint, an encoder without a classifier" if isinstance(model, SpikeBertModel) else "checkpoint",
+        "kind": f"checkpoint{headless}",
         "source": source,
         "sha256": checkpoint_sha256(name),
         "parameters": sum(int(np.prod(shape)) for shape in layers.values()),
         "blocks": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "time_steps": config.time_steps,
-        "neuron": f"{config.neuron}: {config.neuron_parameters()}",
-        "attention": config.attention,
-        "attention_threshold": config.attention_threshold,
+        **family.facts(config),
         "labels": json.dumps(config.id2label),
         **_tokenizer_facts(name, config.vocab_size),
         "configuration": config.to_diff_dict(),
@@ -195,6 +200,9 @@ def _lacks_dt(graph: Any) -> bool:
 
 def _explain_nodes(path: Path) -> tuple[dict[str, Any], Table]:
     """Explain what the nodes of a NIR file hold, where nothing says what they compute in a time step."""
+    import numpy as np
+    from rich.table import Table
+
     from export.nir_file import read_nodes
 
     graph = read_nodes(path)
@@ -226,11 +234,15 @@ def _explain_nodes(path: Path) -> tuple[dict[str, Any], Table]:
 
 
 def _parameters(operator: Any) -> int:
+    import numpy as np
+
     return sum(value.size for value in operator.parameters().values() if isinstance(value, np.ndarray))
 
 
 def _detail(operator: Any) -> str:
     """Return what an operator that acts on each feature by itself does it with."""
+    import numpy as np
+
     from export.operators import IntegerLeakyIntegrateAndFire, LeakyIntegrateAndFire
 
     if isinstance(operator, LeakyIntegrateAndFire):
@@ -252,6 +264,8 @@ def _settings(parameters: dict[str, Any]) -> str:
 
 def _span(value: Any) -> str:
     """Return one number where all are the same, else the smallest and the largest."""
+    import numpy as np
+
     low, high = float(np.min(value)), float(np.max(value))
     return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
 
@@ -267,6 +281,8 @@ def _file_facts(path: Path) -> dict[str, Any]:
 
 
 def _node_table(rows: list[dict[str, Any]], last: str) -> Table:
+    from rich.table import Table
+
     table = Table(box=None)
     for title in ("node", "operator", "features", last):  # in a narrow window only the operator is wrapped
         table.add_column(title, no_wrap=title != "operator", overflow="fold")
@@ -277,12 +293,18 @@ def _node_table(rows: list[dict[str, Any]], last: str) -> Table:
 
 def _cells(row: dict[str, Any], *columns: str) -> list[str]:
     """Return a row as printed: node, operator with its detail below, and more; brackets are no markup."""
+    from rich.markup import escape
+
     operator = f"{row['operator']}\n{row['detail']}".strip()
     return [escape(str(text)) for text in (row["node"], operator, *(row[column] for column in columns))]
 
 
 def _explain_onnx(path: Path) -> tuple[dict[str, Any], Table]:
     """Explain any ONNX file; one of ours by its own nodes, another's by ONNX's."""
+    import numpy as np
+    from rich.markup import escape
+    from rich.table import Table
+
     from export.onnx_format.file import external_data, is_ours, load_onnx, read_onnx
 
     model = load_onnx(path)
@@ -384,6 +406,7 @@ def _plain(group: Any, key: str, kind: type) -> Any:
 
 def _layer_row(layers: Any, name: str) -> dict[str, Any]:
     import h5py
+    import numpy as np
 
     layer = _plain(layers, name, h5py.Group)
     if layer is None:
@@ -409,6 +432,8 @@ def _layer_row(layers: Any, name: str) -> dict[str, Any]:
 
 
 def _explain_trace(path: Path) -> tuple[dict[str, Any], Table]:
+    from rich.table import Table
+
     from hardware.trace import Trace
 
     trace = Trace.load(path)

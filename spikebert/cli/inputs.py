@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from spikebert.cli.application import Function, data_directory
 from spikebert.cli.arrays import read_array
 from spikebert.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BATCH_SIZE = 8
 LARGEST_COUNT = (1 << 16) - 1
@@ -82,6 +84,8 @@ class Sentences:
 
     def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[SentenceBatch]:
         """Yield the sentences in order, each batch padded to its own longest or to `padded_length`."""
+        import numpy as np
+
         for start in range(0, len(self), batch_size):
             rows = self.token_ids[start : start + batch_size]
             width = max(self.padded_length or 0, *map(len, rows))
@@ -142,6 +146,12 @@ def sentence_lengths(config: Any) -> tuple[int | None, int | None]:
     return config.max_position_embeddings, getattr(config, "padded_length", None)
 
 
+def most_positions(config: Any) -> int | None:
+    """Return the tokens that a model of this configuration has positions for; None where it needs none."""
+    without = getattr(config, "position_embedding_type", None) == "none"
+    return None if without else config.max_position_embeddings
+
+
 def read_sentences(
     tokenizer: Any,
     texts: tuple[str, ...],
@@ -166,7 +176,8 @@ def read_sentences(
     if bool(texts) == bool(task):
         raise ConfigurationError("say which sentences to run: give --text or --task, and not both")
     if task:
-        from spikebert.data import find_task, load_examples
+        from spikebert.data import load_examples
+        from spikebert.tasks import find_task
 
         found = load_examples(find_task(task), split, data_directory(data_dir))[:limit]
         rows = [example.texts for example in found]
@@ -188,6 +199,8 @@ def read_values(path: Path) -> Values:
     ConfigurationError, TraceError
         There is no such array (see `spikebert.cli.arrays`), or it is none of numbers of two axes or more.
     """
+    import numpy as np
+
     array = read_array(path)
     if array.dtype.kind not in "fiub":
         raise ConfigurationError(f"{path}: holds {array.dtype}; expected numbers (time steps, samples, ...)")
@@ -205,6 +218,8 @@ def read_ids(path: Path) -> Sentences:
     ConfigurationError, TraceError
         There is no such array (see `spikebert.cli.arrays`), it is none of whole numbers, or a sentence is all padding.
     """
+    import numpy as np
+
     expected = "whole numbers (sentences, tokens)"
     ids = read_array(path, expected)
     if ids.ndim != 2 or ids.dtype.kind not in "iu":

@@ -17,24 +17,17 @@ from torch import nn
 
 from export.network import Network
 from export.nir_graph.reader import parse_graph
+from hardware.choices import INTEGER, LAVA, TORCH
 from hardware.equivalence.node_by_node import NodeByNode
 from hardware.equivalence.streaming import Pair
 from hardware.recorded import RecordedRunner, load_trace
-from hardware.runners import RUNNERS, open_runner
+from hardware.runners import open_runner
 from hardware.runners.runner import Runner
 from hardware.trace import Trace
+from spikebert.cli.runners import TRACE_SUFFIX, parse_runner
 from spikebert.errors import ConfigurationError
 
-TRACE_SUFFIX, ONNX_SUFFIX = ".npz", ".onnx"
-INTEGER, LAVA, ONNX, TORCH = "integer", "lava", "onnx", "torch"
-WORDS = {
-    "operator": "granularity",
-    "block": "granularity",
-    "network": "granularity",
-    "zero-latency": "timing",
-    "hardware": "timing",
-}
-"""What may stand behind ``lava:``, and which option of the runner it is."""
+ONNX_SUFFIX = ".onnx"
 DECIDING = ("granularity", "timing")
 """Options that decide how a run goes, not only how long it takes."""
 
@@ -71,19 +64,8 @@ class Side:
         """
         if text.endswith(TRACE_SUFFIX):
             return cls(RecordedRunner.name, trace_file=Path(text))
-        runner, _, words = text.partition(":")
-        if runner not in RUNNERS:
-            raise ConfigurationError(
-                f"{text!r} is not a runner ({', '.join(RUNNERS)}) and not a trace file (ending in {TRACE_SUFFIX})"
-            )
-        options: dict[str, Any] = {}
-        for word in words.replace(",", ":").split(":") if words else ():
-            if runner != LAVA or word not in WORDS:
-                raise ConfigurationError(
-                    f"{text!r}: {word!r} is not known; behind lava: may stand {', '.join(WORDS)}, as in lava:network"
-                )
-            options[WORDS[word]] = word
-        return cls(runner, options)
+        runner, options = parse_runner(text)
+        return cls(runner, dict(options))
 
     def __str__(self) -> str:
         """Return a short name for tables: that of the file, or of the runner with what decides how it runs."""
@@ -193,6 +175,6 @@ class CheckpointPair:
         from spikebert.checkpoint import load_model
 
         model = load_model(self.checkpoint)
-        meant = to_nir(model)  # type: ignore[arg-type]
+        meant = to_nir(model)
         runs = meant if self.graph_file is None else read_nir(self.graph_file)
         return self.plan.open(model, runs if self.plan.precision == INTEGER else meant, runs)

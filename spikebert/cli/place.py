@@ -14,12 +14,13 @@ from spikebert.cli.application import (
     print_json,
     results,
 )
+from spikebert.cli.grammar import Command
 from spikebert.cli.graph_runs import check_recorded_on, dt_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("graph_file", metavar="MODEL.nir", type=click.Path(path_type=Path))
 @click.option("--chip", required=True, help="loihi1, loihi2, or FILE.json, a description of your own chip.")
 @click.option(

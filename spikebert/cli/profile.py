@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hardware.choices import COLLECTIONS, CSV_AXES, FIGURES
 from spikebert.cli.application import check_outputs, common_options, messages, print_json, results
 from spikebert.cli.sources import Source, SourceCommand, SourceOptions, open_source, source_options
 from spikebert.errors import ConfigurationError
@@ -14,9 +15,6 @@ from spikebert.errors import ConfigurationError
 if TYPE_CHECKING:
     from hardware.firing import Firing
 
-COLLECTIONS = ("heads", "histogram", "persistence")
-FIGURES = ("rates", "steps", "positions", "heads", "raster", "histogram")
-CSV_AXES = ("node", "step", "position", "head", "neuron", "value", "operation")
 PAPERS_ORDER = ("qk_first",)
 BOTH_ORDERS = ("qk_first", "kv_first")
 NEEDED_FOR_CSV = {"head": "heads", "value": "histogram"}

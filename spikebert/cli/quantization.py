@@ -6,21 +6,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
 
+from export.choices import SCALES, SIGN_MODES
 from spikebert.cli.application import Function, data_directory
 from spikebert.cli.arrays import names_array
+from spikebert.cli.grammar import Gone
 from spikebert.cli.inputs import read_ids
 from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import nir
+    from rich.table import Table
 
     from export.passes.quantize import QuantizationReport
 
 CALIBRATION_SENTENCES = 32
 CALIBRATION_SPLIT = "train"
 """Never the split that is scored."""
+GONE = (
+    Gone(
+        "--power-of-two", "its models answer like the default's (docs/integers.md); in Python quantize() still has it."
+    ),
+    Gone("--rounding", "its models answer like the default's (docs/integers.md); in Python quantize() still has it."),
+)
+"""Options of quantizing that were measured and made no difference."""
 
 
 def quantization_options(function: Function) -> Function:
@@ -30,22 +39,14 @@ def quantization_options(function: Function) -> Function:
         click.option("--no-repair", is_flag=True, help="Leave silent and saturated layers as they are."),
         click.option(
             "--sign-mode",
-            type=click.Choice(["mixed", "auto"]),
+            type=click.Choice(SIGN_MODES),
             default="mixed",
             show_default=True,
             help="auto gives matrices of one sign 8 bits of magnitude.",
         ),
         click.option(
-            "--rounding",
-            type=click.Choice(["nearest", "floor-even"]),
-            default="nearest",
-            show_default=True,
-            help="Of weights; floor-even as stock Lava floors them.",
-        ),
-        click.option("--power-of-two", is_flag=True, help="Only powers of two as weight scales."),
-        click.option(
             "--scale",
-            type=click.Choice(["per-tensor", "per-channel"]),
+            type=click.Choice(SCALES),
             default="per-tensor",
             show_default=True,
             help="One weight scale for a matrix, or for each row.",
@@ -64,7 +65,7 @@ def quantization_options(function: Function) -> Function:
 
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Return keywords for `export.quantize`, and the limit of the calibration, from `quantization_options`."""
-    names = ("scale", "power_of_two", "rounding", "sign_mode", "max_tokens")
+    names = ("scale", "sign_mode", "max_tokens")
     keywords = {name: options[name] for name in names}
     return {**keywords, "repair": not options["no_repair"]}, options["calibration_limit"]
 
@@ -81,7 +82,8 @@ def read_calibration(
     DataError
         The task's file cannot be read.
     """
-    from spikebert.data import TASKS, find_task, load_examples
+    from spikebert.data import load_examples
+    from spikebert.tasks import TASKS, find_task
 
     path = Path(calibration)
     if calibration in TASKS:
@@ -115,7 +117,7 @@ def quantize_checkpoint(
     from spikebert.checkpoint import checkpoint_sha256, load_model
 
     graph = to_nir(
-        load_model(checkpoint),  # type: ignore[arg-type]
+        load_model(checkpoint),
         metadata={"checkpoint_sha256": checkpoint_sha256(checkpoint)},
     )
     return quantize_with_report(graph, calibration, **options)
@@ -123,6 +125,8 @@ def quantize_checkpoint(
 
 def quantization_table(report: QuantizationReport) -> Table:
     """Return the table of layers: firing rates before and after, agreement, and repairs."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", no_wrap=True)
     for title in ("float\nrate", "integer\nrate", "agree on\nsame inputs", "features\nsilenced", "features\nsaturated"):

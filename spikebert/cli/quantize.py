@@ -9,11 +9,13 @@ import click
 
 from spikebert.cli.application import common_options, messages, print_json, refuse_overwrite, results
 from spikebert.cli.arrays import names_array, read_array
-from spikebert.cli.quantization import quantization_options, quantization_table, read_calibration, split_options
+from spikebert.cli.grammar import Command
+from spikebert.cli.graph_runs import dt_option
+from spikebert.cli.quantization import GONE, quantization_options, quantization_table, read_calibration, split_options
 from spikebert.errors import ConfigurationError
 
 
-@click.command()
+@click.command(cls=Command, old=GONE)
 @click.argument("graph_file", metavar="MODEL.nir", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Integer NIR file to write.")
 @click.option(
@@ -23,9 +25,7 @@ from spikebert.errors import ConfigurationError
     ".npz:NAME; for a graph that reads no tokens, whole numbers in such a file: (time steps, samples, ...) in the "
     "graph's shape.",
 )
-@click.option(
-    "--dt", type=click.FloatRange(min=0, min_open=True), help="Seconds of a time step, where MODEL.nir does not say."
-)
+@dt_option
 @click.option(
     "--tokenizer", "tokenizer_name", default="default", show_default=True, help="Checkpoint whose tokenizer reads text."
 )

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
+from hardware.choices import GRAPH_RUNNERS, LAVA, ONNX, REFERENCE
 from spikebert.cli.application import (
-    MultiValueCommand,
     Positive,
     common_options,
     messages,
@@ -17,27 +16,24 @@ from spikebert.cli.application import (
     refuse_overwrite,
     results,
 )
+from spikebert.cli.grammar import Command, PartOfRunner
 from spikebert.cli.graph_runs import GraphOptions, default_precision, graph_options
 from spikebert.cli.inputs import sentence_options
+from spikebert.cli.runners import RunnerName, parse_runner
 from spikebert.errors import ConfigurationError
 
 
-@click.command(cls=MultiValueCommand)
+@click.command(
+    cls=Command,
+    old=(PartOfRunner("--granularity", "--runner", REFERENCE), PartOfRunner("--timing", "--runner", REFERENCE)),
+)
 @click.argument("graph_file", metavar="MODEL.nir|MODEL.onnx", type=click.Path(path_type=Path))
 @click.option(
     "--runner",
-    type=click.Choice(["reference", "integer", "lava", "onnx"]),
-    help="What simulates  [default: reference; onnx for an ONNX file].",
-)
-@click.option(
-    "--granularity",
-    type=click.Choice(["operator", "block", "network"]),
-    help="Lava only: how much runs in one process [default: block].",
-)
-@click.option(
-    "--timing",
-    type=click.Choice(["zero-latency", "hardware"]),
-    help="Lava only: every process at once, or each synaptic hop one step later [default: zero-latency].",
+    type=RunnerName(*GRAPH_RUNNERS),
+    help="What simulates: reference, integer, onnx, or lava, behind which may stand how much runs in one process "
+    "(lava:operator, lava:block, lava:network) and that each synaptic hop takes a step (lava:hardware)  [default: "
+    "reference; onnx for an ONNX file].",
 )
 @click.option("--timeout", type=Positive(), help="Lava only: seconds without progress.")
 @click.option(
@@ -54,8 +50,6 @@ from spikebert.errors import ConfigurationError
 def simulate(
     graph_file: Path,
     runner: str | None,
-    granularity: str | None,
-    timing: str | None,
     timeout: float | None,
     jobs: int | None,
     membrane_potentials: bool,
@@ -77,21 +71,23 @@ def simulate(
       spikebert simulate model.nir --runner lava --text "A warm and funny film ." -o trace.npz
       spikebert simulate from_snntorch.nir --dt 1e-4 --input spikes.npy
     """
+    import numpy as np
+
     from export.nir_file import read_network
     from hardware.runners import open_runner
     from spikebert.provenance import file_sha256, run_record, seed_everything
 
     is_onnx = graph_file.suffix == ".onnx"
-    runner = runner or ("onnx" if is_onnx else "reference")
-    if is_onnx and runner != "onnx":
+    runner, in_lava = parse_runner(runner or (ONNX if is_onnx else REFERENCE))
+    if is_onnx and runner != ONNX:
         raise ConfigurationError(f"{graph_file}: only --runner onnx runs an ONNX file; give the NIR file")
     chosen = GraphOptions(**of_graph)
-    given = {"granularity": granularity, "timing": timing, "timeout": timeout, "jobs": jobs}
+    given = {"timeout": timeout, "jobs": jobs}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if options and runner != "lava":
+    if options and runner != LAVA:
         raise ConfigurationError(f"--{next(iter(options))} is for --runner lava only")
-    if runner == "lava":
-        options["jobs"] = jobs
+    if runner == LAVA:
+        options |= {"jobs": jobs, **in_lava}
     if output is not None:
         refuse_overwrite(output, force)
     seed_everything(seed)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from spikebert.cli.application import Function, MultiValueCommand, messages
+from hardware.choices import GRAPH_RUNNERS, REFERENCE
+from spikebert.cli.application import Function, messages
 from spikebert.cli.arrays import array_file
+from spikebert.cli.grammar import Command
 from spikebert.cli.graph_runs import NIR_SUFFIX, GraphOptions, check_recorded_on, default_precision, graph_options
 from spikebert.cli.inputs import Sentences, Values, read_sentences, read_values, sentence_lengths, sentence_options
+from spikebert.cli.runners import RunnerName
 from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ Words = Callable[[list[int]], list[str]]
 """Gives the tokens of ids."""
 
 
-class SourceCommand(MultiValueCommand):
+class SourceCommand(Command):
     """A command whose CHECKPOINT or MODEL.nir may be missing where ``--trace`` stands in its place."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -43,7 +45,9 @@ def source_options(function: Function) -> Function:
     function = graph_options(sentence_options(function))
     for option in (
         click.option(
-            "--runner", help="What runs MODEL.nir: reference, integer, lava:network, …  [default: reference]."
+            "--runner",
+            type=RunnerName(*GRAPH_RUNNERS),
+            help="What runs MODEL.nir: reference, integer, lava:network, …  [default: reference].",
         ),
         click.option("--graph", "graph_file", type=file, help="NIR graph the trace was made with."),
         click.option(
@@ -112,6 +116,8 @@ class Source:
 
     def counted(self, doing: str) -> Iterator[Firing]:
         """Yield the firings behind a progress bar that says what is being done."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -162,7 +168,7 @@ def _checkpoint(checkpoint: str, options: SourceOptions, seed: int) -> Source:
     longest, padded = sentence_lengths(config)
     asked = (options.texts, options.task, options.data_dir, options.split, options.limit)
     sentences = read_sentences(tokenizer, *asked, longest, padded)
-    network = parse_graph(to_nir(model))  # type: ignore[arg-type]
+    network = parse_graph(to_nir(model))
 
     def firings() -> Iterator[Firing]:
         with open_runner(model, "torch", CHECKPOINT_PRECISION) as runner:
@@ -196,9 +202,7 @@ def _graph(path: Path, options: SourceOptions, seed: int) -> Source:
     from spikebert.provenance import run_record
 
     given = options.of_graph
-    side = Side.parse(options.runner or "reference")
-    if not side.executes_graphs:
-        raise ConfigurationError(f"--runner {options.runner}: runs no graph; choose reference, integer, lava or onnx")
+    side = Side.parse(options.runner or REFERENCE)
     _, network = read_network(path, given.dt)
     samples = given.read_samples(
         path, network, options.texts, options.task, options.data_dir, options.split, options.limit

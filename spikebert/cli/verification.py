@@ -26,15 +26,16 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from hardware.choices import INTEGER, LAVA, TORCH
 from hardware.equivalence import Comparison
 from hardware.equivalence.explanation import Explanation
 from hardware.equivalence.streaming import Batch, Finding, Pair, ProgressFile, stream_findings
+from hardware.runners.lava.stock_share import StockShare
 from hardware.runners.runner import FLOAT_PRECISIONS
-from hardware.stock_share import StockShare
 from hardware.trace import Trace
 from spikebert.cli.application import messages, results
 from spikebert.cli.inputs import BATCH_SIZE, Sentences
-from spikebert.cli.pairs import INTEGER, LAVA, TORCH, PairPlan, Side
+from spikebert.cli.pairs import PairPlan, Side
 
 SECONDS_BETWEEN_WRITES = 1.0
 

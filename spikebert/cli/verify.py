@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
 
+from hardware.choices import INTEGER, LAVA, ONNX, PRECISIONS, TORCH
 from spikebert.cli.application import (
     EXIT_ANSWER_IS_NO,
-    MultiValueCommand,
     Positive,
     check_outputs,
     common_options,
@@ -22,7 +21,9 @@ from spikebert.cli.application import (
     print_json,
     results,
 )
+from spikebert.cli.grammar import Command, PartOfRunner, Renamed
 from spikebert.cli.inputs import BATCH_SIZE, read_sentences, sentence_lengths, sentence_options
+from spikebert.cli.runners import RunnerName
 from spikebert.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,20 +33,29 @@ if TYPE_CHECKING:
     from hardware.equivalence.streaming import Pair
     from spikebert.cli.pairs import Side
 
-PRECISIONS = ("float64", "float32", "integer")
 DIFFERENCES_SHOWN = 8
 """Of a graph that is not the checkpoint's own."""
 
 
-@click.command(cls=MultiValueCommand)
+@click.command(
+    cls=Command,
+    old=(
+        PartOfRunner("--granularity", "--against", LAVA),
+        PartOfRunner("--timing", "--against", LAVA),
+        Renamed("--report", "--html"),
+    ),
+)
 @click.argument("checkpoint")
 @click.option(
     "--against",
-    help="What to compare with: a runner (reference, lava, lava:network, …) or a trace recorded elsewhere (.npz)  "
-    "[default: lava; onnx for an ONNX file].",
+    type=RunnerName(traces=True),
+    help="What to compare with: a runner (reference, lava, lava:network, lava:hardware, …) or a trace recorded "
+    "elsewhere (.npz)  [default: lava; onnx for an ONNX file].",
 )
 @click.option(
-    "--expected", help="What it is compared with, likewise  [default: torch; at integer the integer simulator]."
+    "--expected",
+    type=RunnerName(traces=True),
+    help="What it is compared with, likewise  [default: torch; at integer the integer simulator].",
 )
 @click.option(
     "--graph",
@@ -55,19 +65,14 @@ DIFFERENCES_SHOWN = 8
 )
 @click.option(
     "--precision",
-    help="On both sides: float64, float32 or integer  [default: float64; an ONNX file's own].",
+    type=click.Choice(PRECISIONS),
+    help="On both sides  [default: float64; an ONNX file's own].",
 )
 @click.option(
     "--calibration",
     help="At integer: sentences to quantize on, a task (its training split) or a file "
     "[default: the task's, else the texts themselves].",
 )
-@click.option(
-    "--granularity",
-    type=click.Choice(["operator", "block", "network"]),
-    help="Lava only: how much runs in one process [default: block].",
-)
-@click.option("--timing", type=click.Choice(["zero-latency", "hardware"]), help="Lava only [default: zero-latency].")
 @click.option("--timeout", type=Positive(), help="Lava only: seconds without progress.")
 @click.option(
     "--nodes", multiple=True, help="Compare only nodes that match, such as 'block00_*'; output is the logits."
@@ -83,8 +88,10 @@ DIFFERENCES_SHOWN = 8
 @click.option(
     "--resume", "resume_file", type=click.Path(path_type=Path), help="Keep progress in this file, and go on from it."
 )
-@click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write a self-contained HTML page.")
-@click.option("--force", is_flag=True, help="Write over an existing report.")
+@click.option(
+    "--html", "page_file", type=click.Path(path_type=Path), help="Write everything as one self-contained page."
+)
+@click.option("--force", is_flag=True, help="Write over an existing page.")
 @sentence_options
 @common_options
 def verify(
@@ -94,8 +101,6 @@ def verify(
     graph_file: Path | None,
     precision: str | None,
     calibration: str | None,
-    granularity: str | None,
-    timing: str | None,
     timeout: float | None,
     nodes: tuple[str, ...],
     node_by_node: bool,
@@ -105,7 +110,7 @@ def verify(
     jobs: int,
     batch_size: int,
     resume_file: Path | None,
-    report_file: Path | None,
+    page_file: Path | None,
     force: bool,
     texts: tuple[str, ...],
     task: str | None,
@@ -125,7 +130,7 @@ def verify(
     \b
     Examples:
       spikebert verify default --against lava --precision float64 --text "A warm and funny film ."
-      spikebert verify default --against reference --task sst2 --data-dir DATA --limit 50 --report report.html
+      spikebert verify default --against reference --task sst2 --data-dir DATA --limit 50 --html report.html
       spikebert verify default --against reference --precision float32 --node-by-node --text "A warm film ."
       spikebert verify default --expected reference --against lava:operator --text "A warm film ."
       spikebert verify default --against chip.npz --task sst2 --data-dir DATA --limit 100
@@ -138,13 +143,13 @@ def verify(
     from export.differences import graph_differences, source_differences
     from hardware.equivalence.streaming import ProgressFile
     from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
-    from spikebert.cli.pairs import INTEGER, LAVA, ONNX, ONNX_SUFFIX, TORCH, CheckpointPair, PairPlan, Side
+    from spikebert.cli.pairs import ONNX_SUFFIX, CheckpointPair, PairPlan, Side
     from spikebert.cli.quantization import CALIBRATION_SENTENCES, quantize_checkpoint, read_calibration
     from spikebert.cli.simulate import precision_of_onnx
     from spikebert.cli.verification import Stream, finding_to_dict, job_of, progress_bar, with_words
     from spikebert.provenance import file_sha256, run_record, seed_everything
 
-    check_outputs((report_file,), force)
+    check_outputs((page_file,), force)
     is_onnx = graph_file is not None and graph_file.suffix == ONNX_SUFFIX
     nir_file, onnx_file = (None, graph_file) if is_onnx else (graph_file, None)
     against = against or (LAVA if onnx_file is None else ONNX)
@@ -152,15 +157,11 @@ def verify(
     precision = precision or its_own or "float64"
     if its_own not in (None, precision):
         raise ConfigurationError(f"{onnx_file}: computes in {its_own}, not {precision}; leave --precision out")
-    if precision not in PRECISIONS:
-        raise ConfigurationError(f"--precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     expected = expected or (INTEGER if precision == INTEGER else TORCH)
     side_a, side_b = Side.parse(expected), Side.parse(against)
-    of_lava = {"granularity": granularity, "timing": timing, "timeout": timeout}
-    for name, value in of_lava.items():
-        if value is not None and side_b.runner != LAVA:
-            raise ConfigurationError(f"--{name} is for --against lava only")
-    side_b = side_b.with_options(**of_lava)
+    if timeout is not None and side_b.runner != LAVA:
+        raise ConfigurationError("--timeout is for --against lava only")
+    side_b = side_b.with_options(timeout=timeout)
     if onnx_file is not None:
         side_b = _onnx_side(side_b, onnx_file, nodes)
     seed_everything(seed)
@@ -172,7 +173,7 @@ def verify(
     processes = 1 if LAVA in (side_a.runner, side_b.runner) else jobs
     plan = PairPlan(side_a, side_b, precision, nodes, audit, node_by_node)
     sha256 = checkpoint_sha256(checkpoint)
-    own = runs = to_nir(model)  # type: ignore[arg-type]
+    own = runs = to_nir(model)
     differences: list[GraphDifference] = []
     quantizes = INTEGER in (precision, side_a.runner, side_b.runner) and nir_file is None
     if calibration is not None and not quantizes:
@@ -220,7 +221,7 @@ def verify(
         "graph_differences": [str(difference) for difference in differences],
         **run_record(seed, sha256),
     }
-    if report_file is not None:
+    if page_file is not None:
         from hardware.reports.equivalence_report import EquivalenceSubject, write_equivalence_page
 
         subject_of_page = EquivalenceSubject(
@@ -234,8 +235,8 @@ def verify(
             graph_differences=record["graph_differences"],
             record={key: value for key, value in record.items() if key != "graph_differences"},
         )
-        write_equivalence_page(found, report_file, subject_of_page)
-        messages.print(f"wrote {report_file}", markup=False, soft_wrap=True)
+        write_equivalence_page(found, page_file, subject_of_page)
+        messages.print(f"wrote {page_file}", markup=False, soft_wrap=True)
     if as_json:
         answer = {**finding_to_dict(found), "equal": equal}
         if comparison.equal and differences:
@@ -251,7 +252,6 @@ def verify(
 def _onnx_side(side: Side, path: Path, nodes: tuple[str, ...]) -> Side:
     """Return the side that runs an ONNX file: all that it shows, or where asked the logits alone."""
     from hardware.equivalence.comparison import NODE_OF_LOGITS
-    from spikebert.cli.pairs import ONNX
 
     if side.runner != ONNX:
         raise ConfigurationError(f"{path}: is an ONNX file, which only --against onnx runs, not {side}")
@@ -300,6 +300,8 @@ def _print(
     graph_file: Path | None,
     checkpoint: str,
 ) -> None:
+    from rich.markup import escape
+
     from spikebert.cli.verification import comparison_table, print_finding, verdict
 
     comparison = found.comparison

@@ -9,51 +9,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from spikebert.data import Example
 from spikebert.distillation.part_of_speech import CHINESE, TaggedWord, Tagger
-from spikebert.errors import ConfigurationError
+from spikebert.distillation.settings import AugmentationSettings
 
 LONGEST_NGRAM = 5
 SHORTEST_SPAN, LONGEST_SPAN = 2, 16
-
-
-@dataclass(frozen=True)
-class AugmentationSettings:
-    """How texts are changed; the probabilities are those of section 4.2.
-
-    Parameters
-    ----------
-    copies : int
-        Changed copies of each text that are tried; those that come out like a text that is there are left out.
-    mask_probability, replace_probability : float
-        Of each word: to become the mask token, or another word of the same part of speech.
-    ngram_probability : float
-        Of each text: to be cut to an n-gram of 1 to 5 words afterwards.
-
-    Raises
-    ------
-    ConfigurationError
-        A value is not allowed.
-    """
-
-    copies: int = 1
-    mask_probability: float = 0.1
-    replace_probability: float = 0.1
-    ngram_probability: float = 0.25
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        if self.copies < 0:
-            raise ConfigurationError(f"copies is {self.copies}; it must be 0 or more")
-        for name in ("mask_probability", "replace_probability", "ngram_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
-        if self.mask_probability + self.replace_probability > 1:
-            raise ConfigurationError("mask_probability and replace_probability are more than 1 together; lower one")
 
 
 def augment(

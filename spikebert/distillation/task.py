@@ -10,13 +10,14 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from spikebert.checkpoint import (
@@ -27,84 +28,35 @@ from spikebert.checkpoint import (
     write_checkpoint_files,
     writing_directory,
 )
-from spikebert.configuration import SpikeBertConfig
-from spikebert.data import Example, Task, TokenizedExamples, load_examples, read_unlabelled
-from spikebert.distillation.augmentation import AugmentationSettings, augment, random_spans
-from spikebert.distillation.fine_tuning import TEACHER_SETTINGS, fine_tuned_teacher
+from spikebert.data import Example, TokenizedExamples, load_examples, read_unlabelled
+from spikebert.distillation.augmentation import augment, random_spans
+from spikebert.distillation.fine_tuning import fine_tuned_teacher
 from spikebert.distillation.logs import LOG_FILE, TrainingLog, log_beside, state_beside
-from spikebert.distillation.losses import FeatureTransforms, LossWeights, aligned_layers
+from spikebert.distillation.losses import FeatureTransforms
 from spikebert.distillation.model_card import CARD_FILE, RECORD_FILE, model_card
 from spikebert.distillation.part_of_speech import ENGLISH, find_tagger, guess_language
-from spikebert.distillation.student import build_student, calibrate_attention_threshold, change_student, load_student
+from spikebert.distillation.settings import Keeping, LossWeights, TeacherUse, Texts, TrainingSettings
+from spikebert.distillation.student import build_student, load_student
 from spikebert.distillation.task_trainer import TaskTrainer, TeacherSignals, rows_with_equal_tokens
 from spikebert.distillation.teacher import load_teacher
 from spikebert.distillation.teacher_outputs import TeacherOutputs, teacher_outputs, texts_sha256
 from spikebert.distillation.training import (
     CALIBRATION_BATCH_SIZE,
     CALIBRATION_BATCHES,
-    Keeping,
     Record,
     Reports,
     StateFile,
-    TrainingSettings,
     make_accelerator,
 )
 from spikebert.errors import ConfigurationError
 from spikebert.evaluation import evaluate, firing_rates
 from spikebert.fake_quantization import fake_quantize
-from spikebert.modeling import SpikeBertForSequenceClassification
-from spikebert.norms import LAYER, calibrate_norms
+from spikebert.families import DEFAULT_MODEL_TYPE, family_of
 from spikebert.provenance import run_record, seed_everything
+from spikebert.tasks import Task
 
 SEEDS_FILE = "seeds.json"
 MASK_TOKEN = "[MASK]"  # every BERT's
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What a student learns from beside the task's own training set; the teacher says what it means.
-
-    Parameters
-    ----------
-    unlabelled : sequence of Path
-        Files with a text a line.
-    unlabelled_limit : int, optional
-        Lines read of each, spread evenly over it.
-    spans : int
-        Pieces cut from each training text.
-    augmentation : AugmentationSettings
-        Changed copies of each training text; none by default.
-    tagger : str, optional
-        Part-of-speech tagger; the best there is by default.
-    """
-
-    unlabelled: Sequence[Path] = ()
-    unlabelled_limit: int | None = None
-    spans: int = 0
-    augmentation: AugmentationSettings = field(default_factory=lambda: AugmentationSettings(copies=0))
-    tagger: str | None = None
-
-
-@dataclass(frozen=True)
-class TeacherUse:
-    """How the teacher is made ready and asked.
-
-    Parameters
-    ----------
-    settings : TrainingSettings
-        Of its fine-tuning, where it needs one.
-    folder : Path, optional
-        Where a teacher fine-tuned here is kept, and looked for; ``OUTPUT.teacher`` by default.
-    cache : Path, optional
-        Where its outputs are kept, see `teacher_outputs`.
-    largest_features : float
-        Bytes that its features may take there.
-    """
-
-    settings: TrainingSettings = TEACHER_SETTINGS
-    folder: Path | None = None
-    cache: Path | None = None
-    largest_features: float = 8e9
 
 
 def distill_task(
@@ -119,6 +71,7 @@ def distill_task(
     prune: bool = True,
     vocabulary_size: int | None = None,
     blocks_from_teacher: bool = False,
+    model_type: str = DEFAULT_MODEL_TYPE,
     weights: LossWeights | None = None,
     texts: Texts | None = None,
     teacher_use: TeacherUse | None = None,
@@ -130,7 +83,7 @@ def distill_task(
     Parameters
     ----------
     teacher : str
-        Folder, hub name or package of a BERT, or a SpikeBERT checkpoint; fine-tuned first where it does not know the
+        Folder, hub name or package of a BERT, or a spiking checkpoint; fine-tuned first where it does not know the
         task and a loss looks at it.
     task, data_directory, train_file
         See `spikebert.data.load_examples`.
@@ -142,13 +95,16 @@ def distill_task(
     student : str or Path, optional
         Checkpoint to start from; without one, a student is made from the teacher.
     student_configuration : dict, optional
-        Fields of `SpikeBertConfig` for a student made from the teacher; of a given student, those of `CHANGEABLE`.
+        Fields of the configuration of a student made from the teacher; of a given student, those that its family can
+        change, see ``ModelFamily.change``.
     prune : bool
         Whether such a student drops tokens outside the Latin script, where the training text is not Chinese.
     vocabulary_size : int, optional
         Keep as many tokens, those that the training and unlabelled texts use most.
     blocks_from_teacher : bool
         Whether blocks of a student made from the teacher start as layers of it.
+    model_type : str
+        Of the family that a student made from the teacher is of.
     weights : LossWeights, optional
         Of the losses; Eq. 8's by default.
     texts, teacher_use, keeping, reports : optional
@@ -197,6 +153,7 @@ def distill_task(
             prune and guess_language([text for example in train_set for text in example.texts]) == ENGLISH,
             vocabulary,
             blocks_from_teacher,
+            model_type,
             max_position_embeddings=settings.max_length,
             **(student_configuration or {}),
         )
@@ -205,12 +162,11 @@ def distill_task(
     train = TokenizedExamples([e for part in parts.values() for e in part], task, tokenizer, settings.max_length)
     shuffled = train.batches(CALIBRATION_BATCH_SIZE, np.random.default_rng(settings.seed))
     first_batches = [batch.inputs for batch in islice(shuffled, CALIBRATION_BATCHES)]
+    family = family_of(model)
     if student is not None:
-        model = change_student(model, student_configuration or {}, first_batches)
-    elif model.config.norm != LAYER:
-        calibrate_norms(model, first_batches)
-        if "attention_threshold" not in (student_configuration or {}):
-            calibrate_attention_threshold(model, first_batches)
+        model = family.change(model, student_configuration or {}, lambda: first_batches)
+    else:
+        family.calibrate(model, lambda: first_batches, student_configuration or {})
     dev = TokenizedExamples(dev_set, task, tokenizer, settings.max_length)
     signals, transforms = None, None
     if guide:
@@ -279,7 +235,7 @@ def distill_task(
         }
         (folder / LOG_FILE).write_text(log_beside(output).read_text(encoding="utf-8"), encoding="utf-8")
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        card = model_card(record, SpikeBertConfig.from_pretrained(folder))
+        card = model_card(record, stored.config)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
     log_beside(output).unlink()
     state_file.path.unlink(missing_ok=True)
@@ -356,7 +312,7 @@ def _further_texts(
 def _signals(
     teacher: Any,
     teacher_tokenizer: Tokenizer,
-    student: SpikeBertForSequenceClassification,
+    student: PreTrainedModel,
     tokenizer: Tokenizer,
     parts: dict[str, list[Example]],
     train: TokenizedExamples,
@@ -372,7 +328,7 @@ def _signals(
         transforms = FeatureTransforms(
             student.config.hidden_size,
             teacher.config.hidden_size,
-            aligned_layers(
+            family_of(student).aligned_layers(
                 student.config.num_hidden_layers, teacher.config.num_hidden_layers, weights.ignored_front_blocks
             ),
         )

@@ -12,19 +12,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from spikebert.data import Batch, Task, TokenizedExamples, bucketed_indices
-from spikebert.distillation.losses import (
-    FeatureTransforms,
-    LossWeights,
-    alignment_losses,
-    label_loss,
-    logits_loss,
-)
+from spikebert.data import ExampleBatch, TokenizedExamples, bucketed_indices
+from spikebert.distillation.losses import FeatureTransforms, alignment_losses, label_loss, logits_loss
+from spikebert.distillation.settings import LABEL_ONLY, LossWeights, TrainingSettings
 from spikebert.distillation.teacher_outputs import TeacherOutputs
-from spikebert.distillation.training import Trainer, TrainingSettings
+from spikebert.distillation.training import Trainer
 from spikebert.evaluation import check_task_fits, evaluate
-
-LABEL_ONLY = LossWeights(features=0.0, embedding=0.0, logits=0.0, label=1.0)
+from spikebert.families import family_of
+from spikebert.tasks import Task
 
 
 @dataclass
@@ -110,7 +105,7 @@ class TaskTrainer(Trainer):
         generator = np.random.default_rng([self.settings.seed, epoch])
         return bucketed_indices(self.train_examples.lengths, self.settings.batch_size, generator)
 
-    def collate(self, planned: np.ndarray) -> Batch:
+    def collate(self, planned: np.ndarray) -> ExampleBatch:
         """Return the batch of some rows."""
         return self.train_examples.batch(planned)
 
@@ -118,7 +113,7 @@ class TaskTrainer(Trainer):
         """Return the task's metric on dev."""
         return evaluate(model, self.task, self.dev_examples)
 
-    def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
+    def loss_terms(self, batch: ExampleBatch) -> dict[str, Tensor]:
         """Return the weighted terms of Eq. 8, each a mean over the batch: rows it does not apply to count as 0."""
         weights, signals = self.weights, self.signals
         inside = signals is not None and signals.features is not None and weights.needs_features
@@ -148,8 +143,7 @@ class TaskTrainer(Trainer):
                 on_device = rows.to(device)
                 losses = alignment_losses(
                     self.transforms,
-                    output.embeddings[on_device],
-                    tuple(state[:, on_device] for state in output.hidden_states),
+                    [each[on_device] for each in family_of(self.model).student_features(output)],
                     wanted.to(device),
                     batch.attention_mask[on_device] != 0,
                 )

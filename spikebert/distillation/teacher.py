@@ -1,6 +1,6 @@
 """Teachers: any Hugging Face BERT, by folder, by hub name, or by the name of a Python package that carries one.
 
-A SpikeBERT checkpoint teaches too: a student with other norms learns from it what it does.
+A spiking checkpoint teaches too: a student with other norms learns from it what it does.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging
 
-import spikebert.modeling  # noqa: F401  registers SpikeBERT with transformers' Auto classes
-from spikebert.data import Task
 from spikebert.errors import CheckpointError, ConfigurationError, MissingDependencyError
+from spikebert.families import find_family  # registers them with transformers' Auto classes
+from spikebert.tasks import Task
 
 MODEL_FOLDER_OF_PACKAGE = "model"
 
@@ -118,7 +118,7 @@ def run_teacher(teacher: PreTrainedModel, inputs: dict[str, Tensor], layers: lis
     Parameters
     ----------
     teacher : PreTrainedModel
-        A BERT or a SpikeBERT, with a head or without.
+        A BERT or a spiking model, with a head or without.
     inputs : dict of str to Tensor
         What it is called with, ``(B, N)`` each.
     layers : list of int
@@ -127,16 +127,15 @@ def run_teacher(teacher: PreTrainedModel, inputs: dict[str, Tensor], layers: lis
     Returns
     -------
     logits, features
-        ``(B, C)``, or None without a head, and ``(B, N, L, D)``. A SpikeBERT's layers are means over its time steps,
-        its embeddings what its embedding neuron is given.
+        ``(B, C)``, or None without a head, and ``(B, N, L, D)``; a spiking model's as its family says, see
+        ``ModelFamily.teacher_features``.
     """
     output = teacher(**inputs, output_hidden_states=bool(layers))
     logits = getattr(output, "logits", None)
     if not layers:
         return logits, torch.empty(*inputs["input_ids"].shape, 0, 0)
-    hidden = list(output.hidden_states)
-    if getattr(output, "embeddings", None) is not None:
-        hidden = [output.embeddings, *(state.mean(0) for state in hidden[1:])]
+    family = find_family(teacher)
+    hidden = output.hidden_states if family is None else family.teacher_features(output)
     return logits, torch.stack([hidden[layer] for layer in layers], 2)
 
 

@@ -23,9 +23,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from spikebert.data import Example, Task, TokenizedExamples
+from spikebert.data import Example, TokenizedExamples
 from spikebert.distillation.teacher import run_teacher, weights_sha256
 from spikebert.errors import ConfigurationError
+from spikebert.tasks import Task
 
 CACHE_VARIABLE = "SPIKEBERT_CACHE"
 FORMAT = 1  # changes whenever what is stored under a key would

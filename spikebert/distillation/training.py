@@ -23,100 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from spikebert.errors import CheckpointError, ConfigurationError, DataError, MissingDependencyError
+from spikebert.distillation.settings import TrainingSettings
+from spikebert.errors import CheckpointError, DataError, MissingDependencyError
 from spikebert.files import written_whole
 from spikebert.neuron import SpikingNeuron
 
-PRECISIONS = ("float32", "bfloat16")
-SAVE_EVERY_STEPS = 500
 CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 8, 64  # what the first statistics of norms are taken from
 
 Record = dict[str, Any]
 Report = Callable[[Record], None]
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train.
-
-    Parameters
-    ----------
-    epochs : float
-        Passes over the training set; the last may be a part of one.
-    batch_size : int
-        Sentences a batch in each process.
-    learning_rate : float
-        Peak, reached after `warmup_share` of all steps, falling linearly to 0 at the last.
-    weight_decay : float
-        Of matrices; norms, biases and embeddings have none.
-    max_gradient_norm : float
-        Gradients of everything but the word embeddings are clipped to it together.
-    max_length : int
-        Longest sentence in tokens while training.
-    precision : {"float32", "bfloat16"}
-        Of matrix products while training; membrane potentials and dev scores are always float32.
-    compile_neurons : bool
-        Compile the neurons' loop over time: half the time a step, after seconds of compiling; needs a C++ compiler.
-    integer : bool
-        Round weights to 8 bits and decays to 12 in the forward pass, as the chip will (``fake_quantization``).
-    seed : int
-        Of initial weights and of the order of sentences.
-    accumulate : int
-        Batches whose gradients are averaged before each step.
-    evaluate_every : int, optional
-        Steps between scores on dev; without it, one at the end of every epoch.
-    patience : int, optional
-        Scores in a row without a new best after which training stops; without it, it never does.
-    average_decay : float
-        Share of the past in a running average of the weights, which is then what is scored and kept; 0 averages
-        nothing. Early on the share is smaller: (1 + n) / (10 + n) at the n-th step.
-
-    Raises
-    ------
-    ConfigurationError
-        A value is not allowed.
-    """
-
-    epochs: float = 3
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.01
-    warmup_share: float = 0.1
-    max_gradient_norm: float = 1.0
-    max_length: int = 128
-    precision: str = "bfloat16"
-    compile_neurons: bool = False
-    integer: bool = False
-    seed: int = 0
-    accumulate: int = 1
-    evaluate_every: int | None = None
-    patience: int | None = None
-    average_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for name in ("batch_size", "max_length", "accumulate", "evaluate_every", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigurationError(f"{name} is {value}; it must be at least 1")
-        for name in ("epochs", "learning_rate", "max_gradient_norm"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be a positive number")
-        for name in ("warmup_share", "average_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
-        if not self.weight_decay >= 0:
-            raise ConfigurationError(f"weight_decay is {self.weight_decay}; it must not be negative")
-        if self.integer and self.compile_neurons:
-            raise ConfigurationError("neurons cannot be compiled while they train for integers; leave out --compile")
-        if self.integer and self.average_decay:
-            raise ConfigurationError("an average of weights is no 8-bit weight; leave out --average-decay or --integer")
-        if self.precision not in PRECISIONS:
-            raise ConfigurationError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
-
-    def steps(self, batches: int, batches_a_step: int) -> int:
-        """Return the updates that all epochs of so many batches take, where each update takes some of them."""
-        return math.ceil(self.epochs * math.ceil(batches / batches_a_step))
 
 
 @dataclass
@@ -166,25 +81,6 @@ class StateFile:
     every: int
     resume: bool = False
     identity: Record = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """How a killed training can go on, and what else is written while it runs.
-
-    Parameters
-    ----------
-    resume : bool
-        Go on where a killed training with the same settings stood.
-    save_every : int
-        Steps between two writings of the state.
-    tensorboard : Path, optional
-        Folder for TensorBoard.
-    """
-
-    resume: bool = False
-    save_every: int = SAVE_EVERY_STEPS
-    tensorboard: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from hardware import run as run_trace
 from hardware.energy import OperationCounter, estimate_energy
 from hardware.energy.published import PUBLISHED
 from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
-from spikebert.data import find_task, load_examples
+from spikebert.data import load_examples
+from spikebert.tasks import find_task
 
 ROOT = Path(__file__).parents[2]
 SENTENCES = 2

@@ -189,7 +189,12 @@ def test_the_command_writes_a_file_that_means_the_chain(quantized: Network, tmp_
     written = _invoke("export", "netx", source, "-o", target, "--round-biases", "--json")
     assert written.exit_code == 0, written.output
     assert json.loads(written.stdout)["nodes"] == ["affine0", "neuron0", "affine1", "neuron1"]
-    assert _invoke("export", "nir", target, "-o", back).exit_code == 0
+    assert _invoke("import", "netx", target, "-o", back).exit_code == 0
+    once = _invoke("export", "nir", target, "-o", tmp_path / "once.nir")  # how it was spelled
+    assert once.exit_code == 0
+    assert "import netx FILE.net" in once.stderr
+    for name, node in read_nir(back).nodes.items():
+        assert repr(node) == repr(read_nir(tmp_path / "once.nir").nodes[name])
     x = _spikes(6)
     expected = run(write_netx(tmp_path / "again.net", quantized, round_biases=True), x, precision="integer")
     found = run(read_nir(back), x, precision="integer")

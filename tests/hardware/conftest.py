@@ -11,7 +11,7 @@ import pytest
 from export.network import Network, NetworkBuilder
 from export.operators import Affine, Heaviside, LayerNorm, LeakyIntegrateAndFire, SpikeAttention, TokenMean
 from export.token_encoding import TokenEncoding
-from hardware import counting_kernel
+from hardware.kernels import counting as counting_kernel
 
 NetworkMaker = Callable[..., Network]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardware import counting_kernel
-from hardware.counting_kernel import LANES, add_up_spikes, count_attention, count_running_sums, load_kernel
+from hardware.kernels import counting as counting_kernel
+from hardware.kernels.counting import LANES, add_up_spikes, count_attention, count_running_sums, load_kernel
 
 pytestmark = pytest.mark.skipif(load_kernel() is None, reason="there is no C compiler")
 

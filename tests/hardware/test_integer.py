@@ -40,12 +40,14 @@ from export.passes.intervals import value_intervals
 from export.token_encoding import TokenEncoding
 from hardware import compare, open_runner
 from hardware.errors import RunnerError
+from hardware.kernels.integer import Kernel, KernelLayer, KernelNorm, load_kernel
 from hardware.runners.integer import IntegerRunner
-from hardware.runners.integer_kernel import Kernel, KernelLayer, KernelNorm, load_kernel
-from hardware.runners.integer_torch import TorchNorm, even_exponent
+from hardware.runners.integer.in_torch import TorchNorm, even_exponent
+from hardware.runners.integer.workspace import Workspace
 from spikebert.checkpoint import SHIPPED_CHECKPOINTS, load_model, load_tokenizer
 from spikebert.cli.quantization import CALIBRATION_SENTENCES, read_calibration
-from spikebert.data import TASKS, load_examples
+from spikebert.data import load_examples
+from spikebert.tasks import TASKS
 
 SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
@@ -511,7 +513,7 @@ def test_layer_norm_in_torch_is_the_one_written_in_whole_numbers(
     network = builder.network("output", "norm", readout=readout, input_limit=max(1, largest))
     with open_runner(network, "integer", "integer", compiled=False) as opened:
         assert isinstance(opened, IntegerRunner)
-        in_torch = TorchNorm(norm, opened, value_intervals(network)["input"])
+        in_torch = TorchNorm(norm, opened.workspace, value_intervals(network)["input"])
         factors = in_torch.factors(torch.from_numpy(x))
         outputs = opened.run(x[:, None]).outputs
     assert in_torch._block(largest) == block
@@ -563,7 +565,7 @@ def test_the_reach_of_a_norm_holds_for_a_row_with_one_end_far_out(sign: int) -> 
     network = builder.network("output", "norm", readout=Readout(1.0, np.zeros(size, np.int64)), input_limit=1000)
     with open_runner(network, "integer", "integer", compiled=False) as opened:
         assert isinstance(opened, IntegerRunner)
-        in_torch = TorchNorm(norm, opened, value_intervals(network)["input"])
+        in_torch = TorchNorm(norm, opened.workspace, value_intervals(network)["input"])
         reach = in_torch.factors(torch.from_numpy(x[:, 0])).reach
         outputs = opened.run(x).outputs
     assert sign * outputs[0, 0, 0, 7] > 7 << 20  # next to the root of 64
@@ -640,7 +642,7 @@ def test_what_a_spike_takes_can_drive_a_potential_to_its_limit(on_cpu: bool) -> 
     _, potentials, _ = simulate(build_graph(network), inputs, np.ones((1, 2), bool))
     assert potentials["neurons"].min() == -(1 << 23) + 1
     options = {"record_membrane_potentials": True, "compiled": False}
-    with patch.object(IntegerRunner, "on_cpu", on_cpu), open_runner(network, "integer", "integer", **options) as opened:
+    with patch.object(Workspace, "on_cpu", on_cpu), open_runner(network, "integer", "integer", **options) as opened:
         trace = opened.run(inputs)
     np.testing.assert_array_equal(trace.membrane_potentials["neurons"], potentials["neurons"])
     held = {"wrapped_currents": 0, "saturated_potentials": 4}  # the third keeps just enough
@@ -653,11 +655,11 @@ def test_threads_that_share_a_runner_share_no_memory(make_model, padded_batch) -
         assert isinstance(opened, IntegerRunner)
         with ThreadPoolExecutor(1) as other:
             here, there = (
-                opened.scratch.take("potential", (5, 3)),
-                other.submit(opened.scratch.take, "potential", (5, 3)),
+                opened.workspace.scratch.take("potential", (5, 3)),
+                other.submit(opened.workspace.scratch.take, "potential", (5, 3)),
             )
             assert here.data_ptr() != there.result().data_ptr()
-            assert here.data_ptr() == opened.scratch.take("potential", (3, 4)).data_ptr()
+            assert here.data_ptr() == opened.workspace.scratch.take("potential", (3, 4)).data_ptr()
         expected = opened.run(ids, mask)
         with ThreadPoolExecutor(2) as both:
             for found in both.map(opened.run, [ids] * 20, [mask] * 20):
@@ -726,7 +728,7 @@ def test_a_map_of_bytes_is_the_sums_it_stands_for(
     """
     rng, steps = np.random.default_rng(inputs * outputs + tokens), 3
     if tokens == 50:
-        monkeypatch.setattr("hardware.runners.integer_kernel.SUMS_BYTES", 1)
+        monkeypatch.setattr("hardware.kernels.integer.SUMS_BYTES", 1)
     largest = min(127, 120_000 // (128 * inputs))  # currents have 18 bits
     weight = rng.choice([-128, 127, *rng.integers(-128, 128, 4)], (outputs, inputs)).astype(np.int8)
     bias = rng.integers(-10_000, 10_000, outputs) if outputs % 2 else None
@@ -789,7 +791,7 @@ def test_a_compiler_from_pip_does_where_there_is_none(tmp_path: Path) -> None:
     (package / "__main__.py").write_text(
         f"import os, sys\nassert sys.argv[1] == 'cc'\nos.execv({shutil.which('cc')!r}, sys.argv[1:])\n"
     )
-    look = "from hardware.runners.integer_kernel import load_kernel; print(load_kernel() is not None)"
+    look = "from hardware.kernels.integer import load_kernel; print(load_kernel() is not None)"
     settings = {**os.environ, "CC": "no-such-compiler", "SPIKEBERT_CACHE": str(tmp_path / "cache")}
     found = []
     for path in (sys.path, [str(tmp_path), *sys.path]):
@@ -803,7 +805,7 @@ GUARDED = """
 import ctypes, mmap, sys
 import numpy as np, torch
 from export.operators import IntegerAffine, IntegerLeakyIntegrateAndFire
-from hardware.runners.integer_kernel import KernelLayer, load_kernel
+from hardware.kernels.integer import KernelLayer, load_kernel
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -857,7 +859,7 @@ def test_graphs_at_the_limits_run_as_on_a_gpu(case) -> None:
     graph, inputs, mask = case
     spikes, potentials, _ = simulate(graph, inputs, mask)
     options = {"record_membrane_potentials": True}
-    with patch.object(IntegerRunner, "on_cpu", False), open_runner(graph, "integer", "integer", **options) as opened:
+    with patch.object(Workspace, "on_cpu", False), open_runner(graph, "integer", "integer", **options) as opened:
         assert not {"int8", "C"} & set(opened.methods.values())
         trace = opened.run(inputs, mask)
     for name in spikes:
@@ -870,7 +872,7 @@ def test_a_model_runs_as_on_a_gpu(make_model, padded_batch) -> None:
     graph = quantize(to_nir(make_model(num_hidden_layers=2, embedding_norm=True)), (ids, mask))
     spikes, potentials, logits = simulate(graph, ids, mask)
     options = {"record_membrane_potentials": True}
-    with patch.object(IntegerRunner, "on_cpu", False), open_runner(graph, "integer", "integer", **options) as opened:
+    with patch.object(Workspace, "on_cpu", False), open_runner(graph, "integer", "integer", **options) as opened:
         assert set(opened.methods.values()) <= {"gather", "float32", "float64", "sum", "comparison"}
         trace = opened.run(ids, mask)
     for name in spikes:

@@ -28,8 +28,8 @@ from export.token_encoding import TokenEncoding
 from hardware import Trace, open_runner, run
 from hardware.errors import RunnerError
 from hardware.runners.lava.compiler import partition
+from hardware.runners.lava.stock_share import StockShare, stock_share
 from hardware.runners.torch_runner import ByteMemory
-from hardware.stock_share import StockShare, stock_share
 from spikebert.errors import ConfigurationError
 from spikebert.neuron import NEURON_PRESETS
 
@@ -105,7 +105,7 @@ def test_reference_fires_what_torch_fires(configuration: str, make_model: Callab
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("preset", NEURON_PRESETS)
 def test_lava_fires_what_torch_fires(preset: str, granularity: str, make_model: Callable) -> None:
-    """Three batches go through one build: the first is padded, the second shorter, the third larger than the board."""
+    """Three batches go through one build: the first is padded, the second shorter, the third longer than a shard."""
     model = make_model(neuron=preset, num_hidden_layers=1 if granularity == "operator" else 2)
     batches = [_sentences([6, 4, 1], 1), _sentences([2, 3], 2), _sentences([5, 6, 1, 2, 6], 3)]
     with (
@@ -154,8 +154,8 @@ def test_no_sentence_remembers_the_one_before(
     model = make_model(neuron=preset)
     ids, mask = _sentences([4, 6, 2, 5])
     alone = [run(model, ids[[i], : mask[i].sum()], runner="torch") for i in range(4)]
-    # longer than the board, so that the order crosses from one part to the next
-    monkeypatch.setattr("hardware.runners.lava.worker.BOARD_BYTES", 2500)
+    # longer than the shared arrays, so that the order crosses from one part to the next
+    monkeypatch.setattr("hardware.runners.lava.worker.SHARED_BYTES", 2500)
     with open_runner(to_nir(model), "lava", granularity=granularity, tokens=6) as runner:
         for order in ([0, 1, 0, 2, 3], [3, 0], [1, 1, 1], [0]):
             trace = runner.run(ids[order], mask[order])
@@ -165,20 +165,22 @@ def test_no_sentence_remembers_the_one_before(
                     np.testing.assert_array_equal(trace.spikes[name][:, [row], :tokens], spikes, err_msg=name)
                     assert not trace.spikes[name][:, row, tokens:].any()
                 np.testing.assert_allclose(trace.logits[row], alone[sentence].logits[0], rtol=0, atol=LOGIT_TOLERANCE)
-        assert runner._workers[0].board.samples < 3
+        assert runner._workers[0].shared.samples < 3
 
 
 @lava
 @pytest.mark.parametrize("fitting", [1, 2, 5])
-def test_more_sentences_than_the_board_holds(fitting: int, tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_sentences_than_are_shared_at_a_time(
+    fitting: int, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = _sentences([6, 1, 4, 3, 6])
     neurons = 8 + (24 + 8 + 8 + 16 + 8)  # embedding and block
     bytes_of_a_sentence = 4 * 6 * neurons * (1 + 8)  # steps, tokens; a spike and a float64
-    monkeypatch.setattr("hardware.runners.lava.worker.BOARD_BYTES", fitting * bytes_of_a_sentence)
+    monkeypatch.setattr("hardware.runners.lava.worker.SHARED_BYTES", fitting * bytes_of_a_sentence)
     expected = run(tiny_model, *batch, runner="torch", record_membrane_potentials=True)
     with open_runner(to_nir(tiny_model), "lava", granularity="network", record_membrane_potentials=True) as runner:
         _assert_same(runner.run(*batch), expected)
-        assert runner._workers[0].board.samples == fitting
+        assert runner._workers[0].shared.samples == fitting
         assert runner.builds == 1
 
 

@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 
 from spikebert.data import Example
-from spikebert.distillation.augmentation import AugmentationSettings, augment, random_spans
+from spikebert.distillation.augmentation import augment, random_spans
 from spikebert.distillation.part_of_speech import CHINESE, ENGLISH, find_tagger, guess_language
+from spikebert.distillation.settings import AugmentationSettings
 from spikebert.errors import ConfigurationError, MissingDependencyError
 
 TAGS = {"film": "N", "story": "N", "plot": "N", "good": "A", "dull": "A", "the": ""}

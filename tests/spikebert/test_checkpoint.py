@@ -20,9 +20,10 @@ from spikebert.checkpoint import (
     save_checkpoint,
     shipped_checkpoint,
 )
-from spikebert.data import TASKS, TokenizedExamples, load_examples
+from spikebert.data import TokenizedExamples, load_examples
 from spikebert.errors import CheckpointError
 from spikebert.evaluation import evaluate
+from spikebert.tasks import TASKS
 
 DEFAULT_SIZE_LIMIT_BYTES = 30_000_000
 DEFAULT_LEAST_ACCURACY = 0.81

@@ -385,7 +385,7 @@ def test_verify_and_compare_write_pages(
     checkpoint: Path, faulty_file: Path, trace_file: Path, graph_file: Path, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
-    arguments = ("verify", checkpoint, "--graph", faulty_file, *REFERENCE, "--text", *TEXTS, "--report", page)
+    arguments = ("verify", checkpoint, "--graph", faulty_file, *REFERENCE, "--text", *TEXTS, "--html", page)
     assert _invoke(*arguments).exit_code == 1
     text = page.read_text(encoding="utf-8")
     for said in ("NOT EQUAL", "block00_intermediate_neuron", "is not the model", "checkpoint sha256"):
@@ -394,7 +394,7 @@ def test_verify_and_compare_write_pages(
     assert _invoke(*arguments, "--force").exit_code == 1
     _refused(*arguments[:-1], tmp_path / "missing" / "page.html", said="does not exist")
     page = tmp_path / "compare.html"
-    assert _invoke("compare", trace_file, trace_file, "--graph", graph_file, "--report", page).exit_code == 0
+    assert _invoke("compare", trace_file, trace_file, "--graph", graph_file, "--html", page).exit_code == 0
     assert "EQUAL" in page.read_text(encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ from hardware.trace import Trace
 from spikebert.checkpoint import load_model
 from spikebert.cli import main
 
+INTEGER = ["--precision", "integer"]
 TINY = ["--blocks", 1, "--heads", 2, "--intermediate-size", 32, "--time-steps", 2, "--max-length", 16]
 
 
@@ -25,7 +26,7 @@ def trained(tiny_teacher, tiny_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("integer") / "model"
     words = ["distill", "task", "--teacher", tiny_teacher, "--task", "sst2", "--data-dir", tiny_data, "-o", folder]
     result = run(
-        *words, "--epochs", 8, "--batch-size", 8, "--learning-rate", 5e-3, *TINY, "--label-only", "--integer", "--json"
+        *words, "--epochs", 8, "--batch-size", 8, "--learning-rate", 5e-3, *TINY, "--label-only", *INTEGER, "--json"
     )
     assert result.exit_code == 0, result.output
     return folder, json.loads(result.stdout)
@@ -55,7 +56,7 @@ def test_training_for_integers_leaves_weights_of_8_bits(trained):
 def test_integers_score_as_trained_for(trained, tiny_data):
     folder, record = trained
     words = ["evaluate", folder, "--task", "sst2", "--data-dir", tiny_data, "--json"]
-    plain, integer = (json.loads(run(*words, *more).stdout) for more in ([], ["--integer"]))
+    plain, integer = (json.loads(run(*words, *more).stdout) for more in ([], INTEGER))
     assert (plain["precision"], integer["precision"]) == ("float32", "integer")
     assert plain["value"] == record["dev"]
     assert integer["value"] >= record["dev"] - 1 / 24
@@ -140,7 +141,7 @@ def test_verify_compares_with_the_integer_simulator(trained, graphs, tiny_data, 
         (["export", "nir", "MODEL", "-o", "NEW", "--calibration", "LINES"], "needs --calibration"),
         (["simulate", "FLOAT", "--runner", "integer", "--tokenizer", "MODEL", "--text", "a"], "float graph"),
         (["simulate", "INTEGER", "--precision", "float64", "--tokenizer", "MODEL", "--text", "a"], "integer graph"),
-        (["evaluate", "MODEL", "--task", "sst2", "--graph", "INTEGER"], "--integer only"),
+        (["evaluate", "MODEL", "--task", "sst2", "--graph", "INTEGER"], "--precision integer only"),
         (["verify", "MODEL", "--calibration", "LINES", "--text", "a"], "--precision integer"),
     ],
 )
@@ -163,7 +164,7 @@ def test_bad_use_ends_with_2_and_writes_nothing(trained, graphs, tmp_path, words
 
 
 def test_training_for_integers_refuses_what_cannot_go_with_it(tiny_teacher, tiny_data, tmp_path):
-    words = ["distill", "task", "--teacher", tiny_teacher, "--task", "sst2", "--data-dir", tiny_data, "--integer"]
+    words = ["distill", "task", "--teacher", tiny_teacher, "--task", "sst2", "--data-dir", tiny_data, *INTEGER]
     for more, complaint in ((["--compile"], "leave out --compile"), (["--average-decay", 0.9], "no 8-bit weight")):
         result = run(*words, "-o", tmp_path / "model", *more)
         assert result.exit_code == 2

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from export import to_nir, write_nir
-from hardware import count_operations, profiler, run
+from hardware import count_operations, run
 from hardware.energy import OPERATION_KINDS
 from hardware.reports import profile_figures, profile_report
 from spikebert.checkpoint import load_model, load_tokenizer, save_checkpoint
@@ -177,13 +177,6 @@ def test_raster_is_of_the_sentence_asked_for(profile, monkeypatch):
     assert profile("--text", *texts, "--png", "a.png", "--figure", "raster", "--sentence", "9").exit_code == 0
     assert seen[0].tokens == ["[CLS]", "bright", "film", "[SEP]"]
     assert (seen[0].index, seen[0].trace.mask[1].sum()) == (1, 4)
-
-
-def test_choices_are_those_of_the_library():
-    """Named twice, so that --help need not import matplotlib and NumPy."""
-    assert command.COLLECTIONS == profiler.COLLECTIONS
-    assert command.FIGURES == profile_figures.FIGURES
-    assert command.CSV_AXES == profile_report.CSV_AXES
 
 
 def test_help_has_an_example():

@@ -95,7 +95,7 @@ def test_the_answer_in_words(checkpoint: Path) -> None:
 
 @lava
 def test_the_answer_in_words_says_what_ran_in_stock_processes(checkpoint: Path) -> None:
-    result = _invoke("verify", checkpoint, "--granularity", "network", "--text", TEXTS[0])
+    result = _invoke("verify", checkpoint, "--against", "lava:network", "--text", TEXTS[0])
     assert result.exit_code == 0
     words = " ".join(result.stdout.split())
     assert "1 Lava processes; in stock Lava processes: 0.0 % of 72 neurons" in words
@@ -278,8 +278,8 @@ BAD_VERIFY: dict[str, tuple[tuple[str, ...], str]] = {
     "a runner nobody knows": (("--against", "loihi", "--text", "good"), "loihi"),
     "a precision nobody knows": (("--precision", "float16", "--text", "good"), "float16"),
     "an option of another runner": (
-        ("--against", "reference", "--granularity", "block", "--text", "good"),
-        "--granularity is for --against lava only",
+        ("--against", "reference", "--timeout", "9", "--text", "good"),
+        "--timeout is for --against lava only",
     ),
     "a timeout of no time": (("--timeout", "0", "--text", "good"), "timeout"),
     "a missing graph": (("--graph", "/nowhere/model.nir", "--text", "good"), "/nowhere/model.nir: no such file"),
@@ -408,7 +408,7 @@ def test_bad_use_of_simulate_ends_with_a_reason(checkpoint: Path, graph_file: Pa
     _refused("simulate", graph_file, "--tokenizer", checkpoint, said="say which sentences")
     _refused("simulate", graph_file, *text, "--ids", tmp_path / "ids.npy", said="only one of them")
     _refused("simulate", graph_file, "--ids", tmp_path / "ids.npy", said="is not an .npy array")
-    _refused("simulate", graph_file, *text, "--granularity", "block", said="is for --runner lava only")
+    _refused("simulate", graph_file, *text, "--timeout", "9", said="is for --runner lava only")
     _refused("simulate", graph_file, *text, "-o", tmp_path / "missing" / "trace.npz", said="does not exist")
     _refused(
         "simulate", graph_file, "--tokenizer", checkpoint, "--text", "film " * 20, said="more than the 10 positions"

@@ -13,19 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from spikebert.data import (
-    TASKS,
-    Example,
-    accuracy,
-    bucketed_indices,
-    f1_score,
-    find_task,
-    load_examples,
-    matthews_correlation,
-    read_tsv,
-    spearman_correlation,
-)
+from spikebert.data import Example, bucketed_indices, load_examples, read_tsv
 from spikebert.errors import ConfigurationError, DataError, MissingDependencyError
+from spikebert.metrics import accuracy, f1_score, matthews_correlation, spearman_correlation
+from spikebert.tasks import TASKS, find_task
 
 SST2 = TASKS["sst2"]
 binary_pairs = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)

@@ -10,16 +10,17 @@ from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertMode
 
 from spikebert import SpikeBertConfig, SpikeBertModel
 from spikebert.checkpoint import load_model, load_tokenizer
-from spikebert.data import TASKS, TokenizedExamples, load_examples
+from spikebert.data import TokenizedExamples, load_examples
 from spikebert.distillation import task as stage
 from spikebert.distillation import task_trainer
+from spikebert.distillation.settings import LABEL_ONLY, TrainingSettings
 from spikebert.distillation.student import build_student
 from spikebert.distillation.task import distill_task
-from spikebert.distillation.task_trainer import LABEL_ONLY, TaskTrainer
+from spikebert.distillation.task_trainer import TaskTrainer
 from spikebert.distillation.teacher import load_teacher, resolve_teacher
-from spikebert.distillation.training import TrainingSettings
 from spikebert.errors import CheckpointError, ConfigurationError, DataError, MissingDependencyError
 from spikebert.evaluation import evaluate, firing_rates
+from spikebert.tasks import TASKS
 
 SST2 = TASKS["sst2"]
 SHAPE = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "time_steps": 2}

@@ -5,15 +5,11 @@ import math
 import pytest
 import torch
 
-from spikebert.distillation.losses import (
-    FeatureTransforms,
-    LossWeights,
-    aligned_layers,
-    alignment_losses,
-    label_loss,
-    logits_loss,
-)
+from spikebert.distillation.losses import FeatureTransforms, alignment_losses, label_loss, logits_loss
+from spikebert.distillation.settings import LossWeights
 from spikebert.errors import ConfigurationError
+from spikebert.families.spikebert import SpikeBertFamily
+from spikebert.modeling import SpikeBertOutput
 
 
 @pytest.mark.parametrize(
@@ -30,7 +26,7 @@ from spikebert.errors import ConfigurationError
     ],
 )
 def test_blocks_are_compared_with_every_so_many_layers_and_the_last_with_the_last(student, teacher, ignored, pairs):
-    assert aligned_layers(student, teacher, ignored) == pairs
+    assert SpikeBertFamily().aligned_layers(student, teacher, ignored) == pairs
 
 
 @torch.no_grad()
@@ -42,7 +38,8 @@ def test_alignment_is_the_mean_squared_error_over_real_tokens():
     hidden = tuple(torch.randint(0, 3, (4, 2, 3, 6)).double() for _ in range(3))
     wanted = torch.randn(2, 3, 3, 4, dtype=torch.float64)
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    features, embedding = alignment_losses(transforms, embeddings, hidden, wanted, mask)
+    made = SpikeBertFamily().student_features(SpikeBertOutput(embeddings=embeddings, hidden_states=hidden))
+    features, embedding = alignment_losses(transforms, made, wanted, mask)
     by_hand, embedding_by_hand = 0.0, 0.0
     for sentence, token in [(0, 0), (0, 1), (0, 2), (1, 0)]:
         for position, block in ((1, 1), (2, 2)):

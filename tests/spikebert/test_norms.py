@@ -11,16 +11,11 @@ from hardware import compare, run
 from spikebert import SpikeBertConfig, SpikeBertForSequenceClassification
 from spikebert.checkpoint import load_model, save_checkpoint
 from spikebert.cli import main
-from spikebert.distillation.student import calibrate_attention_threshold, change_student
 from spikebert.errors import ConfigurationError
-from spikebert.norms import (
-    BatchStatisticsNorm,
-    ShiftPowerNorm,
-    StatisticsNorm,
-    calibrate_norms,
-    change_norms,
-    fold_norms,
-)
+from spikebert.families import family_of
+from spikebert.families.spikebert import calibrate_attention_threshold
+from spikebert.folding import calibrate_norms, change_norms
+from spikebert.norms import BatchStatisticsNorm, ShiftPowerNorm, StatisticsNorm
 
 FOLDABLE = ("batch", "power")
 
@@ -47,6 +42,10 @@ def fresh(norm, **configuration):
         "num_labels": 3,
     }
     return SpikeBertForSequenceClassification(SpikeBertConfig(norm=norm, **{**defaults, **configuration}))
+
+
+def fold(model):
+    return family_of(model).fold(model)
 
 
 def trained(norm, sentences, **configuration):
@@ -143,7 +142,7 @@ def test_padding_changes_no_statistic_of_a_whole_model(norm, sentences):
 )
 def test_folding_changes_no_spike_and_no_prediction(norm, neuron, embeddings, sentences):
     model = trained(norm, sentences, neuron=neuron, attention_threshold=0.5, **embeddings)
-    folded = fold_norms(model)
+    folded = fold(model)
     assert not [name for name, _ in folded.named_modules() if "norm" in name]
     before, after = (m(**sentences, output_spikes=True) for m in (model, folded))
     torch.testing.assert_close(after.logits, before.logits, rtol=1e-12, atol=1e-12)
@@ -155,7 +154,7 @@ def test_folding_changes_no_spike_and_no_prediction(norm, neuron, embeddings, se
 @pytest.mark.parametrize("norm", FOLDABLE)
 def test_a_folded_model_is_its_graph(norm, sentences):
     model = trained(norm, sentences, neuron="loihi", position_embedding_type="absolute", previous_word="projected")
-    folded = fold_norms(model)
+    folded = fold(model)
     ids, mask = (value[:6].numpy() for value in sentences.values())
     torch_trace = run(folded, ids, mask, runner="torch", precision="float64")
     graph = to_nir(folded)
@@ -176,10 +175,10 @@ def test_projected_previous_words_are_not_written_as_nir(make_model):
 
 def test_what_cannot_be_folded_or_changed_says_why(sentences):
     with pytest.raises(ConfigurationError, match="--norm batch"):
-        fold_norms(fresh("layer"))
-    folded = fold_norms(trained("batch", sentences))
+        fold(fresh("layer"))
+    folded = fold(trained("batch", sentences))
     with pytest.raises(ConfigurationError, match="no norms to fold"):
-        fold_norms(folded)
+        fold(folded)
     with pytest.raises(ConfigurationError, match="norm is none"):
         change_norms(folded, "power", [sentences])
     with pytest.raises(ConfigurationError, match="'layer'"):
@@ -210,7 +209,7 @@ def test_no_layer_starts_silent_or_saturated(norm, neuron, size, sentences):
 def test_a_model_without_attention_has_no_threshold_to_choose(sentences):
     model = fresh("batch", attention="none")
     assert calibrate_attention_threshold(model, [sentences]) is None
-    folded = fold_norms(model.double().eval())
+    folded = fold(model.double().eval())
     assert not [name for name in folded.state_dict() if "attention" in name]
     with torch.no_grad():
         expected, found = model(**sentences), folded(**sentences)
@@ -236,12 +235,12 @@ def test_changed_norms_keep_each_feature_s_mean_and_variance(kind, sentences):
     torch.testing.assert_close(kept[1].mean(0), kept[0].mean(0), atol=0.4, rtol=0)
     torch.testing.assert_close(kept[1].std(0), kept[0].std(0), atol=0.4, rtol=0.3)
     assert model.config.norm == "layer"
-    same = change_student(changed, {"neuron": "loihi", "attention_threshold": 0.5}, [sentences])
+    same = family_of(changed).change(changed, {"neuron": "loihi", "attention_threshold": 0.5}, lambda: [sentences])
     assert same.config.neuron_parameters().reset == "zero"
     assert same.config.attention_neuron_parameters().threshold == 0.5
     assert torch.equal(same.classifier.weight, model.classifier.weight)
     with pytest.raises(ConfigurationError, match="hidden_size"):
-        change_student(model, {"hidden_size": 8}, [sentences])
+        family_of(model).change(model, {"hidden_size": 8}, lambda: [sentences])
 
 
 @pytest.mark.parametrize("norm", FOLDABLE)

@@ -276,7 +276,7 @@ def _run(*arguments: object, code: int = 0) -> str:
 SIZES = ("--heads", HEADS, "--max-length", LENGTH)
 
 
-@pytest.mark.parametrize("save", ["save_pretrained", "import-published"])
+@pytest.mark.parametrize("save", ["save_pretrained", "import published"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_stored_is_what_was_loaded(save: str, dtype: torch.dtype, state_dict: dict, tmp_path: Path) -> None:
     half = {name: value.to(dtype) for name, value in state_dict.items()}
@@ -286,7 +286,7 @@ def test_what_is_stored_is_what_was_loaded(save: str, dtype: torch.dtype, state_
     else:
         torch.save(half, tmp_path / "published.pt")
         found = json.loads(
-            _run("import-published", tmp_path / "published.pt", "-o", tmp_path / "stored", *SIZES, "--json")
+            _run("import", "published", tmp_path / "published.pt", "-o", tmp_path / "stored", *SIZES, "--json")
         )
         assert found["stored_as"] == str(dtype).removeprefix("torch.")
         assert found["not_in_the_file"]["attention_threshold"] == 0.5
@@ -314,7 +314,7 @@ def test_an_imported_checkpoint_goes_the_whole_road(
     )
     torch.save(published.state_dict(), saved)
     folder = tmp_path / "imported"
-    _run("import-published", saved, "-o", folder, *SIZES, "--tokenizer", tokenizer)
+    _run("import", "published", saved, "-o", folder, *SIZES, "--tokenizer", tokenizer)
     text = ("--text", "a good film", "the cold dull story .")
     found = json.loads(_run("verify", folder, "--against", "reference", *text, "--json"))
     assert found["equal"]
@@ -345,7 +345,7 @@ def test_evaluate_pads_as_the_published_code_does(
     torch.save(published.state_dict(), tmp_path / "published.pt")
     folder = tmp_path / "imported"
     _run(
-        "import-published", tmp_path / "published.pt", "-o", folder, "--heads", HEADS, "--max-length", length,
+        "import", "published", tmp_path / "published.pt", "-o", folder, "--heads", HEADS, "--max-length", length,
         "--tokenizer", tokenizer,
     )  # fmt: skip
     found = json.loads(_run("evaluate", folder, "--task", "sst2", "--data-dir", tiny_data, "--json"))
@@ -365,7 +365,7 @@ def _published_labels(published: Published, ids: torch.Tensor) -> np.ndarray:
 
 
 def test_a_tokenizer_of_another_model_is_refused(saved: Path, tokenizer: Path, tmp_path: Path) -> None:
-    said = _run("import-published", saved, "-o", tmp_path / "imported", *SIZES, "--tokenizer", tokenizer, code=2)
+    said = _run("import", "published", saved, "-o", tmp_path / "imported", *SIZES, "--tokenizer", tokenizer, code=2)
     assert "give the tokenizer that the model was trained with" in " ".join(said.split())
     assert not (tmp_path / "imported").exists()
 
@@ -374,7 +374,7 @@ def test_nothing_is_written_over(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").touch()
     for force in ((), ("--force",)):
-        _run("import-published", saved, "-o", tmp_path / "thesis", *SIZES, *force, code=2)
+        _run("import", "published", saved, "-o", tmp_path / "thesis", *SIZES, *force, code=2)
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
 
 

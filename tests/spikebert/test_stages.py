@@ -13,21 +13,21 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 from spikebert import SpikeBertModel
 from spikebert.checkpoint import checkpoint_sha256, load_model, load_tokenizer
 from spikebert.cli import main
-from spikebert.data import TASKS, Example, TokenizedExamples, load_examples, read_unlabelled
+from spikebert.data import Example, TokenizedExamples, load_examples, read_unlabelled
 from spikebert.distillation import teacher_outputs as outputs_home
-from spikebert.distillation.augmentation import AugmentationSettings
 from spikebert.distillation.corpus import HubTexts, TextFiles, open_corpus, shuffled_batches
 from spikebert.distillation.fine_tuning import fine_tuned_teacher
 from spikebert.distillation.general import distill_general
-from spikebert.distillation.losses import LossWeights
+from spikebert.distillation.settings import AugmentationSettings, LossWeights, TeacherUse, Texts, TrainingSettings
 from spikebert.distillation.student import build_student
-from spikebert.distillation.task import TeacherUse, Texts, distill_seeds, distill_task
+from spikebert.distillation.task import distill_seeds, distill_task
 from spikebert.distillation.task_trainer import TaskTrainer, TeacherSignals, rows_with_equal_tokens
 from spikebert.distillation.teacher import load_teacher
 from spikebert.distillation.teacher_outputs import teacher_outputs
-from spikebert.distillation.training import Reports, TrainingSettings
+from spikebert.distillation.training import Reports
 from spikebert.errors import ConfigurationError, DataError, MissingDependencyError
 from spikebert.evaluation import evaluate
+from spikebert.tasks import TASKS
 
 SST2 = TASKS["sst2"]
 SHAPE = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "time_steps": 2}
@@ -194,8 +194,7 @@ def test_each_row_of_a_batch_gets_the_losses_it_can_have(tiny_teacher, tiny_data
     aligned = [1, 3]  # rows 2 and 0 of the set
     features, embedding = alignment_losses(
         transforms,
-        output.embeddings[aligned],
-        tuple(state[:, aligned] for state in output.hidden_states),
+        [output.embeddings[aligned], *(state[:, aligned].sum(0) for state in output.hidden_states[1:])],
         said.features_of([2, 0], batch.input_ids.shape[1]),
         batch.attention_mask[aligned].bool(),
     )

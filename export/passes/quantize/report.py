@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from export.choices import ROUNDINGS, SCALES, SIGN_MODES
 from spikebert.errors import ConfigurationError
-
-SCALES = ("per-tensor", "per-channel")
-ROUNDINGS = ("nearest", "floor-even")
-SIGN_MODES = ("mixed", "auto")
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from export.network import Node
-from hardware.counting_kernel import ValueCounts
 from hardware.edges import SPIKE_DRIVEN, Edge, EdgeKind
 from hardware.energy.counts.kinds import Tallies, Tally
 from hardware.firing import Firing, NodeFiring
+from hardware.kernels.counting import ValueCounts
 
 
 @dataclass

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.operators import SpikeAttention
-from hardware.counting_kernel import count_attention
 from hardware.edges import Edge
 from hardware.energy.counts.kinds import Tallies, Tally
 from hardware.firing import Firing
+from hardware.kernels.counting import count_attention
 
 ENTRIES_AT_A_TIME = 1 << 16
 """Map entries worked on at once, of at least one sentence and step: 512 KiB of words stay in the cache."""

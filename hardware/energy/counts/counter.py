@@ -14,7 +14,6 @@ import numpy as np
 from export.network import Network, Node
 from export.nir_graph.reader import parse_graph
 from export.operators.rules import rule_for
-from hardware.counting_kernel import count_running_sums
 from hardware.edges import SPIKE_DRIVEN, Edge, edge_kinds, edges_of_checked, running_sums
 from hardware.energy.counts.activity import Activity, Events, NodeActivity
 from hardware.energy.counts.kinds import ATTENTION_ORDERS, Tallies
@@ -22,6 +21,7 @@ from hardware.energy.counts.result import NodeOperations, OperationCounts
 from hardware.energy.counts.rules import OPERATION_COUNTS, CountingRule
 from hardware.errors import TraceMismatchError
 from hardware.firing import Firing
+from hardware.kernels.counting import count_running_sums
 from hardware.trace import Trace
 
 

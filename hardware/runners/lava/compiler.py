@@ -12,27 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from export.loihi_numbers import CURRENT_DECAY_NONE
 from export.network import INTEGER, Network, Node
-from export.operators import (
-    IntegerAffine,
-    IntegerLeakyIntegrateAndFire,
-    LeakyIntegrateAndFire,
-    PreviousStep,
-    TokenMean,
-    Total,
-)
-from export.operators.firing import firing_threshold
+from hardware.choices import GRANULARITIES
 from hardware.errors import RunnerError
-from hardware.runners.lava.board import MAX_PORTS, Board, GroupPlan, Received, Sent
+from hardware.runners.lava.group_plan import MAX_PORTS, GroupPlan, Received, Sent
 from hardware.runners.lava.probes import NeuronProbe, SynapseProbe
-from hardware.runners.lava.stock import own_nodes
+from hardware.runners.lava.shared_arrays import SharedArrays
+from hardware.runners.lava.stock import StockForm, lif_parameters, own_nodes, stock_form, synapses_of
 from hardware.runners.lava.timing import HARDWARE, ZERO_LATENCY, arrivals, check_timing, latency
 
-GRANULARITIES = ("operator", "block", "network")
 BLOCK_NAME = re.compile(r"block\d+_")
-FLOAT_CURRENT_DECAY_NONE = 1.0
-"""Lava's du in floating point that keeps no current from step to step, so that ``u`` is the input."""
 GRADED_BITS = 24
 """Lava's ``num_message_bits`` for messages that are more than spikes; 0 would make them spikes."""
 
@@ -98,7 +87,7 @@ def partition(network: Network, granularity: str, precision: str, timing: str = 
     why_own = f"granularity {granularity!r} runs many nodes in one process"
     if granularity == "network":
         return [ProcessPlan("network", network.nodes, why_own)]
-    recurrent = [node.sources[0] for node in network.nodes if isinstance(node.operator, PreviousStep)]
+    recurrent = [node.sources[0] for node in network.nodes if node.is_previous_step]
     if recurrent:
         raise RunnerError(
             f"{recurrent[0]}: has a recurrent connection, which granularity {granularity!r} would draw between "
@@ -129,7 +118,7 @@ def _operator_plans(network: Network, own: dict[str, str]) -> list[ProcessPlan]:
     for node in network.nodes:
         if node.name in own:
             plans.append(ProcessPlan(node.name, (node,), own[node.name]))
-        elif isinstance(node.operator, TokenMean):
+        elif stock_form(node.operator) is StockForm.READ_OUT:
             summed[node.name] = node
         else:
             before = [summed[source] for source in node.sources if source in summed]
@@ -138,7 +127,7 @@ def _operator_plans(network: Network, own: dict[str, str]) -> list[ProcessPlan]:
 
 
 def build_processes(
-    network: Network, plans: list[ProcessPlan], board: Board, tokens: int, timing: str = ZERO_LATENCY
+    network: Network, plans: list[ProcessPlan], shared: SharedArrays, tokens: int, timing: str = ZERO_LATENCY
 ) -> ProcessNetwork:
     """Make and connect the Lava processes.
 
@@ -147,7 +136,7 @@ def build_processes(
     network : Network
     plans : list of ProcessPlan
         From `partition`.
-    board : Board
+    shared : SharedArrays
     tokens : int
         N of every port.
     timing : str
@@ -157,7 +146,7 @@ def build_processes(
     RunnerError
         A process would need more ports than it has.
     """
-    building = _Building(network, plans, board, tokens, timing)
+    building = _Building(network, plans, shared, tokens, timing)
     for plan in plans:
         building.add(plan)
     return ProcessNetwork(building.processes, building.probes)
@@ -174,8 +163,10 @@ class _Sender:
 class _Building:
     """Processes made so far, and the ports on which each node sends; what is connected to one port adds up there."""
 
-    def __init__(self, network: Network, plans: list[ProcessPlan], board: Board, tokens: int, timing: str) -> None:
-        self.network, self.board, self.timing = network, board, timing
+    def __init__(
+        self, network: Network, plans: list[ProcessPlan], shared: SharedArrays, tokens: int, timing: str
+    ) -> None:
+        self.network, self.shared, self.timing = network, shared, timing
         self.shapes = port_shapes(network, tokens)
         self.arrives = arrivals(network, timing, summed_by_the_reader(plans))
         self.home = {node.name: plan for plan in plans for node in plan.nodes}
@@ -187,23 +178,31 @@ class _Building:
 
     def add(self, plan: ProcessPlan) -> None:
         """Make what a plan says; whatever it reads is there already."""
-        node = plan.nodes[-1]
         if not plan.stock:
             self._add_group(plan)
-        elif isinstance(node.operator, IntegerAffine):
-            self._add_synapses(plan)
-        elif isinstance(node.operator, Total):
-            late = [(source, self.arrives[node.name] - self.arrives[source]) for source in node.sources]
-            self._senders[node.name, 0] = tuple(sender for part in late for sender in self._sent(*part))
-        else:
-            self._add_neurons(node)
+            return
+        form = stock_form(plan.nodes[-1].operator)
+        assert form is not None
+        # a sum over tokens is left to who reads the output, and stands before the synapses of its plan
+        adds = {
+            StockForm.NEURONS: self._add_neurons,
+            StockForm.SYNAPSES: self._add_synapses,
+            StockForm.PORT: self._add_port_sum,
+        }
+        adds[form](plan)
 
-    def _add_neurons(self, node: Node) -> None:
+    def _add_port_sum(self, plan: ProcessPlan) -> None:
+        (node,) = plan.nodes
+        late = [(source, self.arrives[node.name] - self.arrives[source]) for source in node.sources]
+        self._senders[node.name, 0] = tuple(sender for part in late for sender in self._sent(*part))
+
+    def _add_neurons(self, plan: ProcessPlan) -> None:
+        (node,) = plan.nodes
         (source,) = node.sources
-        process = _stock_neuron(node, self.shapes[node.name], self.board.time_steps, self.arrives[source])
+        process = _stock_neurons(node, self.shapes[node.name], self.shared.time_steps, self.arrives[source])
         self._connect(source, process.a_in)
         self.probes[process] = NeuronProbe(
-            self.board, node.name, self.arrives[source], node.name == self.network.output_source
+            self.shared, node.name, self.arrives[source], node.name == self.network.output_source
         )
         self.processes.append(process)
         self._senders[node.name, 0] = (_Sender(process.s_out),)
@@ -216,7 +215,7 @@ class _Building:
         self._connect(source, process.s_in, turned=True)
         if node.name == self.network.output_source:
             self.probes[process] = SynapseProbe(
-                self.board, self.arrives[source], _missing_bias(plan, node.name), sums_tokens=len(plan.nodes) > 1
+                self.shared, self.arrives[source], _missing_bias(plan, node.name), sums_tokens=len(plan.nodes) > 1
             )
         self.processes.append(process)
         self._senders[node.name, 0] = (_Sender(process.a_out, turned=True),)
@@ -251,9 +250,10 @@ class _Building:
                 reads_input=any(network.input_name in node.sources for node in plan.nodes),
                 input_name=network.input_name,
                 token_encoding=network.token_encoding,
+                pooled=network.pooled,
                 output_source=network.output_source if self.home[network.output_source] is plan else None,
             ),
-            board=self.board,
+            shared=self.shared,
         )
         for index, source in enumerate(sources):
             self._connect(source, getattr(process, f"in_{index}"))
@@ -301,7 +301,7 @@ class _Building:
 
         assert name == self.network.input_name
         assert self.network.token_encoding is not None
-        process = TokenInput(name=name, encoding=self.network.token_encoding, board=self.board)
+        process = TokenInput(name=name, encoding=self.network.token_encoding, shared=self.shared)
         self.processes.append(process)
         return _Sender(process.s_out)
 
@@ -313,21 +313,16 @@ def summed_by_the_reader(plans: list[ProcessPlan]) -> set[str]:
 
 def _missing_bias(plan: ProcessPlan | None, node: str) -> np.ndarray | None:
     """Return the bias that whoever reads `node` must add, because a stock process without one computes it."""
-    if plan is None or not plan.stock:
+    if plan is None or not plan.stock or stock_form(plan.nodes[-1].operator) is not StockForm.SYNAPSES:
         return None
-    operator = plan.nodes[-1].operator
-    return operator.bias if isinstance(operator, IntegerAffine) else None
+    return synapses_of(plan.nodes[-1]).bias
 
 
 def port_shapes(network: Network, tokens: int) -> dict[str, tuple[int, int]]:
-    """Return tokens and features of what each node sends: one token behind a token mean, else all."""
+    """Return tokens and features of what each node sends: one token behind a pooling of tokens, else all."""
     shapes = {network.input_name: (tokens, network.input_features)}
     for node in network.nodes:
-        if isinstance(node.operator, PreviousStep):
-            rows = tokens  # its neuron comes later, and is in no token mean's wake
-        else:
-            rows = 1 if isinstance(node.operator, TokenMean) else shapes[node.sources[0]][0]
-        shapes[node.name] = (rows, node.operator.out_features)
+        shapes[node.name] = (1 if node.name in network.pooled else tokens, node.operator.out_features)
     return shapes
 
 
@@ -341,32 +336,12 @@ def _outside_sources(plan: ProcessPlan, input_name: str) -> list[str]:
     return list(found)
 
 
-def _stock_neuron(node: Node, shape: tuple[int, int], time_steps: int, starts_at: int) -> Any:
+def _stock_neurons(node: Node, shape: tuple[int, int], time_steps: int, starts_at: int) -> Any:
     from lava.proc.lif.process import LIFReset
 
-    neuron = node.operator
     # Lava counts time steps from 1; state clears at each sample's first
     resets = {"reset_interval": time_steps, "reset_offset": (1 + starts_at) % time_steps}
-    if isinstance(neuron, IntegerLeakyIntegrateAndFire):
-        return LIFReset(
-            name=node.name,
-            shape=shape,
-            du=CURRENT_DECAY_NONE,
-            dv=int(neuron.decay[0]),
-            vth=int(neuron.threshold[0]),
-            bias_mant=np.broadcast_to(neuron.bias_mantissa, shape).copy(),
-            bias_exp=np.broadcast_to(neuron.bias_exponent, shape).copy(),
-            **resets,
-        )
-    assert isinstance(neuron, LeakyIntegrateAndFire)
-    return LIFReset(
-        name=node.name,
-        shape=shape,
-        du=FLOAT_CURRENT_DECAY_NONE,
-        dv=1 - float(neuron.beta[0]),
-        vth=float(firing_threshold(neuron.threshold[:1], neuron.fire_on_equal, np.float64)[0]),
-        **resets,
-    )
+    return LIFReset(name=node.name, shape=shape, **lif_parameters(node, shape), **resets)
 
 
 def _stock_synapses(node: Node, tokens: int, graded: bool, sparse: bool) -> Any:
@@ -375,8 +350,7 @@ def _stock_synapses(node: Node, tokens: int, graded: bool, sparse: bool) -> Any:
     from hardware.runners.lava.processes.token_dense import TokenDense
     from hardware.runners.lava.processes.token_sparse import TokenSparse
 
-    affine = node.operator
-    assert isinstance(affine, IntegerAffine)
+    affine = synapses_of(node)
     # both floor weights of mixed signs to even ones; twice the weight is even, and the exponent halves the sum
     mixed = affine.sign_mode == "mixed"
     weights = affine.weight.astype(np.int32) * (2 if mixed else 1)

@@ -1,8 +1,8 @@
 """Runner ``lava``: a network on Lava processes, under guard, in as many workers as memory and processors allow.
 
-Each worker is a Lava network of its own, built once for sentences of up to N tokens; new samples are put on its board
-without rebuilding, and every process clears its state at a sample's first step. A worker that fails is built again and
-what it was running is run again, so that a process killed from outside costs time and nothing else.
+Each worker is a Lava network of its own, built once for sentences of up to N tokens; new samples are put into its
+shared arrays without rebuilding, and every process clears its state at a sample's first step. A worker that fails is
+built again and what it was running is run again, so that a process killed from outside costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from hardware.runners.lava.compiler import partition
 from hardware.runners.lava.guard import LOOK_UP_EVERY, LavaRunError
 from hardware.runners.lava.memory import UNKNOWN, available_bytes, processor_count
 from hardware.runners.lava.timing import HARDWARE, ZERO_LATENCY
-from hardware.runners.lava.worker import Fault, Part, Worker, WorkerPlan
+from hardware.runners.lava.worker import Shard, Worker, WorkerFault, WorkerPlan
 from hardware.runners.reference import read_outputs, thresholds
-from hardware.runners.runner import Batch, Runner, check_batch, check_time_steps, number_type
+from hardware.runners.runner import CheckedBatch, Runner, check_batch, check_time_steps, number_type
 from hardware.trace import Trace
 
 DEFAULT_TIMEOUT = 60.0
@@ -65,7 +65,7 @@ class LavaRunner(Runner):
 
     Attributes
     ----------
-    faults : list of Fault
+    faults : list of WorkerFault
         All that went wrong and was mended, over all runs.
 
     Raises
@@ -102,7 +102,7 @@ class LavaRunner(Runner):
         self._workers = [Worker(number, self._plan) for number in range(_checked_jobs(jobs))]
         self._streaming = False
         self._bytes_of_a_worker: int | None = None
-        self.faults: list[Fault] = []
+        self.faults: list[WorkerFault] = []
 
     @property
     def stock_nodes(self) -> list[str]:
@@ -163,7 +163,7 @@ class LavaRunner(Runner):
             yield from self._traces(iter(batches))
         finally:
             for worker in self._workers:
-                if worker.part is not None:
+                if worker.shard is not None:
                     worker.abandon()
             self._streaming = False
 
@@ -174,8 +174,8 @@ class LavaRunner(Runner):
                 stack.callback(worker.close)
 
     def _traces(self, batches: Iterator[tuple[Any, Any]]) -> Iterator[Trace]:
-        started: deque[tuple[Batch, list[Part]]] = deque()
-        waiting: deque[Part] = deque()
+        started: deque[tuple[CheckedBatch, list[Shard]]] = deque()
+        waiting: deque[Shard] = deque()
         more = True
         while more or started:
             # No further ahead than keeps the workers busy, nor than a slow one lets the others run: what came out early
@@ -185,31 +185,31 @@ class LavaRunner(Runner):
                 more = inputs is not None
                 if inputs is not None:
                     batch = check_batch(self.network, *inputs, self.time_steps)
-                    parts = self._split(batch)
-                    waiting.extend(parts)
-                    started.append((batch, parts))
+                    shards = self._split(batch)
+                    waiting.extend(shards)
+                    started.append((batch, shards))
             self._give_out(waiting)
-            while started and all(part.result is not None for part in started[0][1]):
+            while started and all(shard.result is not None for shard in started[0][1]):
                 yield self._trace(*started.popleft())
             self._look_after(waiting)
 
-    def _split(self, batch: Batch) -> list[Part]:
-        """Cut a batch into parts that fit on a board, two for each worker where there are enough samples."""
+    def _split(self, batch: CheckedBatch) -> list[Shard]:
+        """Cut a batch into shards that fit into shared arrays, two for each worker where there are enough samples."""
         count, width = batch.mask.shape
         tokens = max(width, self.tokens or 0)
         largest = max([tokens, *(worker.built_for[0] for worker in self._workers if worker.built_for is not None)])
         fitting = self._plan.samples_that_fit(largest, batch.time_steps)
         wanted = 2 * len(self._workers) if len(self._workers) > 1 else 1
         size = min(fitting, -(-count // wanted))
-        return [Part(batch, start, min(start + size, count), tokens) for start in range(0, count, size)]
+        return [Shard(batch, start, min(start + size, count), tokens) for start in range(0, count, size)]
 
-    def _give_out(self, waiting: deque[Part]) -> None:
+    def _give_out(self, waiting: deque[Shard]) -> None:
         """Give idle workers something to do; those whose network stands come first."""
         for worker in sorted(self._workers, key=lambda worker: worker.built_for is None):
-            if waiting and worker.part is None and self._may_start(worker):
-                part = waiting.popleft()
+            if waiting and worker.shard is None and self._may_start(worker):
+                shard = waiting.popleft()
                 try:
-                    worker.begin(part)
+                    worker.begin(shard)
                 except LavaRunError as error:
                     self._mend(worker, error, waiting)
 
@@ -223,9 +223,9 @@ class LavaRunner(Runner):
         available = available_bytes()
         return available == UNKNOWN or available > MEMORY_TO_SPARE * self._bytes_of_a_worker
 
-    def _look_after(self, waiting: deque[Part]) -> None:
+    def _look_after(self, waiting: deque[Shard]) -> None:
         """Wait for something to happen to the busy workers; mend what failed."""
-        busy = [worker for worker in self._workers if worker.part is not None]
+        busy = [worker for worker in self._workers if worker.shard is not None]
         if not busy:
             return
         wait([worker.fileno() for worker in busy], LOOK_UP_EVERY)
@@ -238,31 +238,31 @@ class LavaRunner(Runner):
             if finished and self._bytes_of_a_worker is None and len(self._workers) > 1:
                 self._bytes_of_a_worker = worker.private_bytes()
 
-    def _mend(self, worker: Worker, error: LavaRunError, waiting: deque[Part]) -> None:
+    def _mend(self, worker: Worker, error: LavaRunError, waiting: deque[Shard]) -> None:
         """Have what a failed worker was running run again, or raise `error` where that was tried often enough."""
-        part = worker.part
-        assert part is not None
+        shard = worker.shard
+        assert shard is not None
         worker.abandon()
-        fault = Fault(
-            worker.number, error.process_name, list(range(part.start, part.stop)), len(part.faults) + 1, str(error)
+        fault = WorkerFault(
+            worker.number, error.process_name, list(range(shard.start, shard.stop)), len(shard.faults) + 1, str(error)
         )
         self.faults.append(fault)
-        part.faults.append(fault)
+        shard.faults.append(fault)
         if error.from_outside:
-            part.kills += 1
+            shard.kills += 1
         if error.from_outside:
-            tries_left = MAX_KILLS - part.kills
+            tries_left = MAX_KILLS - shard.kills
         elif error.process_name:
-            tries_left = MAX_FAILURES - (len(part.faults) - part.kills)
+            tries_left = MAX_FAILURES - (len(shard.faults) - shard.kills)
         else:  # no process is to blame: Lava cannot compile or start this network at all
             tries_left = 0
         log.warning("%s", fault.report(runs_again=tries_left > 0))
         if tries_left <= 0:
             raise error
-        waiting.appendleft(part)
+        waiting.appendleft(shard)
 
-    def _trace(self, batch: Batch, parts: list[Part]) -> Trace:
-        results = [part.result for part in parts if part.result is not None]
+    def _trace(self, batch: CheckedBatch, shards: list[Shard]) -> Trace:
+        results = [shard.result for shard in shards if shard.result is not None]
         joined = {key: _joined([result[key] for result in results]) for key in results[0]}
         logits, outputs = read_outputs(self.network, joined.pop(""), batch.mask)
         spiking = [node.name for node in self.network.spiking_nodes]
@@ -287,8 +287,8 @@ class LavaRunner(Runner):
                 "stock_nodes": self.stock_nodes,
                 "own_nodes": self._plan.own_nodes,
                 "workers": sum(worker.built_for is not None for worker in self._workers),
-                "faults": [asdict(fault) for part in parts for fault in part.faults],
-                **({"overflows": _overflows(parts)} if self.network.is_integer else {}),
+                "faults": [asdict(fault) for shard in shards for fault in shard.faults],
+                **({"overflows": _overflows(shards)} if self.network.is_integer else {}),
             },
         )
 
@@ -307,11 +307,11 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def _overflows(parts: list[Part]) -> dict[str, dict[str, int]]:
+def _overflows(shards: list[Shard]) -> dict[str, dict[str, int]]:
     """Return what registers could not hold, by node; nodes where nothing happened are left out."""
     found = {}
-    for name in parts[0].overflows:
-        wrapped, saturated = (sum(int(part.overflows[name][kind]) for part in parts) for kind in range(2))
+    for name in shards[0].overflows:
+        wrapped, saturated = (sum(int(shard.overflows[name][kind]) for shard in shards) for kind in range(2))
         if wrapped or saturated:
             found[name] = {"wrapped_currents": wrapped, "saturated_potentials": saturated}
     return found

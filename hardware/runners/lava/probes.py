@@ -2,8 +2,8 @@
 
 Stock neurons send their spikes but not the potential they tested, and a potential is gone once it is reset. Lava's own
 Monitor reads it between steps at tens of microseconds an element. A probe is told of the process model once it is
-built, in the operating system process that runs it, and from then on copies what the model holds onto the board. It
-changes nothing of what the model computes.
+built, in the operating system process that runs it, and from then on copies what the model holds into the shared
+arrays. It changes nothing of what the model computes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from export.loihi_numbers import ACTIVATION_SHIFT, DECAY_BITS, DECAY_UNITY
 from export.operators.loihi_neuron import shift_to_zero
-from hardware.runners.lava.board import Board
+from hardware.runners.lava.shared_arrays import SharedArrays
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class NeuronProbe:
 
     Attributes
     ----------
-    board : Board
+    shared : SharedArrays
     node : str
     starts_at : int
         Steps by which the node lies behind the network's input.
@@ -35,7 +35,7 @@ class NeuronProbe:
         Whether its spikes are the network's output.
     """
 
-    board: Board
+    shared: SharedArrays
     node: str
     starts_at: int
     shows_output: bool
@@ -49,7 +49,7 @@ class NeuronProbe:
             reset_voltage(spike_vector=spike_vector)
 
         model.reset_voltage = reset_recorded_voltage
-        if self.node in self.board.overflows:
+        if self.node in self.shared.overflows:
             self._count_overflows(model)
 
     def _count_overflows(self, model: Any) -> None:
@@ -58,29 +58,29 @@ class NeuronProbe:
         def counted_subthr_dynamics(activation_in: np.ndarray) -> None:
             decayed = shift_to_zero(model.v.astype(np.int64) * (DECAY_UNITY - int(model.dv)), DECAY_BITS)
             subthr_dynamics(activation_in=activation_in)
-            place = self.board.position(model.time_step - 1 - self.starts_at)
+            place = self.shared.position(model.time_step - 1 - self.starts_at)
             if place is None:
                 return
             wrapped = model.u != activation_in.astype(np.int64) << ACTIVATION_SHIFT
             saturated = model.v != decayed + model.u + model.effective_bias
             sample, step = place
-            counts, real = self.board.overflows[self.node], self.board.mask[sample]
+            counts, real = self.shared.overflows[self.node], self.shared.mask[sample]
             found = [np.count_nonzero(wrapped & real), np.count_nonzero(saturated & real)]
             counts[sample] = found if step == 0 else counts[sample] + found
 
         model.subthr_dynamics = counted_subthr_dynamics
 
     def _record(self, finished_steps: int, fired: np.ndarray, potential: np.ndarray) -> None:
-        board = self.board
-        place = board.position(finished_steps - self.starts_at)
+        shared = self.shared
+        place = shared.position(finished_steps - self.starts_at)
         if place is None:
             return
-        spikes = fired & board.mask[place[0]]  # a stock neuron knows no mask
-        board.spikes[self.node][place] = spikes
-        if self.node in board.membrane_potentials:
-            board.membrane_potentials[self.node][place] = potential
+        spikes = fired & shared.mask[place[0]]  # a stock neuron knows no mask
+        shared.spikes[self.node][place] = spikes
+        if self.node in shared.membrane_potentials:
+            shared.membrane_potentials[self.node][place] = potential
         if self.shows_output:
-            board.outputs[place] = spikes
+            shared.outputs[place] = spikes
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class SynapseProbe:
 
     Attributes
     ----------
-    board : Board
+    shared : SharedArrays
     starts_at : int
         Steps by which its input lies behind the network's.
     bias : ndarray or None
@@ -98,7 +98,7 @@ class SynapseProbe:
         Whether the output is the sum of what was computed for the real tokens of a sentence.
     """
 
-    board: Board
+    shared: SharedArrays
     starts_at: int
     bias: np.ndarray | None
     sums_tokens: bool = False
@@ -109,12 +109,12 @@ class SynapseProbe:
 
         def recorded_run_spk() -> None:
             run_spk()
-            place = self.board.position(model.time_step - 1 - self.starts_at)
+            place = self.shared.position(model.time_step - 1 - self.starts_at)
             if place is not None:
-                outputs = self.board.outputs
+                outputs = self.shared.outputs
                 shown = np.asarray(model.a_buff, np.int64).T  # features by tokens there
                 if self.sums_tokens:
-                    shown = shown.reshape(-1, outputs.shape[-1])[self.board.mask[place[0], :, 0]].sum(0)
+                    shown = shown.reshape(-1, outputs.shape[-1])[self.shared.mask[place[0], :, 0]].sum(0)
                 shown = shown.reshape(outputs.shape[2:])
                 outputs[place] = shown if self.bias is None else shown + self.bias
 

@@ -1,4 +1,4 @@
-"""One Lava network with its board, built once and fed part after part; the runner keeps several of them busy."""
+"""One Lava network with its shared memory, built once and fed shard after shard; the runner keeps several busy."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from export.network import Network, Node
-from export.operators import IntegerCurrentNeuron, IntegerLeakyIntegrateAndFire
-from hardware.runners.lava.board import Board, shared_array
+from export.operators import IntegerNeuronState
 from hardware.runners.lava.compiler import ProcessPlan, build_processes, port_shapes, summed_by_the_reader
 from hardware.runners.lava.memory import private_bytes
+from hardware.runners.lava.shared_arrays import SharedArrays, shared_array
 from hardware.runners.lava.timing import arrivals, running_steps
-from hardware.runners.runner import Batch
+from hardware.runners.runner import CheckedBatch
 
-BOARD_BYTES = 256 << 20
-"""How much one board may hold; longer batches go through it in parts."""
+SHARED_BYTES = 256 << 20
+"""How much the shared arrays of a network may take; longer batches go through them in shards."""
 MAX_SAMPLES = 32
-"""How many samples a board holds at most: what is lost with a worker is run again, so parts should stay small."""
+"""How many samples they hold at most: what is lost with a worker is run again, so shards should stay small."""
 CHANNEL_SIZE = 2
 """Messages a Lava channel can hold; 2 takes a third of the memory of Lava's default and costs no time here."""
 
@@ -67,15 +67,15 @@ class WorkerPlan:
         return {node.name: plan.why_own for plan in self.plans for node in plan.nodes if plan.why_own is not None}
 
     def samples_that_fit(self, tokens: int, time_steps: int) -> int:
-        """Return how many samples of so many tokens and steps one board holds."""
+        """Return how many samples of so many tokens and steps the shared arrays hold."""
         shapes = port_shapes(self.network, tokens)
         item = 1 + (np.dtype(self.dtype).itemsize if self.record_membrane_potentials else 0)
         neurons = sum(shapes[node.name][0] * shapes[node.name][1] for node in self.network.spiking_nodes)
-        return int(np.clip(BOARD_BYTES // max(1, time_steps * neurons * item), 1, MAX_SAMPLES))
+        return int(np.clip(SHARED_BYTES // max(1, time_steps * neurons * item), 1, MAX_SAMPLES))
 
 
 @dataclass(frozen=True)
-class Fault:
+class WorkerFault:
     """A worker that failed, and what was done about it.
 
     Attributes
@@ -108,17 +108,17 @@ class Fault:
 
 
 @dataclass(eq=False)
-class Part:
+class Shard:
     """Some samples of one batch that go through a worker together.
 
     Attributes
     ----------
-    batch : Batch
+    batch : CheckedBatch
     start, stop : int
         Its samples, as rows of the batch.
     tokens : int
         Longest sentence the network must be able to take.
-    faults : list of Fault
+    faults : list of WorkerFault
         What went wrong with it so far.
     kills : int
         How many of them were processes killed from outside.
@@ -128,11 +128,11 @@ class Part:
         Wrapped currents and saturated potentials of all samples, ``(2,)`` by node; empty but for integer networks.
     """
 
-    batch: Batch
+    batch: CheckedBatch
     start: int
     stop: int
     tokens: int
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[WorkerFault] = field(default_factory=list)
     kills: int = 0
     result: dict[str, np.ndarray] | None = None
     overflows: dict[str, np.ndarray] = field(default_factory=dict)
@@ -145,16 +145,16 @@ class Part:
 
 @dataclass(eq=False)
 class Worker:
-    """A guarded Lava network and the board it reads from and writes to.
+    """A guarded Lava network and the shared arrays it reads from and writes to.
 
     Attributes
     ----------
     number : int
         From 0, shown in reports of faults.
     plan : WorkerPlan
-    part : Part or None
+    shard : Shard or None
         What it is running.
-    board : Board or None
+    shared : SharedArrays or None
     built_for : tuple of int or None
         Tokens and time steps of the network that stands.
     builds : int
@@ -165,8 +165,8 @@ class Worker:
 
     number: int
     plan: WorkerPlan
-    part: Part | None = None
-    board: Board | None = None
+    shard: Shard | None = None
+    shared: SharedArrays | None = None
     built_for: tuple[int, int] | None = None
     builds: int = 0
     processes: int = 0
@@ -188,9 +188,9 @@ class Worker:
         from hardware.runners.lava.run_config import PrecisionRunConfig
 
         self._stop()
-        if self.board is None or self.board.built_for != (tokens, time_steps):
-            self.board = self._make_board(tokens, time_steps)
-        built = build_processes(self.plan.network, self.plan.plans, self.board, tokens, self.plan.timing)
+        if self.shared is None or self.shared.built_for != (tokens, time_steps):
+            self.shared = self._make_shared(tokens, time_steps)
+        built = build_processes(self.plan.network, self.plan.plans, self.shared, tokens, self.plan.timing)
         self.processes = len(built.processes)
         self._guarded = GuardedNetwork(
             built.processes[0],
@@ -204,27 +204,27 @@ class Worker:
         self._finished_steps = 0
         self.built_for = (tokens, time_steps)
 
-    def begin(self, part: Part) -> None:
-        """Start to run a part; builds the network if it does not stand or is too small.
+    def begin(self, shard: Shard) -> None:
+        """Start to run a shard; builds the network if it does not stand or is too small.
 
         Raises
         ------
         LavaRunError
-            The network cannot be built, or failed since its last part. Nothing of it is left.
+            The network cannot be built, or failed since its last shard. Nothing of it is left.
         """
-        self.part = part
-        self.build(part.tokens, part.batch.time_steps)
-        board = self.board
-        assert board is not None
-        _show(part, board)
-        board.first_step[0] = self._finished_steps
-        board.shown[0] = part.samples
-        self._guarded.begin(self.plan.steps(part.samples, board.time_steps))
+        self.shard = shard
+        self.build(shard.tokens, shard.batch.time_steps)
+        shared = self.shared
+        assert shared is not None
+        _put(shard, shared)
+        shared.first_step[0] = self._finished_steps
+        shared.shown[0] = shard.samples
+        self._guarded.begin(self.plan.steps(shard.samples, shared.time_steps))
         # While the network works: to be given so many new pages takes longer than to copy into them
-        self._room = {name: np.full(left.shape, 0, left.dtype) for name, left in _left_on(board, part).items()}
+        self._room = {name: np.full(left.shape, 0, left.dtype) for name, left in _left_in(shared, shard).items()}
 
     def finished(self) -> bool:
-        """Look whether the part is done, never waiting; then its result is taken off the board.
+        """Look whether the shard is done, never waiting; then its result is copied out of the shared arrays.
 
         Raises
         ------
@@ -233,15 +233,15 @@ class Worker:
         """
         if not self._guarded.finished():
             return False
-        part, board = self.part, self.board
-        assert part is not None
-        assert board is not None
-        self._finished_steps += self.plan.steps(part.samples, board.time_steps)
-        for name, left in _left_on(board, part).items():
+        shard, shared = self.shard, self.shared
+        assert shard is not None
+        assert shared is not None
+        self._finished_steps += self.plan.steps(shard.samples, shared.time_steps)
+        for name, left in _left_in(shared, shard).items():
             self._room[name][...] = left
-        part.result, self._room = self._room, {}
-        part.overflows = {name: counts[: part.samples].sum(0) for name, counts in board.overflows.items()}
-        self.part = None
+        shard.result, self._room = self._room, {}
+        shard.overflows = {name: counts[: shard.samples].sum(0) for name, counts in shared.overflows.items()}
+        self.shard = None
         return True
 
     def fileno(self) -> int:
@@ -249,15 +249,15 @@ class Worker:
         return self._guarded.fileno()
 
     def abandon(self) -> None:
-        """Kill the network, whatever it does; the board stays for the next one."""
-        guarded, self._guarded, self.built_for, self.part = self._guarded, None, None, None
+        """Kill the network, whatever it does; the shared arrays stay for the next one."""
+        guarded, self._guarded, self.built_for, self.shard = self._guarded, None, None, None
         self._room = {}
         if guarded is not None:
             guarded.kill()
 
     def close(self) -> None:
         """Stop the network in good order."""
-        if self.part is not None:
+        if self.shard is not None:
             self.abandon()
         self._stop()
 
@@ -274,7 +274,7 @@ class Worker:
         if guarded is not None:
             guarded.stop()
 
-    def _make_board(self, tokens: int, steps: int) -> Board:
+    def _make_shared(self, tokens: int, steps: int) -> SharedArrays:
         network, dtype = self.plan.network, self.plan.dtype
         reads_tokens = network.token_encoding is not None
         shapes = port_shapes(network, tokens)
@@ -282,7 +282,7 @@ class Worker:
         spiking = network.spiking_nodes
         shown = spiking if self.plan.record_membrane_potentials else ()
         input_type = np.int64 if network.is_integer else np.float64
-        return Board(
+        return SharedArrays(
             time_steps=steps,
             first_step=shared_array((1,), np.int64),
             shown=shared_array((1,), np.int64),
@@ -301,26 +301,26 @@ class Worker:
 
 
 def counts_overflows(node: Node) -> bool:
-    """Return whether a node has registers that can overflow."""
-    return isinstance(node.operator, IntegerLeakyIntegrateAndFire | IntegerCurrentNeuron)
+    """Return whether a node counts what its registers could not hold."""
+    return isinstance(node.operator.initial_state((1, node.operator.in_features), np.int64), IntegerNeuronState)
 
 
-def _show(part: Part, board: Board) -> None:
-    """Put a part's samples on the board."""
-    batch, count, tokens = part.batch, part.samples, part.batch.mask.shape[1]
-    board.mask[:count] = False
-    board.mask[:count, :tokens, 0] = batch.mask[part.start : part.stop]
-    if board.input_ids is not None and batch.input_ids is not None:
-        board.input_ids[:count] = 0
-        board.input_ids[:count, :tokens] = batch.input_ids[part.start : part.stop]
-    if board.values is not None and batch.values is not None:
-        board.values[:count] = 0
-        board.values[:count, :, :tokens] = np.moveaxis(batch.values[:, part.start : part.stop], 0, 1)
+def _put(shard: Shard, shared: SharedArrays) -> None:
+    """Put a shard's samples into the shared arrays."""
+    batch, count, tokens = shard.batch, shard.samples, shard.batch.mask.shape[1]
+    shared.mask[:count] = False
+    shared.mask[:count, :tokens, 0] = batch.mask[shard.start : shard.stop]
+    if shared.input_ids is not None and batch.input_ids is not None:
+        shared.input_ids[:count] = 0
+        shared.input_ids[:count, :tokens] = batch.input_ids[shard.start : shard.stop]
+    if shared.values is not None and batch.values is not None:
+        shared.values[:count] = 0
+        shared.values[:count, :, :tokens] = np.moveaxis(batch.values[:, shard.start : shard.stop], 0, 1)
 
 
-def _left_on(board: Board, part: Part) -> dict[str, np.ndarray]:
-    """Return what the network leaves on the board for a part, as the board's own memory; see `Part.result`."""
-    arrays = {**board.spikes, **{f"potential {name}": array for name, array in board.membrane_potentials.items()}}
-    arrays[""] = board.outputs
-    count, tokens = part.samples, part.batch.mask.shape[1]
+def _left_in(shared: SharedArrays, shard: Shard) -> dict[str, np.ndarray]:
+    """Return what the network leaves for a shard, as the shared memory itself; see `Shard.result`."""
+    arrays = {**shared.spikes, **{f"potential {name}": array for name, array in shared.membrane_potentials.items()}}
+    arrays[""] = shared.outputs
+    count, tokens = shard.samples, shard.batch.mask.shape[1]
     return {name: np.moveaxis(array[:count, :, : min(tokens, array.shape[2])], 0, 1) for name, array in arrays.items()}

@@ -41,8 +41,8 @@ from hardware.energy.models import registry
 from hardware.energy.models.loihi1 import LOIHI1
 from hardware.energy.models.memory import MEMORY, access_picojoules
 from hardware.energy.models.paper import PAPER, dense_energy_mj
-from hardware.energy.report import explanations, mean_field_table, timing_table
 from hardware.loihi import place
+from hardware.reports.energy_report import explanations, mean_field_table, timing_table
 from hardware.trace import Trace
 
 MODELS = (
@@ -558,13 +558,13 @@ def registered_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
 
 
-SNIPPET = Path(__file__).parents[3] / "docs" / "architecture" / "energy_model.md"
+PAGE = Path(__file__).parents[3] / "docs" / "architecture.md"
 
 
 @pytest.mark.usefixtures("registered_models")
 def test_the_model_that_the_docs_add_works_by_its_name() -> None:
-    code = re.findall(r"```python\n(.*?)```", SNIPPET.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(code) == 1
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = (block for block in code if "register_energy_model(" in block)
     trace = Trace(
         {
             "first": np.array([[[[1, 1, 0]]], [[[1, 0, 1]]]], np.uint8),
@@ -574,7 +574,7 @@ def test_the_model_that_the_docs_add_works_by_its_name() -> None:
         np.ones((1, 1), bool),
     )
     told: dict[str, Any] = {"trace": trace, "graph": token_network(), "__name__": "__main__"}
-    exec(compile(code[0], str(SNIPPET), "exec", dont_inherit=True), told)
+    exec(compile(code, str(PAGE), "exec", dont_inherit=True), told)
     # as of `test_horowitz_by_hand`, 8 accumulates and 4 updates: 8 x 11 and 4 x 52 pJ
     assert told["estimate"].by_kind == pytest.approx({"synapses": 88e-9, "neurons": 208e-9})
     assert told["estimate"].by_node == pytest.approx({"affine": 88e-9, "second": 208e-9})

@@ -37,8 +37,8 @@ from export.token_encoding import TokenEncoding
 from hardware import Trace, compare, open_runner
 from hardware.errors import RunnerError
 from hardware.runners.lava.stock import own_nodes
+from hardware.runners.lava.stock_share import stock_share
 from hardware.runners.lava.timing import arrivals, running_steps
-from hardware.stock_share import stock_share
 
 lava = pytest.mark.lava
 HARDWARE = {"timing": "hardware"}

@@ -1,8 +1,8 @@
 """A Lava process that runs some nodes of a network: one operator, a block, or all of it.
 
-It receives what other processes send, computes its nodes in the same time step, records spikes on the board and sends
-on: at once, or with hardware timing as many steps later as synapses take. One process, three granularities; only what
-is inside differs.
+It receives what other processes send, computes its nodes in the same time step, records spikes in shared memory and
+sends on: at once, or with hardware timing as many steps later as synapses take. One process, three granularities; only
+what is inside differs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from export.execution import NodeExecution
-from hardware.runners.lava.board import MAX_PORTS, Board, GroupPlan, Received, Sent
+from hardware.runners.lava.group_plan import MAX_PORTS, GroupPlan, Received, Sent
+from hardware.runners.lava.shared_arrays import SharedArrays
 
 UNUSED_SHAPE = (1,)
 
@@ -34,11 +35,11 @@ class NodeGroup(AbstractProcess):
     name : str
         Shown in errors and statistics.
     plan : GroupPlan
-    board : Board
+    shared : SharedArrays
     """
 
-    def __init__(self, *, name: str, plan: GroupPlan, board: Board) -> None:
-        super().__init__(name=name, plan=plan, board=board)
+    def __init__(self, *, name: str, plan: GroupPlan, shared: SharedArrays) -> None:
+        super().__init__(name=name, plan=plan, shared=shared)
         # Lava wants every port of the model on the process too; what is not needed stays unconnected.
         for index in range(MAX_PORTS):
             for prefix, port, values in (("in", InPort, plan.receives), ("out", OutPort, plan.sends)):
@@ -54,9 +55,9 @@ class _NodeGroupModel(PyLoihiProcessModel):
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         self.plan: GroupPlan = proc_params["plan"]
-        self.board: Board = proc_params["board"]
+        self.shared: SharedArrays = proc_params["shared"]
         needed = {sent.node for sent in self.plan.sends} | {self.plan.output_source or ""}
-        self.execution = NodeExecution(self.plan.nodes, self.dtype, self._record, needed)
+        self.execution = NodeExecution(self.plan.nodes, self.dtype, self._record, needed, self.plan.pooled)
         self.finished_steps = 0
         self.place = (0, 0)
         self._delayed = [_DelayLine(received, received.delay, self.dtype) for received in self.plan.receives]
@@ -69,7 +70,7 @@ class _NodeGroupModel(PyLoihiProcessModel):
             received.node: delayed.pass_on(getattr(self, f"in_{index}").recv())
             for index, (received, delayed) in enumerate(zip(plan.receives, self._delayed, strict=True))
         }
-        place = self.board.position(self.finished_steps - plan.starts_at)
+        place = self.shared.position(self.finished_steps - plan.starts_at)
         if place is not None:
             self.place = place
             self._compute(values)
@@ -80,29 +81,30 @@ class _NodeGroupModel(PyLoihiProcessModel):
 
     def _compute(self, values: dict[str, np.ndarray]) -> None:
         """Add the output of every node of the group to `values`, which holds what was received."""
-        plan, board, (sample, step) = self.plan, self.board, self.place
+        plan, shared, (sample, step) = self.plan, self.shared, self.place
         if step == 0:
             self.execution.reset()
         for received in plan.receives:
             if received.bias is not None:
                 values[received.node] = values[received.node] + received.bias
-        mask = board.mask[sample]
+        mask = shared.mask[sample]
         hot_inputs = None
-        if plan.reads_input and board.input_ids is not None:
-            hot_inputs = plan.token_encoding.hot_inputs(board.input_ids[sample])
-        elif plan.reads_input and board.values is not None:
-            values[plan.input_name] = board.values[sample, step].astype(self.dtype)
+        if plan.reads_input and shared.input_ids is not None:
+            assert plan.token_encoding is not None
+            hot_inputs = plan.token_encoding.hot_inputs(shared.input_ids[sample])
+        elif plan.reads_input and shared.values is not None:
+            values[plan.input_name] = shared.values[sample, step].astype(self.dtype)
         self.execution.step(values, None if mask.all() else mask, hot_inputs)
         for name, state in self.execution.states.items():
-            if name in board.overflows:  # counted since the sample's first step, when states are made anew
-                board.overflows[name][sample] = state.wrapped_currents, state.saturated_potentials
+            if name in shared.overflows:  # counted since the sample's first step, when states are made anew
+                shared.overflows[name][sample] = state.wrapped_currents, state.saturated_potentials
         if plan.output_source is not None:
-            board.outputs[sample, step] = values[plan.output_source]
+            shared.outputs[sample, step] = values[plan.output_source]
 
     def _record(self, name: str, spikes: np.ndarray, potential: np.ndarray) -> None:
-        self.board.spikes[name][self.place] = spikes
-        if name in self.board.membrane_potentials:
-            self.board.membrane_potentials[name][self.place] = potential
+        self.shared.spikes[name][self.place] = spikes
+        if name in self.shared.membrane_potentials:
+            self.shared.membrane_potentials[name][self.place] = potential
 
 
 class _DelayLine:

@@ -15,7 +15,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from export.token_encoding import TokenEncoding
-from hardware.runners.lava.board import Board
+from hardware.runners.lava.shared_arrays import SharedArrays
 
 
 class TokenInput(AbstractProcess):
@@ -25,13 +25,13 @@ class TokenInput(AbstractProcess):
     ----------
     name : str
     encoding : TokenEncoding
-    board : Board
+    shared : SharedArrays
         Its ids are sent, those of padding too.
     """
 
-    def __init__(self, *, name: str, encoding: TokenEncoding, board: Board) -> None:
-        super().__init__(name=name, encoding=encoding, board=board)
-        self.s_out = OutPort((board.mask.shape[1], encoding.width))
+    def __init__(self, *, name: str, encoding: TokenEncoding, shared: SharedArrays) -> None:
+        super().__init__(name=name, encoding=encoding, shared=shared)
+        self.s_out = OutPort((shared.mask.shape[1], encoding.width))
 
 
 @implements(proc=TokenInput, protocol=LoihiProtocol)
@@ -45,17 +45,17 @@ class TokenInputModel(PyLoihiProcessModel):
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         self.encoding: TokenEncoding = proc_params["encoding"]
-        self.board: Board = proc_params["board"]
+        self.shared: SharedArrays = proc_params["shared"]
         self.finished_steps = 0
 
     def run_spk(self) -> None:
         """Send one time step."""
-        board = self.board
-        place = board.position(self.finished_steps)
-        spikes = np.zeros((board.mask.shape[1], self.encoding.width), np.int8)
+        shared = self.shared
+        place = shared.position(self.finished_steps)
+        spikes = np.zeros((shared.mask.shape[1], self.encoding.width), np.int8)
         if place is not None:
-            assert board.input_ids is not None
-            for hot in self.encoding.hot_inputs(board.input_ids[place[0]]):
+            assert shared.input_ids is not None
+            for hot in self.encoding.hot_inputs(shared.input_ids[place[0]]):
                 spikes[np.arange(len(spikes)), hot] = 1
         self.s_out.send(spikes)
         self.finished_steps += 1

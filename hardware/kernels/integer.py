@@ -23,8 +23,8 @@ from export.operators.layer_norm import (
     inverse_square_root_table,
     numerator_shift,
 )
-from hardware.c_library import load_library
-from hardware.runners.scratch import Scratch
+from hardware.kernels.c_library import load_library
+from hardware.kernels.scratch import Scratch
 
 SOURCE = Path(__file__).with_name("integer_kernel.c")
 LANES, SQUARE = 16, 4

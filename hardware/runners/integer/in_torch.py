@@ -7,7 +7,7 @@ is enough the largest number that came says so.
 from __future__ import annotations
 
 from math import gcd
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from export.loihi_numbers import ACTIVATION_SHIFT, DECAY_BITS, DECAY_UNITY, POTENTIAL_MAX
 from export.operators import IntegerLayerNorm, IntegerLeakyIntegrateAndFire
+from export.operators.interval import Interval
 from export.operators.layer_norm import (
     NORMED_BITS,
     PRODUCT_BITS,
@@ -23,33 +24,22 @@ from export.operators.layer_norm import (
     numerator_shift,
 )
 from export.operators.operator import FLOAT64_EXACT
-from export.passes.intervals import Interval
-
-if TYPE_CHECKING:
-    from hardware.runners.integer import IntegerRunner
+from hardware.runners.integer.workspace import CHUNK_BYTES, Workspace, tokens_of
 
 INT32_EXACT = (1 << 31) - 1
-CHUNK_BYTES = 3 << 18
-"""Of float64 that is worked on at a time on the CPU: with what stands beside it, a core's second cache."""
 LEAST_BLOCK = 32
 """Features of which sums of squares are added up in int32; of fewer at a time it is not worth it."""
-ALL = slice(None)
-
-
-def tokens_of(x: Tensor, tokens: slice) -> Tensor:
-    """Return some tokens of ``(T, P, D)``; small layers would spend a tenth of their time on taking all of them."""
-    return x if tokens is ALL else x[:, tokens]
 
 
 class TorchNorm:
     """Layer norm of ``(T, P, D)`` whole numbers: first factors of every row, then the features in float64."""
 
-    def __init__(self, norm: IntegerLayerNorm, runner: IntegerRunner, read: Interval) -> None:
+    def __init__(self, norm: IntegerLayerNorm, workspace: Workspace, read: Interval) -> None:
         scale = 2.0**-norm.shift
-        self.runner = runner
+        self.workspace = workspace
         self.shape = (norm.groups, norm.in_features // norm.groups)
-        self.gain = torch.from_numpy(norm.weight * scale).to(runner.device).view(self.shape)
-        self.offset = torch.from_numpy(norm.bias * scale + 0.5).to(runner.device).view(self.shape)
+        self.gain = torch.from_numpy(norm.weight * scale).to(workspace.device).view(self.shape)
+        self.offset = torch.from_numpy(norm.bias * scale + 0.5).to(workspace.device).view(self.shape)
         self.eps = norm.integer_eps[:, None]
         squares = (read.magnitude**2).reshape(self.shape).sum(-1).max()
         self.sums_in = torch.float64 if squares < FLOAT64_EXACT else torch.int64
@@ -91,9 +81,9 @@ class TorchNorm:
         whose square fits there are 2^12 to a sum.
         """
         squares = torch.empty(*parts.shape[:3], self.shape[1] // block, dtype=torch.int32, device=parts.device)
-        for rows in self.runner.chunks(parts.shape[1], parts[:, 0].numel() * 8, CHUNK_BYTES):
+        for rows in self.workspace.chunks(parts.shape[1], parts[:, 0].numel() * 8, CHUNK_BYTES):
             part = tokens_of(parts, rows)
-            squared = torch.mul(part, part, out=self.runner.scratch.take("activations", part.shape, torch.int32))
+            squared = torch.mul(part, part, out=self.workspace.scratch.take("activations", part.shape, torch.int32))
             torch.sum(squared.unflatten(-1, (-1, block)), -1, dtype=torch.int32, out=tokens_of(squares, rows))
         return parts.sum(-1, keepdim=True, dtype=torch.int32), squares
 
@@ -161,12 +151,12 @@ def _root_of_two_to(exponent: np.ndarray, more: int) -> np.ndarray:
 class TorchNeurons:
     """Neurons over activations ``(T or 1, P, D)``, whole numbers in float64."""
 
-    def __init__(self, neuron: IntegerLeakyIntegrateAndFire, runner: IntegerRunner) -> None:
+    def __init__(self, neuron: IntegerLeakyIntegrateAndFire, workspace: Workspace) -> None:
         def constant(values: np.ndarray) -> Tensor:
-            whole = torch.from_numpy(np.asarray(values, np.float64)).to(runner.device)
+            whole = torch.from_numpy(np.asarray(values, np.float64)).to(workspace.device)
             return whole[0] if bool((whole == whole[0]).all()) else whole
 
-        self.runner = runner
+        self.workspace = workspace
         keep, threshold = DECAY_UNITY - neuron.decay.astype(np.int64), neuron.tested_threshold.astype(np.int64)
         self.keep, self.threshold = constant(keep / DECAY_UNITY), constant(threshold)
         self.bias = constant(neuron.bias) if neuron.bias.any() else None
@@ -181,7 +171,7 @@ class TorchNeurons:
 
         No activation exceeds `reach`. They are lost: where each step has its own, what fired takes their place.
         """
-        steps, scratch = spikes.shape[0], self.runner.scratch
+        steps, scratch = spikes.shape[0], self.workspace.scratch
         # what may happen in some sentence seldom does in this one
         doubtful = self._may_saturate(reach, steps) and self._may_saturate(_largest(x), steps)
         moving = x.shape[0] > 1
@@ -200,7 +190,7 @@ class TorchNeurons:
             if self.bias is not None:
                 potential.add_(self.bias)
             # to look is cheaper than to hold and count, but for a GPU the looks had to wait at every step
-            if doubtful and not (self.runner.on_cpu and _largest(potential) <= POTENTIAL_MAX):
+            if doubtful and not (self.workspace.on_cpu and _largest(potential) <= POTENTIAL_MAX):
                 saturated += (potential.abs() > POTENTIAL_MAX).sum()
                 potential.clamp_(-POTENTIAL_MAX, POTENTIAL_MAX)
             if potentials is not None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +16,7 @@ from rich.text import Text
 from hardware.energy.comparison import EnergyComparison
 from hardware.energy.counts import OperationCounts, Tally, headline
 from hardware.energy.estimate import EnergyEstimate
+from hardware.reports import page
 from hardware.reports.files import write_whole
 
 DASH = "–"
@@ -328,39 +327,20 @@ def render_page(
     record : dict
         How this was made; see `spikebert.provenance.run_record`.
     """
-    return (
-        _environment()
-        .get_template("energy.html")
-        .render(
-            title=title,
-            subject=subject,
-            facts=facts,
-            tables=tables,
-            pictures=pictures,
-            paragraphs=paragraphs,
-            record=record,
-            loses=LOSES,
-            indent=INDENT,
-        )
+    return page.render_page(
+        "energy.html",
+        title=title,
+        subject=subject,
+        facts=facts,
+        tables=tables,
+        pictures=pictures,
+        paragraphs=paragraphs,
+        record=record,
+        loses=LOSES,
+        indent=INDENT,
     )
 
 
 def write_page(path: str | Path, **parts: Any) -> Path:
     """Write the page that `render_page` makes of `parts`, whole or not at all."""
     return write_whole(path, render_page(**parts))
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [
-                jinja2.PackageLoader("hardware.energy", "templates"),
-                jinja2.PackageLoader("hardware.reports", "templates"),  # page.html, the look of every report
-            ]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
-
-MAX_PORTS = 4
-"""Ports a process of ours has in each direction."""
 
 
 def shared_array(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
@@ -25,15 +21,15 @@ def shared_array(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
 
 
 @dataclass
-class Board:
-    """Shared arrays of one network; S samples fit at a time, of N tokens each.
+class SharedArrays:
+    """What one network shares with the parent; S samples fit at a time, of N tokens each.
 
     Attributes
     ----------
     first_step : ndarray
-        ``(1,)``, steps every process had finished when the samples now on the board were put there.
+        ``(1,)``, steps every process had finished when the samples that are there now were put there.
     shown : ndarray
-        ``(1,)``, how many samples are on the board now.
+        ``(1,)``, how many samples are there now.
     input_ids : ndarray or None
         ``(S, N)`` token ids.
     values : ndarray or None
@@ -62,7 +58,7 @@ class Board:
 
     @property
     def samples(self) -> int:
-        """How many samples fit on the board."""
+        """How many samples fit at a time."""
         return self.mask.shape[0]
 
     @property
@@ -77,77 +73,3 @@ class Board:
         """
         sample, step = divmod(finished_steps - int(self.first_step[0]), self.time_steps)
         return (sample, step) if 0 <= sample < self.shown[0] else None
-
-
-@dataclass(frozen=True)
-class Received:
-    """A value that comes into one of our processes.
-
-    Attributes
-    ----------
-    node : str
-        Where it comes from.
-    tokens, features : int
-    delay : int
-        Steps it waits here for what it meets.
-    bias : ndarray or None
-        ``(features,)``, added: stock synapses have none.
-    """
-
-    node: str
-    tokens: int
-    features: int
-    delay: int = 0
-    bias: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Sent:
-    """A value that goes out of one of our processes.
-
-    Attributes
-    ----------
-    node : str
-        The node it comes from.
-    tokens, features : int
-    latency : int
-        Steps after which it goes out.
-    """
-
-    node: str
-    tokens: int
-    features: int
-    latency: int = 0
-
-
-@dataclass(frozen=True)
-class GroupPlan:
-    """What one of our Lava processes does.
-
-    Attributes
-    ----------
-    nodes : tuple of Node
-        What it computes, in order.
-    receives : tuple of Received
-        One port each.
-    sends : tuple of Sent
-        One port each.
-    starts_at : int
-        Steps by which what it computes on lies behind the network's input.
-    reads_input : bool
-        Whether it takes the network's input from the board.
-    input_name : str
-        Name of the network's input.
-    token_encoding : TokenEncoding or None
-    output_source : str or None
-        The node it writes to the board's outputs.
-    """
-
-    nodes: tuple[Any, ...]
-    receives: tuple[Received, ...]
-    sends: tuple[Sent, ...]
-    starts_at: int = 0
-    reads_input: bool = False
-    input_name: str = "input"
-    token_encoding: Any = None
-    output_source: str | None = None

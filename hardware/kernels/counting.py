@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hardware.c_library import load_library
+from hardware.kernels.c_library import load_library
 
 SOURCE = Path(__file__).with_name("counting_kernel.c")
 GROUP, WORD_BITS = 8, 64

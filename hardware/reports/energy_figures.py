@@ -22,7 +22,7 @@ from hardware.energy.comparison import COMPONENTS, break_even_rate, firing_rate,
 from hardware.energy.counts import OperationCounts
 from hardware.energy.estimate import estimate_energy
 from hardware.energy.models import EnergyModel
-from hardware.energy.report import number
+from hardware.reports.energy_report import number
 from hardware.reports.pictures import COLOURS, NEUTRAL_COLOUR, safe_label
 
 CURVE_POINTS = 41
