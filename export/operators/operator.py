@@ -12,7 +12,7 @@ see `export.operators.rules`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -152,6 +152,10 @@ class Operator(ABC):
             The operator cannot read words; see `Traits.reads_tokens`.
         """
         raise UnsupportedOperatorError(f"{self.name} cannot read token ids; only an affine or linear node can")
+
+    def gathered_interval(self, tables: Iterable[slice]) -> Interval | None:
+        """Return the interval of `gather` where one input of each table is hot; None where nothing is claimed."""
+        return None
 
     @abstractmethod
     def interval(self, read: Sequence[Interval | None], tokens: int | None) -> Interval | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from export.loihi_numbers import ACTIVATION_MAX
 from export.network import Network, Node
-from export.operators import Affine, Interval, LoihiNeuron
+from export.operators import Interval, LoihiNeuron
 from export.operators.interval import symmetric
 from export.operators.operator import FLOAT64_EXACT
 
@@ -29,12 +29,18 @@ def value_intervals(network: Network) -> dict[str, Interval]:
 
 def node_interval(network: Network, node: Node, intervals: dict[str, Interval]) -> Interval | None:
     """Return the interval of one node from those of what it reads; None where that is not known."""
-    operator = node.operator
-    if network.token_encoding is not None and node.sources[0] == network.input_name:
-        if not isinstance(operator, Affine):
-            return None
-        return operator.gathered_interval(network.token_encoding.tables.values())
-    return operator.interval([intervals.get(source) for source in node.sources], network.max_tokens)
+    if reads_words(network, node):
+        assert network.token_encoding is not None
+        return node.operator.gathered_interval(network.token_encoding.tables.values())
+    if node.is_previous_step:
+        sent = network.by_name[node.sources[0]].operator.interval([None], network.max_tokens)
+        return None if sent is None else Interval(np.minimum(sent.low, 0), np.maximum(sent.high, 0))
+    return node.operator.interval([intervals.get(source) for source in node.sources], network.max_tokens)
+
+
+def reads_words(network: Network, node: Node) -> bool:
+    """Return whether a node reads the words of a sentence, by `Operator.gather`, and not what another node sends."""
+    return network.token_encoding is not None and node.sources[0] == network.input_name
 
 
 def reachable_wraps(network: Network, intervals: dict[str, Interval]) -> list[str]:
