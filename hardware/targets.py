@@ -22,14 +22,15 @@ from export.operators import (
 from export.operators.rules import Refusal
 
 TARGET_MODULES = (
-    "export.passes.quantize",
+    "export.passes.quantize.rules",
+    "export.passes.quantize.readers",
     "export.onnx_format.graph",
     "export.netx",
-    "hardware.runners.integer",
+    "hardware.runners.integer.fast_paths",
     "hardware.runners.lava.stock",
-    "hardware.loihi.mapping",
-    "hardware.energy.counts",
-    "hardware.energy.baselines",
+    "hardware.loihi.operators",
+    "hardware.energy.counts.rules",
+    "hardware.energy.baselines.twin",
     "hardware.equivalence.replay",
     "hardware.equivalence.attribution",
     "hardware.traces.profiler",
@@ -73,15 +74,16 @@ def what_runs_where() -> str:
         f"| operator | in NIR | {' | '.join(table.target for table in tables)} |",
         f"| --- | --- | {' | '.join(':---:' for _ in tables)} |",
     ]
-    reasons = []
+    reasons: dict[tuple[str, str], list[str]] = {}
     for operator in sorted(operators, key=lambda operator: (bool(operator.traits.integer), operator.name)):
         answers = [answer(table, operator) for table in tables]
         lines.append(f"| `{operator.name}` | {in_nir(operator)} | {' | '.join(answers)} |")
         for table in tables:
             found = table.find(operator)
             if isinstance(found, Refusal):
-                reasons.append(f"* `{operator.name}`, {table.target}: {found.reason}.")
-    return "\n".join([*lines, "", *reasons])
+                reasons.setdefault((table.target, found.reason), []).append(f"`{operator.name}`")
+    refused = [f"* {target}, {', '.join(names)}: {reason}." for (target, reason), names in sorted(reasons.items())]
+    return "\n".join([*lines, "", *refused])
 
 
 if __name__ == "__main__":

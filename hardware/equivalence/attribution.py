@@ -25,6 +25,7 @@ from export.operators import (
     Flatten,
     Heaviside,
     IntegerAffine,
+    IntegerConvolution,
     IntegerCurrentNeuron,
     IntegerIntegrator,
     IntegerLayerNorm,
@@ -40,6 +41,7 @@ from export.operators import (
     Scale,
     SpikeAttention,
     TokenMean,
+    TokenSum,
     Total,
     rule_for,
 )
@@ -329,9 +331,11 @@ ATTRIBUTION.refuse(
 ATTRIBUTION.refuse(
     "it takes floating-point potentials apart; ask the graph it was quantized from",
     IntegerAffine,
+    IntegerConvolution,
     IntegerCurrentNeuron,
     IntegerIntegrator,
     IntegerLayerNorm,
     IntegerLeakyIntegrateAndFire,
     IntegerSpikeAttention,
+    TokenSum,
 )

@@ -21,6 +21,7 @@ from export.operators import (
     Flatten,
     Heaviside,
     IntegerAffine,
+    IntegerConvolution,
     IntegerCurrentNeuron,
     IntegerIntegrator,
     IntegerLayerNorm,
@@ -263,6 +264,7 @@ BOUNDS.refuse(
 BOUNDS.refuse(
     "whole numbers are not rounded; compare their runs number by number",
     IntegerAffine,
+    IntegerConvolution,
     IntegerCurrentNeuron,
     IntegerIntegrator,
     IntegerLayerNorm,

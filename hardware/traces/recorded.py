@@ -228,7 +228,8 @@ def trace_from_nir_data(data: NIRGraphData, mask: Any, **rest: Any) -> Trace:
             found = node.observables[observable]
             if isinstance(found, EventData):
                 raise TraceError(
-                    f"{name}: its {observable} are events; put them on a grid with hardware.traces.recorded.events_to_grid"
+                    f"{name}: its {observable} are events; put them on a grid with "
+                    "hardware.traces.recorded.events_to_grid"
                 )
             kept[name] = _from_neurons(found, mask.shape, f"{name}: {observable}")
     trace = {"logits": np.zeros((mask.shape[0], 0)), "membrane_potentials": potentials, **rest}
