@@ -27,7 +27,7 @@ from rich.table import Table
 from hardware.reports.files import write_csv_rows, write_json_object, write_whole
 from spikebert.checkpoint import DEFAULT_CHECKPOINT, WEIGHTS_FILE, checkpoint_sha256, load_model, load_tokenizer
 from spikebert.cli.application import data_directory
-from spikebert.cli.distill import progress_reports
+from spikebert.cli.distill import progress_callbacks
 from spikebert.data import TokenizedExamples, load_examples
 from spikebert.distillation.model_card import RECORD_FILE
 from spikebert.distillation.settings import TeacherUse, TrainingSettings
@@ -132,7 +132,7 @@ def train_and_score(arguments: argparse.Namespace, directory: Path | None, notes
             if (folder / RECORD_FILE).is_file():
                 notes.append(f"{folder} was there and was not trained again")
                 continue
-            with progress_reports() as reports:
+            with progress_callbacks() as callbacks:
                 distill_task(
                     teacher,
                     find_task(name),
@@ -152,7 +152,7 @@ def train_and_score(arguments: argparse.Namespace, directory: Path | None, notes
                     },
                     blocks_from_teacher=arguments.blocks_from_teacher,
                     teacher_use=TeacherUse(folder=arguments.runs / name / "teacher"),
-                    reports=reports,
+                    callbacks=callbacks,
                 )
         of_seeds = [row(folder, str(folder), directory, arguments.limit) for folder in folders]
         values = [each["dev"] for each in of_seeds]

@@ -145,7 +145,7 @@ def _keep(tokenizer: PreTrainedTokenizerBase, state: dict, kept: set[str]) -> tu
     pruned = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
         model_max_length=tokenizer.model_max_length,
-        model_input_names=["input_ids", "attention_mask"],  # there are no token types in a SpikeBERT
+        model_input_names=["input_ids", "attention_mask"],  # a student has no token types
         **{name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)},
     )
     return pruned, torch.tensor([old for old, _ in old_ids])

@@ -39,7 +39,7 @@ from spikebert.errors import ConfigurationError
 from spikebert.tasks import TASKS, find_task
 
 if TYPE_CHECKING:
-    from spikebert.distillation.training import Record, Reports
+    from spikebert.distillation.training import Callbacks, Record
 
 
 @click.group()
@@ -120,7 +120,7 @@ def general(
     weights = take_settings(LossWeights, options, logits=0.0, label=0.0)
     keeping = take_settings(Keeping, options)
     student_configuration, start = student_choices(take_settings(StudentSettings, options), None)
-    with progress_reports() as reports:
+    with progress_callbacks() as callbacks:
         record = distill_general(
             teacher,
             corpus,
@@ -131,7 +131,7 @@ def general(
             **start,
             weights=weights,
             keeping=keeping,
-            reports=reports,
+            callbacks=callbacks,
         )
     if not record:
         return  # one of several processes; the main one speaks
@@ -175,7 +175,7 @@ def teacher(
 
     the_task = find_task(task_name)
     directory = data_directory(data_dir)
-    with progress_reports() as reports:
+    with progress_callbacks() as callbacks:
         _, _, record = fine_tuned_teacher(
             teacher,
             the_task,
@@ -183,8 +183,8 @@ def teacher(
             load_examples(the_task, "dev", directory),
             output,
             take_settings(TrainingSettings, options, seed=seed),
-            reports.on_teacher_step,
-            reports.on_teacher_evaluation,
+            callbacks.on_teacher_step,
+            callbacks.on_teacher_evaluation,
         )
     if as_json:
         print_json(record)
@@ -287,7 +287,7 @@ def task(
     )
     use = take_settings(TeacherUse, options, settings=teacher_settings)
     use = replace(use, folder=use.folder or output.with_name(f"{output.name}.teacher"))
-    with progress_reports() as reports:
+    with progress_callbacks() as callbacks:
 
         def train_one(with_seed: int, folder: Path) -> Record:
             return distill_task(
@@ -304,7 +304,7 @@ def task(
                 texts=texts,
                 teacher_use=use,
                 keeping=keeping,
-                reports=reports,
+                callbacks=callbacks,
             )
 
         record = distill_seeds(seeds, output, train_one, keeping.resume) if seeds else train_one(seed, output)
@@ -355,11 +355,11 @@ def student_choices(settings: StudentSettings, student: str | None) -> tuple[dic
 
 
 @contextmanager
-def progress_reports() -> Iterator[Reports]:
+def progress_callbacks() -> Iterator[Callbacks]:
     """Show a bar with the loss and its terms, first for the teacher where it is trained, then for the student."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from spikebert.distillation.training import Reports
+    from spikebert.distillation.training import Callbacks
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeRemainingColumn(), console=messages) as progress:
@@ -393,6 +393,6 @@ def progress_reports() -> Iterator[Reports]:
         def on_labelling(done: int, total: int) -> None:
             progress.update(bar, total=total, completed=done, description="the teacher reads", rate="")
 
-        yield Reports(
+        yield Callbacks(
             stepping("student"), evaluated("student"), stepping("teacher"), evaluated("teacher"), on_labelling
         )

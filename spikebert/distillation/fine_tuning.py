@@ -17,7 +17,7 @@ from spikebert.distillation.student import label_names
 from spikebert.distillation.task_trainer import TaskTrainer
 from spikebert.distillation.teacher import load_teacher_with_head, weights_sha256
 from spikebert.distillation.teacher_outputs import texts_sha256
-from spikebert.distillation.training import Record, Report, make_accelerator
+from spikebert.distillation.training import Callback, Record, make_accelerator
 from spikebert.errors import ConfigurationError
 from spikebert.evaluation import evaluate
 from spikebert.provenance import run_record, seed_everything
@@ -31,8 +31,8 @@ def fine_tuned_teacher(
     dev: list[Example],
     folder: Path,
     settings: TrainingSettings = TEACHER_SETTINGS,
-    on_step: Report | None = None,
-    on_evaluation: Report | None = None,
+    on_step: Callback | None = None,
+    on_evaluation: Callback | None = None,
 ) -> tuple[PreTrainedModel, Tokenizer, Record]:
     """Return a teacher that knows the task: as it is, from `folder`, or fine-tuned now and kept there.
 

@@ -37,8 +37,8 @@ from spikebert.distillation.teacher import load_teacher, run_teacher, weights_sh
 from spikebert.distillation.training import (
     CALIBRATION_BATCH_SIZE,
     CALIBRATION_BATCHES,
+    Callbacks,
     Record,
-    Reports,
     StateFile,
     Trainer,
     make_accelerator,
@@ -175,7 +175,7 @@ def distill_general(
     model_type: str = DEFAULT_MODEL_TYPE,
     weights: LossWeights = GENERAL_WEIGHTS,
     keeping: Keeping | None = None,
-    reports: Reports | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Record:
     """Train a student on plain text and write its encoder, record, log and model card.
 
@@ -195,7 +195,7 @@ def distill_general(
         See `distill_task`.
     weights : LossWeights
         Of features and embedding; both 1 by default.
-    keeping, reports : optional
+    keeping, callbacks : optional
         See their classes.
 
     Returns
@@ -208,7 +208,7 @@ def distill_general(
     ConfigurationError
         The hub's size is not known and `steps` is not given, or no block is compared with a layer.
     """
-    keeping, reports = keeping or Keeping(), reports or Reports()
+    keeping, callbacks = keeping or Keeping(), callbacks or Callbacks()
     began, cpu_began = time.perf_counter(), time.process_time()
     output = Path(output).absolute()
     refuse_foreign_directory(output)
@@ -274,7 +274,7 @@ def distill_general(
         silent=not accelerator.is_main_process,
     )
     with log:
-        result = trainer.train(log.before(reports.on_step), log.before(reports.on_evaluation), state_file)
+        result = trainer.train(log.before(callbacks.on_step), log.before(callbacks.on_evaluation), state_file)
     if not accelerator.is_main_process:
         return {}
     model.to(torch.device("cpu"))

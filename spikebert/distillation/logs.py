@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spikebert.distillation.training import Record, Report
+from spikebert.distillation.training import Callback, Record
 from spikebert.errors import MissingDependencyError
 
 LOG_FILE = "training.jsonl"
@@ -63,13 +63,13 @@ class TrainingLog:
             if each is not None:
                 each.close()
 
-    def before(self, report: Report | None) -> Report:
-        """Return a report that writes to the log and then passes on to `report`."""
+    def before(self, callback: Callback | None) -> Callback:
+        """Return a callback that writes to the log and then calls `callback`."""
 
         def both(record: Record) -> None:
             self.write(record)
-            if report is not None:
-                report(record)
+            if callback is not None:
+                callback(record)
 
         return both
 

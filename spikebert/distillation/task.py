@@ -43,8 +43,8 @@ from spikebert.distillation.teacher_outputs import TeacherOutputs, teacher_outpu
 from spikebert.distillation.training import (
     CALIBRATION_BATCH_SIZE,
     CALIBRATION_BATCHES,
+    Callbacks,
     Record,
-    Reports,
     StateFile,
     make_accelerator,
 )
@@ -76,7 +76,7 @@ def distill_task(
     texts: Texts | None = None,
     teacher_use: TeacherUse | None = None,
     keeping: Keeping | None = None,
-    reports: Reports | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Record:
     """Train a student on a task and write its checkpoint, record, log and model card.
 
@@ -107,7 +107,7 @@ def distill_task(
         Of the family that a student made from the teacher is of.
     weights : LossWeights, optional
         Of the losses; Eq. 8's by default.
-    texts, teacher_use, keeping, reports : optional
+    texts, teacher_use, keeping, callbacks : optional
         See their classes.
 
     Returns
@@ -116,7 +116,7 @@ def distill_task(
         What is written to ``training.json``; with several processes, in the main one, and empty elsewhere.
     """
     weights, texts = weights or LossWeights(), texts or Texts()
-    teacher_use, keeping, reports = teacher_use or TeacherUse(), keeping or Keeping(), reports or Reports()
+    teacher_use, keeping, callbacks = teacher_use or TeacherUse(), keeping or Keeping(), callbacks or Callbacks()
     began, cpu_began = time.perf_counter(), time.process_time()
     output = Path(output).absolute()
     refuse_foreign_directory(output)  # now, not after an hour of training
@@ -134,8 +134,8 @@ def distill_task(
             dev_set,
             teacher_use.folder or output.with_name(f"{output.name}.teacher"),
             teacher_use.settings,
-            reports.on_teacher_step,
-            reports.on_teacher_evaluation,
+            callbacks.on_teacher_step,
+            callbacks.on_teacher_evaluation,
         )
         guide = (knowing, knowing_tokenizer)
     seed_everything(settings.seed)
@@ -172,7 +172,7 @@ def distill_task(
     if guide:
         with accelerator.main_process_first():
             signals, transforms = _signals(
-                *guide, model, tokenizer, parts, train, task, settings, weights, teacher_use, reports.on_labelling
+                *guide, model, tokenizer, parts, train, task, settings, weights, teacher_use, callbacks.on_labelling
             )
     rounding = fake_quantize(model) if settings.integer else None
     trainer = TaskTrainer(model, task, train, dev, settings, weights, signals, transforms, accelerator)
@@ -198,7 +198,7 @@ def distill_task(
         silent=not accelerator.is_main_process,
     )
     with log:
-        result = trainer.train(log.before(reports.on_step), log.before(reports.on_evaluation), state_file)
+        result = trainer.train(log.before(callbacks.on_step), log.before(callbacks.on_evaluation), state_file)
     if not accelerator.is_main_process:
         return {}
     model.to("cpu")

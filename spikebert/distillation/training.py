@@ -31,7 +31,7 @@ from spikebert.neuron import SpikingNeuron
 CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 8, 64  # what the first statistics of norms are taken from
 
 Record = dict[str, Any]
-Report = Callable[[Record], None]
+Callback = Callable[[Record], None]
 
 
 @dataclass
@@ -84,7 +84,7 @@ class StateFile:
 
 
 @dataclass(frozen=True)
-class Reports:
+class Callbacks:
     """Who is told how it goes.
 
     Parameters
@@ -97,10 +97,10 @@ class Reports:
         Told how many texts the teacher has read, and of how many.
     """
 
-    on_step: Report | None = None
-    on_evaluation: Report | None = None
-    on_teacher_step: Report | None = None
-    on_teacher_evaluation: Report | None = None
+    on_step: Callback | None = None
+    on_evaluation: Callback | None = None
+    on_teacher_step: Callback | None = None
+    on_teacher_evaluation: Callback | None = None
     on_labelling: Callable[[int, int], None] | None = None
 
 
@@ -183,8 +183,8 @@ class Trainer:
 
     def train(
         self,
-        on_step: Report | None = None,
-        on_evaluation: Report | None = None,
+        on_step: Callback | None = None,
+        on_evaluation: Callback | None = None,
         state_file: StateFile | None = None,
     ) -> TrainingResult:
         """Train, and leave the best weights on dev in the model (the last, where nothing is scored).
@@ -293,7 +293,7 @@ class Trainer:
             sums = {name: self.accelerator.reduce(value, "mean") for name, value in sums.items()}
         return {name: float(value) for name, value in sums.items()}, sentences
 
-    def _evaluate(self, on_evaluation: Report | None) -> None:
+    def _evaluate(self, on_evaluation: Callback | None) -> None:
         progress = self.progress
         scored = self.model if self.average is None else self.average.module
         value: float | None = None

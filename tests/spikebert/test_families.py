@@ -3,8 +3,10 @@
 import json
 import re
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +14,11 @@ import torch
 from click.testing import CliRunner
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from export import UnsupportedOperatorError, exporters, to_nir
+from export import UnsupportedOperatorError, exporters, read_nir, to_nir, write_nir
+from export.from_modules import affine_of
+from export.network import Node
+from export.operators import Operator, TokenMean, Traits
+from export.operators.reading import MARKED_OPERATORS, opaque_node
 from hardware import compare, run
 from spikebert import families
 from spikebert.checkpoint import load_model, save_checkpoint
@@ -97,8 +103,7 @@ def test_an_encoder_of_it_is_one(voter, page, tiny_tokenizer, tmp_path):
 
 
 def test_its_graph_computes_what_it_does(voter):
-    ids = np.random.default_rng(0).integers(0, voter.config.vocab_size, (4, 7))
-    mask = np.arange(7) < np.array([[7], [5], [3], [1]])
+    ids, mask = _sentences(voter)
     expected = run(voter, ids, mask, runner="torch", precision="float64")
     assert all(0 < expected.firing_rate(node) < 1 for node in expected.spikes)
     found = run(to_nir(voter), ids, mask, runner="reference", precision="float64")
@@ -106,6 +111,58 @@ def test_its_graph_computes_what_it_does(voter):
     assert comparison.equal
     assert comparison.spikes_compared == 3 * 3 * 16 * mask.sum()
     np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-12)
+
+
+@dataclass(frozen=True, eq=False)
+class FirstToken(Operator):
+    """What the first token of a sentence says, as at BERT's [CLS]."""
+
+    name: ClassVar[str] = "first_token"
+    traits: ClassVar[Traits] = replace(TokenMean.traits, pools_tokens="choice")
+    features: int
+
+    in_features = out_features = property(lambda self: self.features)
+
+    def step(self, x, state, token_mask):
+        return x[..., :1, :]
+
+    def interval(self, read, tokens):
+        return None
+
+    def to_nir(self, dtype, dt):
+        return opaque_node(self, {"features": self.features, "formula": "y = x[0]"})
+
+
+def test_another_read_out_needs_an_exporter_and_an_operator_and_no_more(page, voter, monkeypatch, tmp_path):
+    """The classifier reads the rate of [CLS] over time, as in SpikingBERT."""
+
+    class Chairman(page.VoterForSequenceClassification):
+        def forward(self, input_ids, attention_mask=None, **asked):
+            encoded = self.voter(input_ids, attention_mask, **asked)
+            return page.VoterOutput(**{**encoded, "logits": self.vote(encoded.last_spikes[:, :, 0].mean(0))})
+
+    def network_of(model, read):
+        voted = page.voter_network(model, read)
+        nodes = [node for node in voted.nodes if node.name not in ("vote", "token_mean")]
+        first = Node("first_token", FirstToken(model.config.hidden_size), (nodes[-1].name,))
+        vote = Node("vote", affine_of(model.vote, read), (first.name,))
+        return replace(voted, nodes=(*nodes, first, vote), output_source=vote.name)
+
+    monkeypatch.setitem(exporters._EXPORTERS, Chairman, network_of)
+    monkeypatch.setitem(
+        MARKED_OPERATORS, FirstToken.name, (FirstToken, lambda said, where: FirstToken(said["features"]))
+    )
+    model = Chairman(voter.config).eval()
+    model.load_state_dict(voter.state_dict())
+    ids, mask = _sentences(voter)
+    expected = run(model, ids, mask, runner="torch", precision="float64")
+    write_nir(tmp_path / "chairman.nir", to_nir(model))
+    found = run(read_nir(tmp_path / "chairman.nir"), ids, mask, runner="reference", precision="float64")
+    assert compare(expected, found).equal
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-12)
+    votes = run(voter, ids, mask, runner="torch", precision="float64")
+    assert not np.allclose(votes.logits[0], expected.logits[0])
+    assert np.allclose(votes.logits[3], expected.logits[3])  # of one token, where it is the only one to vote
 
 
 def test_info_says_what_its_family_says(saved):
@@ -243,6 +300,11 @@ def test_two_families_have_two_names(page):
         families.register_family(Family())
     with pytest.raises(TypeError, match="abstract"):
         type("Empty", (ModelFamily,), {})()
+
+
+def _sentences(model):
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (4, 7))
+    return ids, np.arange(7) < np.array([[7], [5], [3], [1]])
 
 
 def _corpus(data, folder):

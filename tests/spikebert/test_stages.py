@@ -24,7 +24,7 @@ from spikebert.distillation.task import distill_seeds, distill_task
 from spikebert.distillation.task_trainer import TaskTrainer, TeacherSignals, rows_with_equal_tokens
 from spikebert.distillation.teacher import load_teacher
 from spikebert.distillation.teacher_outputs import teacher_outputs
-from spikebert.distillation.training import Reports
+from spikebert.distillation.training import Callbacks
 from spikebert.errors import ConfigurationError, DataError, MissingDependencyError
 from spikebert.evaluation import evaluate
 from spikebert.tasks import TASKS
@@ -217,7 +217,7 @@ def test_stage_2_learns_from_all_it_is_given(knowing, tiny_teacher, tiny_data, t
         student_configuration=SHAPE,
         texts=Texts((text,), None, 1, AugmentationSettings(1), "lemminflect"),
         teacher_use=TeacherUse(TEACHER_SETTINGS, knowing[0], tmp_path / "cache"),
-        reports=Reports(on_labelling=lambda done, total: labelling.append((done, total))),
+        callbacks=Callbacks(on_labelling=lambda done, total: labelling.append((done, total))),
     )
     assert record["dev"] > 0.9
     assert record["examples"]["unlabelled"] == 3
@@ -312,7 +312,7 @@ def test_stage_1_pulls_an_encoder_towards_its_teacher_and_stage_2_goes_on_from_i
         tmp_path / "encoder",
         SETTINGS,
         student_configuration=SHAPE,
-        reports=Reports(on_step=steps.append),
+        callbacks=Callbacks(on_step=steps.append),
     )
     assert record["steps"] == 6 * 9 == len(steps)
     assert record["texts"] == 72
