@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import nir
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from export.operators.interval import Interval
+from export.operators.leaky_integrate_and_fire import LeakyIntegrateAndFire
 from export.operators.operator import Array, Case, Operator, Traits
 from export.operators.reading import StepSeconds, parameter, reads
 from export.operators.time_constants import in_seconds, in_steps, per_second, per_step
@@ -37,22 +38,7 @@ class LeakyIntegrator(Operator):
     """
 
     name: ClassVar[str] = "leaky_integrator"
-    traits: ClassVar[Traits] = Traits(
-        integer=False,
-        spike_range=None,
-        sources=1,
-        edges=None,
-        keeps_shape=True,
-        mixes_tokens=False,
-        pools_tokens=None,
-        reads_sentences=False,
-        reads_tokens=False,
-        remembers=True,
-        passes_values=False,
-        is_synaptic=False,
-        needs_program=False,
-        latency=0,
-    )
+    traits: ClassVar[Traits] = replace(LeakyIntegrateAndFire.traits, spike_range=None)
 
     tau: Array | None
     r: Array

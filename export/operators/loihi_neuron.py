@@ -7,7 +7,7 @@ that never fires and sends its potential.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import nir
@@ -29,6 +29,7 @@ from export.loihi_numbers import (
 )
 from export.operators.firing import NeuronState, fires
 from export.operators.interval import Interval, symmetric
+from export.operators.leaky_integrate_and_fire import LeakyIntegrateAndFire
 from export.operators.operator import Array, Case, Operator, SpikingOperator, Traits
 from export.operators.reading import (
     integer_parameter,
@@ -115,22 +116,7 @@ class IntegerLeakyIntegrateAndFire(SpikingOperator, LoihiNeuron):
     """
 
     name: ClassVar[str] = "integer_leaky_integrate_and_fire"
-    traits: ClassVar[Traits] = Traits(
-        integer=True,
-        spike_range=(0, 1),
-        sources=1,
-        edges=None,
-        keeps_shape=True,
-        mixes_tokens=False,
-        pools_tokens=None,
-        reads_sentences=False,
-        reads_tokens=False,
-        remembers=True,
-        passes_values=False,
-        is_synaptic=False,
-        needs_program=False,
-        latency=0,
-    )
+    traits: ClassVar[Traits] = replace(LeakyIntegrateAndFire.traits, integer=True)
 
     threshold: Array
     decay: Array
@@ -315,22 +301,7 @@ class IntegerIntegrator(LoihiNeuron):
     """
 
     name: ClassVar[str] = "integer_integrator"
-    traits: ClassVar[Traits] = Traits(
-        integer=True,
-        spike_range=None,
-        sources=1,
-        edges=None,
-        keeps_shape=False,
-        mixes_tokens=False,
-        pools_tokens=None,
-        reads_sentences=False,
-        reads_tokens=False,
-        remembers=True,
-        passes_values=False,
-        is_synaptic=False,
-        needs_program=False,
-        latency=0,
-    )
+    traits: ClassVar[Traits] = replace(IntegerLeakyIntegrateAndFire.traits, spike_range=None, keeps_shape=False)
 
     decay: Array
     bias_mantissa: Array
@@ -439,22 +410,7 @@ class IntegerCurrentNeuron(SpikingOperator, LoihiNeuron):
     """
 
     name: ClassVar[str] = "integer_current_neuron"
-    traits: ClassVar[Traits] = Traits(
-        integer=True,
-        spike_range=(0, 1),
-        sources=1,
-        edges=None,
-        keeps_shape=True,
-        mixes_tokens=False,
-        pools_tokens=None,
-        reads_sentences=False,
-        reads_tokens=False,
-        remembers=True,
-        passes_values=False,
-        is_synaptic=False,
-        needs_program=False,
-        latency=0,
-    )
+    traits: ClassVar[Traits] = IntegerLeakyIntegrateAndFire.traits
 
     threshold: Array
     current_decay: Array

@@ -65,22 +65,7 @@ class ResistiveNeuron(SpikingOperator):
     """
 
     name: ClassVar[str] = "resistive_neuron"
-    traits: ClassVar[Traits] = Traits(
-        integer=False,
-        spike_range=(0, 1),
-        sources=1,
-        edges=None,
-        keeps_shape=True,
-        mixes_tokens=False,
-        pools_tokens=None,
-        reads_sentences=False,
-        reads_tokens=False,
-        remembers=True,
-        passes_values=False,
-        is_synaptic=False,
-        needs_program=False,
-        latency=0,
-    )
+    traits: ClassVar[Traits] = LeakyIntegrateAndFire.traits
 
     tau: Array | None
     r: Array
