@@ -27,9 +27,9 @@ Batches = Callable[[], Sequence[dict[str, Tensor]]]
 class ModelFamily(ABC):
     """A family of spiking language models, in Hugging Face form.
 
-    Its configuration has BERT's names (``vocab_size``, ``hidden_size``, ``num_hidden_layers``, ``num_attention_heads``,
-    ``intermediate_size``, ``max_position_embeddings``) and ``time_steps``; where sentences must have one length,
-    ``padded_length`` says which, and where its norms can change, ``norm`` names them. A classifier holds its encoder as
+    Its configuration has ``vocab_size``, ``hidden_size``, ``num_hidden_layers`` and ``max_position_embeddings``, BERT's
+    names for what else it shares with one, and ``time_steps``; where sentences must have one length, ``padded_length``
+    says which, and where its norms fold, ``norm`` names them. A classifier holds its encoder as
     ``base_model``, whose ``embeddings.word_embeddings`` is the table of words. What either returns has what
     `student_features` reads, with ``output_hidden_states=True``.
 
@@ -108,7 +108,7 @@ class ModelFamily(ABC):
         )
 
     def mixing(self, config: Any) -> str:
-        """Return what lets tokens see each other, in two words."""
+        """Return what lets tokens see each other, in two words; here the heads of attention."""
         return f"{config.num_attention_heads} heads"
 
     # -- distillation ------------------------------------------------------------------------------------------------

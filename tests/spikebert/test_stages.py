@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,14 @@ from spikebert.distillation import teacher_outputs as outputs_home
 from spikebert.distillation.corpus import HubTexts, TextFiles, open_corpus, shuffled_batches
 from spikebert.distillation.fine_tuning import fine_tuned_teacher
 from spikebert.distillation.general import distill_general
-from spikebert.distillation.settings import AugmentationSettings, LossWeights, TeacherUse, Texts, TrainingSettings
+from spikebert.distillation.settings import (
+    LABEL_ONLY,
+    AugmentationSettings,
+    LossWeights,
+    TeacherUse,
+    Texts,
+    TrainingSettings,
+)
 from spikebert.distillation.student import build_student
 from spikebert.distillation.task import distill_seeds, distill_task
 from spikebert.distillation.task_trainer import TaskTrainer, TeacherSignals, rows_with_equal_tokens
@@ -244,6 +252,33 @@ def test_stage_2_learns_from_all_it_is_given(knowing, tiny_teacher, tiny_data, t
             weights=LossWeights(0, 0, 0, 1),
             texts=Texts(spans=1),
         )
+
+
+@pytest.mark.parametrize("stage", ["general", "task"])
+def test_a_fresh_student_takes_its_attention_threshold_from_text(stage, tiny_teacher, tiny_data, tmp_path):
+    """Statistics of norms, too; what the user has chosen stays, and layer norms take nothing."""
+    still = replace(SETTINGS, epochs=0.1, learning_rate=1e-12)
+
+    def threshold_of(name, **configuration):
+        if stage == "task":
+            options = {"student_configuration": {**SHAPE, **configuration}, "weights": LABEL_ONLY}
+            distill_task(str(tiny_teacher), SST2, tiny_data, tmp_path / name, still, **options)
+        else:
+            text = tmp_path / "text.txt"
+            text.write_text("a good film\nthe dull story .\n" * 20, encoding="utf-8")
+            options = {"student_configuration": {**SHAPE, **configuration}, "steps": 1}
+            distill_general(str(tiny_teacher), [text], tmp_path / name, still, **options)
+        model = load_model(tmp_path / name, encoder_allowed=True)
+        if configuration.get("norm") == "batch":
+            variance = model.base_model.blocks[0].attention.qkv.norm.running_variance
+            assert not torch.allclose(variance, torch.ones_like(variance), rtol=0.2)
+        return model.config.attention_threshold
+
+    found = threshold_of("found", norm="batch")
+    assert found != 2.0
+    assert (found / 0.125).is_integer()
+    assert threshold_of("chosen", norm="batch", attention_threshold=0.7) == 0.7
+    assert threshold_of("layer") == 0.25
 
 
 def test_a_spikebert_teaches_a_student_with_other_norms(knowing, tiny_teacher, tiny_data, tmp_path):
