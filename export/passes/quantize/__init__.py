@@ -13,17 +13,14 @@ one in `WEIGHTS`; it can register them from wherever it stands.
 """
 
 from export.passes.quantize.calibration import Calibration
-from export.passes.quantize.draft import Draft, Quantized
+from export.passes.quantize.draft import QUANTIZE, Draft, Quantized, Row
 from export.passes.quantize.quantizer import quantize, quantize_with_report
-from export.passes.quantize.readers import READERS, Reader
+from export.passes.quantize.readers import Reader
 from export.passes.quantize.report import LayerReport, QuantizationOptions, QuantizationReport, WeightReport
-from export.passes.quantize.rules import QUANTIZE
-from export.passes.quantize.weights import WEIGHTS, WeightRows
+from export.passes.quantize.weight_rows import WeightRows
 
 __all__ = [
     "QUANTIZE",
-    "READERS",
-    "WEIGHTS",
     "Calibration",
     "Draft",
     "LayerReport",
@@ -31,6 +28,7 @@ __all__ = [
     "QuantizationReport",
     "Quantized",
     "Reader",
+    "Row",
     "WeightReport",
     "WeightRows",
     "quantize",

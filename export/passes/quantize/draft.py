@@ -1,20 +1,22 @@
-"""The integer graph as far as it is chosen: what the rules of operators read, and what they add to."""
+"""The integer graph as far as it is chosen, and the table whose rows add to it node by node."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from export.errors import ChipLimitError, UnsupportedOperatorError
 from export.network import Network, Node
-from export.operators import Interval, Operator
+from export.operators import Interval, Operator, RuleTable, rule_for
 from export.operators.interval import symmetric
 from export.passes.intervals import node_interval
 from export.passes.quantize.calibration import CalibrationRun
-from export.passes.quantize.readers import Reader, reader_of
+from export.passes.quantize.readers import Asks, Reader
 from export.passes.quantize.report import QuantizationOptions, QuantizationReport
+from export.passes.quantize.weight_rows import WeightRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,28 @@ class Quantized:
     unit: np.ndarray
     left_bias: np.ndarray | None = None
     rescaled: Callable[[float], Operator] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What becomes of an operator in whole numbers.
+
+    Attributes
+    ----------
+    becomes : callable
+        Returns what becomes of a node, once all is chosen that it reads; takes the node, its operator, and the draft.
+    asks : callable
+        Returns what a node asks of what it reads, see `Reader`.
+    weights : type of WeightRows or None
+        How its weights fall into rows, where a scale is searched for them: what is added to them shares it.
+    """
+
+    becomes: Callable[[Node, Any, Draft], Quantized]
+    asks: Asks
+    weights: type[WeightRows] | None = None
+
+
+QUANTIZE = RuleTable[Row]("quantize")
 
 
 class Draft:
@@ -130,7 +154,7 @@ class Draft:
 
     def reader(self, node: Node) -> Reader:
         """Return what a node asks of what it reads."""
-        return reader_of(node, self.calibration.time_steps)
+        return rule_for(QUANTIZE, node).asks(node, node.operator, self.calibration.time_steps)
 
     def readers(self, name: str) -> list[Reader]:
         """Return what each node asks that reads `name`."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from export.errors import UnsupportedOperatorError
 from export.network import Network, Node
-from export.passes.quantize.weights import WEIGHTS
+from export.operators import rule_for
+from export.passes.quantize.draft import QUANTIZE
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,28 +55,30 @@ def plan(network: Network) -> Plan:
     """
     families: dict[str, tuple[Node, ...]] = {}
     chosen: dict[str, Node] = {}
-    waiting: set[str] = set()
+    waiting: list[str] = []
 
     def choose(name: str) -> None:
         """Put a node behind all that it waits for."""
         if name in chosen or name == network.input_name:
             return
         if name in waiting:
+            summed = [loop for loop in waiting[waiting.index(name) :] if len(families.get(loop, ())) > 1]
             raise UnsupportedOperatorError(
-                f"{name}: has the scale of all that it is added to, and one of them waits for this scale by way of "
-                "another sum; no scale can be chosen first: put what is added here and there into one sum, or read "
-                "spikes in its place"
+                f"{summed[0]}: has the scale of all that it is added to, and so has {summed[-1]}, and each of the two "
+                "sums reads what waits for the other, so that neither scale can be chosen first; take one of the sums "
+                "apart"
             )
-        waiting.add(name)
+        waiting.append(name)
         node = network.by_name[name]
         for source in _read_in_step(node):
             choose(source)
-        if type(node.operator) in WEIGHTS and name not in families:
+        if _has_weights(node) and name not in families:
             family = _added_to(network, node)
             families.update((member.name, family) for member in family)
         for member in families.get(name, ()):
             for source in _read_in_step(member):
                 choose(source)
+        waiting.pop()
         chosen[name] = node
 
     steps, before = [], 0
@@ -98,11 +101,11 @@ def _added_to(network: Network, node: Node) -> tuple[Node, ...]:
             for other in (total, *added):
                 if other.name not in found:
                     found[other.name] = other
-                    if other.is_sum or type(other.operator) in WEIGHTS:
+                    if other.is_sum or _has_weights(other):
                         pending.append(other)
     members = tuple(member for member in found.values() if not member.is_sum)
     names = {member.name for member in members}
-    odd = [member.name for member in members if type(member.operator) not in WEIGHTS]
+    odd = [member.name for member in members if not _has_weights(member)]
     odd += [member.name for member in members if names & _read_by(network, member)]
     if odd:
         raise UnsupportedOperatorError(
@@ -110,6 +113,11 @@ def _added_to(network: Network, node: Node) -> tuple[Node, ...]:
             "convolutions that read nothing from each other"
         )
     return members
+
+
+def _has_weights(node: Node) -> bool:
+    """Return whether a scale is searched for its weights."""
+    return rule_for(QUANTIZE, node).weights is not None
 
 
 def _read_by(network: Network, node: Node) -> set[str]:

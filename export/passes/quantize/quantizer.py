@@ -78,7 +78,7 @@ def _quantize(
     for step in planned.steps:
         for node in step.chosen:
             draft.check_reads(node)
-            draft.add(node, rule_for(QUANTIZE, node)(node, node.operator, draft))
+            draft.add(node, rule_for(QUANTIZE, node).becomes(node, node.operator, draft))
             run.run(node)
         trial.run_stage(step.tried)
         run.release(step.tried)

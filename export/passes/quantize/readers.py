@@ -1,7 +1,7 @@
-"""What a node asks of the whole numbers that it reads: one row of `READERS` for each operator.
+"""What a node asks of the whole numbers that it reads: a function for each kind of reader, and what they answer with.
 
 Whoever chooses a scale asks all that read it how large a number they take, whether a threshold has to fit a register,
-which features have to share a scale, and where a bias may go.
+which features have to share a scale, and where a bias may go. Which operator asks what stands in its row, see `rules`.
 """
 
 from __future__ import annotations
@@ -23,23 +23,12 @@ from export.loihi_numbers import (
 )
 from export.network import Node
 from export.operators import (
-    Affine,
-    Convolution,
-    Delay,
-    Flatten,
     Heaviside,
     LayerNorm,
     LeakyIntegrateAndFire,
     LeakyIntegrator,
-    Pooling,
-    PreviousStep,
+    Operator,
     ResistiveNeuron,
-    RuleTable,
-    Scale,
-    SpikeAttention,
-    TokenMean,
-    Total,
-    rule_for,
 )
 from export.operators.layer_norm import INPUT_BITS, RADICAND_BITS
 
@@ -109,41 +98,26 @@ class NormReader(Reader):
         return np.repeat(fits, size)
 
 
-ReaderRule = Callable[[Node, Any, int], Reader]
-"""Takes the node, its operator, and how many time steps a sentence is shown for."""
-READERS = RuleTable[ReaderRule]("quantize: readers")
+Asks = Callable[[Node, Any, int], Reader]
+"""Returns what a node asks; takes the node, its operator, and how many time steps a sentence is shown for."""
 
 
-def reader_of(node: Node, time_steps: int) -> Reader:
-    """Return what a node asks of what it reads.
-
-    Raises
-    ------
-    UnsupportedOperatorError
-        Nobody has said what its operator asks.
-    """
-    return rule_for(READERS, node)(node, node.operator, time_steps)
-
-
-@READERS.row(Affine, Convolution, Delay, Flatten, Pooling, PreviousStep, Scale, SpikeAttention, TokenMean, Total)
-def asks_nothing(node: Node, operator: Any, time_steps: int) -> Reader:
+def nothing(node: Node, operator: Operator, time_steps: int) -> Reader:
     """Whatever comes is multiplied and added in whole numbers that do not wrap, or sent on."""
     return Reader()
 
 
-@READERS.row(Heaviside)
-def _heaviside(node: Node, operator: Heaviside, time_steps: int) -> Reader:
+def heaviside(node: Node, operator: Heaviside, time_steps: int) -> Reader:
     """A comparison of whole numbers, each feature by itself."""
     return Reader(by_feature=True)
 
 
-@READERS.row(LayerNorm)
-def _layer_norm(node: Node, norm: LayerNorm, time_steps: int) -> Reader:
+def layer_norm(node: Node, norm: LayerNorm, time_steps: int) -> Reader:
+    """Its squares, summed up; groups may differ in scale."""
     return NormReader(groups=norm.groups, eps=norm.eps)
 
 
-@READERS.row(LeakyIntegrateAndFire)
-def _neuron(node: Node, neuron: LeakyIntegrateAndFire, time_steps: int) -> Reader:
+def neuron(node: Node, neuron: LeakyIntegrateAndFire, time_steps: int) -> Reader:
     """Where the leak takes from the input, tau times as much has to come."""
     threshold = np.asarray(neuron.threshold, np.float64)
     return Reader(
@@ -155,8 +129,8 @@ def _neuron(node: Node, neuron: LeakyIntegrateAndFire, time_steps: int) -> Reade
     )
 
 
-@READERS.row(ResistiveNeuron)
-def _resistive_neuron(node: Node, neuron: ResistiveNeuron, time_steps: int) -> Reader:
+def resistive_neuron(node: Node, neuron: ResistiveNeuron, time_steps: int) -> Reader:
+    """A current that decays sums up what comes; what the input is multiplied with is left to the threshold."""
     largest = ACTIVATION_MAX
     if neuron.tau_syn is not None:
         # a current that loses one part in n a step sums up no more than n activations
@@ -171,8 +145,7 @@ def _resistive_neuron(node: Node, neuron: ResistiveNeuron, time_steps: int) -> R
     )
 
 
-@READERS.row(LeakyIntegrator)
-def _integrator(node: Node, integrator: LeakyIntegrator, time_steps: int) -> Reader:
+def integrator(node: Node, integrator: LeakyIntegrator, time_steps: int) -> Reader:
     """Its potential sums up what comes over the steps of a sentence, or of its leak."""
     steps = float(time_steps) if integrator.tau is None else min(time_steps, float(integrator.tau.max()))
     return Reader(largest=int(ACTIVATION_MAX / steps), beyond=WRAPS)

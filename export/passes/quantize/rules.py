@@ -40,10 +40,10 @@ from export.operators import (
     LayerNorm,
     LeakyIntegrateAndFire,
     LeakyIntegrator,
+    Operator,
     Pooling,
     PreviousStep,
     ResistiveNeuron,
-    RuleTable,
     Scale,
     SpikeAttention,
     TokenMean,
@@ -51,8 +51,10 @@ from export.operators import (
     Total,
 )
 from export.operators.layer_norm import BIAS_BITS, GAIN_BITS, NORMED_BITS
-from export.passes.quantize.draft import Draft, Quantized
-from export.passes.quantize.readers import integrator_gain, resistive_gain
+from export.passes.quantize import readers
+from export.passes.quantize.draft import QUANTIZE, Draft, Quantized, Row
+from export.passes.quantize.readers import Asks, integrator_gain, resistive_gain
+from export.passes.quantize.weight_rows import AffineRows, ConvolutionRows, WeightRows
 from export.passes.quantize.weights import quantize_family
 
 NORM_FRACTION_BITS = 14
@@ -63,9 +65,20 @@ HEAD_LIMIT = 1 << 15
 NORM_MARGIN = 2
 """How far below the largest that its readers take a layer norm's output stays, for its rounding."""
 
-Rule = Callable[[Node, Any, Draft], Quantized]
-"""Takes the node, its operator, and the draft."""
-QUANTIZE = RuleTable[Rule]("quantize")
+Becomes = TypeVar("Becomes", bound=Callable[[Node, Any, Draft], Quantized])
+
+
+def row(
+    *operators: type[Operator], asks: Asks, weights: type[WeightRows] | None = None
+) -> Callable[[Becomes], Becomes]:
+    """Register a function as what becomes of these operators; see `Row`."""
+
+    def register(becomes: Becomes) -> Becomes:
+        QUANTIZE.set(Row(becomes=becomes, asks=asks, weights=weights), *operators)
+        return becomes
+
+    return register
+
 
 QUANTIZE.refuse(
     "it computes in whole numbers already",
@@ -80,7 +93,8 @@ QUANTIZE.refuse(
 )
 
 
-@QUANTIZE.row(Affine, Convolution)
+@row(Affine, asks=readers.nothing, weights=AffineRows)
+@row(Convolution, asks=readers.nothing, weights=ConvolutionRows)
 def weighted(node: Node, operator: Affine | Convolution, draft: Draft) -> Quantized:
     """Choose one scale for all that is added to it, when the first of them is asked for."""
     if node.name not in draft.weighted:
@@ -88,7 +102,7 @@ def weighted(node: Node, operator: Affine | Convolution, draft: Draft) -> Quanti
     return draft.weighted.pop(node.name)
 
 
-@QUANTIZE.row(Total)
+@row(Total, asks=readers.nothing)
 def _total(node: Node, operator: Total, draft: Draft) -> Quantized:
     left, right = node.sources
     if not np.array_equal(draft.units[left], draft.units[right]):
@@ -99,25 +113,25 @@ def _total(node: Node, operator: Total, draft: Draft) -> Quantized:
     return Quantized(operator, draft.units[left])
 
 
-@QUANTIZE.row(PreviousStep)
+@row(PreviousStep, asks=readers.nothing)
 def _previous_step(node: Node, operator: PreviousStep, draft: Draft) -> Quantized:
     """Spikes, which stand for themselves; `Draft.add` holds the neuron further on to it."""
     return Quantized(operator, np.ones(operator.features))
 
 
-@QUANTIZE.row(Flatten, Delay)
+@row(Flatten, Delay, asks=readers.nothing)
 def _as_it_is(node: Node, operator: Flatten | Delay, draft: Draft) -> Quantized:
     return Quantized(operator, draft.units[node.sources[0]])
 
 
-@QUANTIZE.row(Scale)
+@row(Scale, asks=readers.nothing)
 def _scale(node: Node, scale: Scale, draft: Draft) -> Quantized:
     """Signs and 0 stay; magnitudes go into the unit."""
     magnitude = np.where(scale.scale == 0, 1, np.abs(scale.scale).astype(np.float64))
     return Quantized(Scale(np.sign(scale.scale).astype(np.float64)), draft.units[node.sources[0]] * magnitude)
 
 
-@QUANTIZE.row(Pooling)
+@row(Pooling, asks=readers.nothing)
 def _pooling(node: Node, pooling: Pooling, draft: Draft) -> Quantized:
     """A mean is a sum whose unit is divided by the size of the window."""
     channels = draft.units[node.sources[0]].reshape(pooling.shape[0], -1)
@@ -127,13 +141,13 @@ def _pooling(node: Node, pooling: Pooling, draft: Draft) -> Quantized:
     return Quantized(replace(pooling, mean=False), np.repeat(unit, pooling.out_features // pooling.shape[0]))
 
 
-@QUANTIZE.row(TokenMean)
+@row(TokenMean, asks=readers.nothing)
 def _token_mean(node: Node, mean: TokenMean, draft: Draft) -> Quantized:
     """A sum over tokens, which whoever reads the output divides."""
     return Quantized(TokenSum(mean.features), draft.units[node.sources[0]])
 
 
-@QUANTIZE.row(LayerNorm)
+@row(LayerNorm, asks=readers.layer_norm)
 def _layer_norm(node: Node, norm: LayerNorm, draft: Draft) -> Quantized:
     """As many fraction bits for what it sends, a power of two, as its readers and its own products have room for."""
     if node.name in draft.averaged:
@@ -171,16 +185,16 @@ def _layer_norm(node: Node, norm: LayerNorm, draft: Draft) -> Quantized:
 
 def _norm_fraction_bits(node: Node, largest: float, draft: Draft) -> int:
     """Return the fraction bits of a layer norm that sends up to `largest`."""
-    readers = draft.readers(node.name)
-    thresholds = [reader.threshold for reader in readers if reader.threshold is not None]
-    limits = [reader.largest - NORM_MARGIN for reader in readers] + ([] if thresholds else [HEAD_LIMIT])
+    behind = draft.readers(node.name)
+    thresholds = [reader.threshold for reader in behind if reader.threshold is not None]
+    limits = [reader.largest - NORM_MARGIN for reader in behind] + ([] if thresholds else [HEAD_LIMIT])
     bits = int(np.floor(np.log2(min(limits) / max(largest, 2.0**-20))))
     for threshold in thresholds:
         bits = min(bits, int(np.floor(np.log2(THRESHOLD_MAX / max(float(threshold.max()), 2.0**-20)))))
     return min(bits, NORM_FRACTION_BITS)
 
 
-@QUANTIZE.row(SpikeAttention)
+@row(SpikeAttention, asks=readers.nothing)
 def _attention(node: Node, attention: SpikeAttention, draft: Draft) -> Quantized:
     """As many fraction bits for what it sends as the longest sentence and the thresholds behind leave room for."""
     (source,) = node.sources
@@ -188,9 +202,9 @@ def _attention(node: Node, attention: SpikeAttention, draft: Draft) -> Quantized
         raise UnsupportedOperatorError(f"{node.name}: reads {source}, which are no spikes or sums of spikes")
     if attention.scale <= 0:
         raise UnsupportedOperatorError(f"{node.name}: scale is {attention.scale}; only positive ones can be folded")
-    readers = draft.readers(node.name)
-    threshold = max((float(reader.threshold.max()) for reader in readers if reader.threshold is not None), default=0.0)
-    limit = min([ACTIVATION_MAX, *(reader.largest for reader in readers)])
+    behind = draft.readers(node.name)
+    threshold = max((float(reader.threshold.max()) for reader in behind if reader.threshold is not None), default=0.0)
+    limit = min([ACTIVATION_MAX, *(reader.largest for reader in behind)])
     for shift in range(ATTENTION_FRACTION_BITS, -1, -1):
         found = IntegerSpikeAttention(
             num_heads=attention.num_heads, head_size=attention.head_size, scale=attention.scale, shift=shift
@@ -205,7 +219,7 @@ def _attention(node: Node, attention: SpikeAttention, draft: Draft) -> Quantized
     )
 
 
-@QUANTIZE.row(Heaviside)
+@row(Heaviside, asks=readers.heaviside)
 def _heaviside(node: Node, operator: Heaviside, draft: Draft) -> Quantized:
     """``x unit > threshold``, and x is whole: ``x > floor(threshold / unit)``, ``x >= ceil(threshold / unit)``."""
     whole = np.ceil if operator.fire_on_equal else np.floor
@@ -213,7 +227,7 @@ def _heaviside(node: Node, operator: Heaviside, draft: Draft) -> Quantized:
     return Quantized(found, np.ones(operator.out_features))
 
 
-@QUANTIZE.row(LeakyIntegrateAndFire)
+@row(LeakyIntegrateAndFire, asks=readers.neuron)
 def _neuron(node: Node, neuron: LeakyIntegrateAndFire, draft: Draft) -> Quantized:
     """Where the leak takes from the input, that goes to the threshold, tau times higher, and to the unit."""
     unit = draft.units[node.sources[0]]
@@ -232,7 +246,7 @@ def _neuron(node: Node, neuron: LeakyIntegrateAndFire, draft: Draft) -> Quantize
     return _firing(found)
 
 
-@QUANTIZE.row(ResistiveNeuron)
+@row(ResistiveNeuron, asks=readers.resistive_neuron)
 def _resistive_neuron(node: Node, neuron: ResistiveNeuron, draft: Draft) -> Quantized:
     """Quantize NIR's full neuron: what it multiplies its input with goes to the threshold and the unit.
 
@@ -260,7 +274,7 @@ def _resistive_neuron(node: Node, neuron: ResistiveNeuron, draft: Draft) -> Quan
     return _firing(IntegerCurrentNeuron(**shared, current_decay=_whole_current_decay(node, neuron.tau_syn)))
 
 
-@QUANTIZE.row(LeakyIntegrator)
+@row(LeakyIntegrator, asks=readers.integrator)
 def _integrator(node: Node, integrator: LeakyIntegrator, draft: Draft) -> Quantized:
     gain = integrator_gain(node, integrator)
     keeps, resting = _leak(integrator, gain)

@@ -1,37 +1,22 @@
-"""Weights in whole numbers: the scale of a family, its outliers clipped or not, and rounding.
-
-A row of weights is what leads to one feature of an affine map, or to all places of a channel. `WEIGHTS` says, for each
-operator whose weights are searched for a scale, how they fall into rows.
-"""
+"""Weights in whole numbers: the scale of a family, outliers clipped or not, and rounding."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass
 
 import numpy as np
 
 from export.errors import ChipLimitError, UnsupportedOperatorError
 from export.loihi_numbers import WEIGHT_LIMITS
 from export.network import Node
-from export.operators import (
-    Affine,
-    Convolution,
-    IntegerAffine,
-    IntegerConvolution,
-    Interval,
-    Operator,
-    RuleTable,
-    rule_for,
-)
-from export.operators.affine import narrow_weight, sign_mode
+from export.operators import Interval, rule_for
+from export.operators.affine import sign_mode
 from export.passes.intervals import reads_words
-from export.passes.quantize.draft import Draft, Quantized
+from export.passes.quantize.draft import QUANTIZE, Draft, Quantized
 from export.passes.quantize.readers import Reader
 from export.passes.quantize.report import QuantizationOptions, WeightReport
+from export.passes.quantize.weight_rows import WeightRows
 
 CLIPPINGS = tuple(2.0 ** (-step / 4) for step in range(13))
 """Shares of the largest weight that are tried as the largest a matrix can hold: 1, 0.84, …, 0.125."""
@@ -39,95 +24,6 @@ SEARCHED_INPUTS = 2048
 """Columns of a matrix that the search looks at: those that the calibration uses most."""
 COARSENINGS = 64
 """How often a scale is coarsened that lets a sum grow larger than its readers take: 2^16 times in all, or 2^64."""
-
-
-@dataclass(frozen=True, eq=False)
-class WeightRows(ABC):
-    """A node's weights as rows, each of which leads to one number, or to all places of a channel.
-
-    Attributes
-    ----------
-    node : Node
-    rows : ndarray
-        ``(channels, weights of a row)`` float64.
-    bias : ndarray or None
-        ``(channels,)`` float64.
-    """
-
-    node: Node
-    rows: np.ndarray
-    bias: np.ndarray | None
-
-    @classmethod
-    def of(cls, node: Node) -> WeightRows:
-        """Return the rows of an operator whose ``weight`` has one for each channel it sends."""
-        operator: Any = node.operator
-        bias = None if operator.bias is None else operator.bias.astype(np.float64)
-        return cls(node, operator.weight.reshape(len(operator.weight), -1).astype(np.float64), bias)
-
-    @property
-    def places(self) -> int:
-        """How many numbers a row leads to."""
-        return self.node.operator.out_features // len(self.rows)
-
-    @abstractmethod
-    def meeting(self, by_channel: np.ndarray) -> np.ndarray:
-        """Return what is said of each channel of the input for the weights that meet it, ``(1 or rows, weights)``."""
-
-    @abstractmethod
-    def drafted(self, rows: np.ndarray, bias: np.ndarray | None) -> Operator:
-        """Return the float operator with other numbers."""
-
-    @abstractmethod
-    def quantized(self, rows: np.ndarray, bias: np.ndarray | None, unit: np.ndarray) -> Operator:
-        """Return the operator in whole numbers, of a unit for each row."""
-
-
-WEIGHTS = RuleTable[type[WeightRows]]("quantize: weights")
-
-
-class AffineRows(WeightRows):
-    """The rows of a matrix."""
-
-    def meeting(self, by_channel: np.ndarray) -> np.ndarray:
-        """Return it once: every row meets the same input."""
-        return by_channel[None]
-
-    def drafted(self, rows: np.ndarray, bias: np.ndarray | None) -> Affine:
-        """Return the affine map."""
-        return Affine(rows, bias)
-
-    def quantized(self, rows: np.ndarray, bias: np.ndarray | None, unit: np.ndarray) -> IntegerAffine:
-        """Return the integer affine map."""
-        return IntegerAffine(weight=narrow_weight(rows), bias=bias, unit=unit)
-
-
-class ConvolutionRows(WeightRows):
-    """The kernels of each output channel."""
-
-    def meeting(self, by_channel: np.ndarray) -> np.ndarray:
-        """Return it for each row: those of a group meet the channels of that group, once for each tap of a kernel."""
-        groups, (inputs, *kernel) = self._convolution.groups, self._convolution.weight.shape[1:]
-        by_group = np.repeat(by_channel.reshape(groups, inputs), math.prod(kernel), 1)
-        return np.repeat(by_group, len(self.rows) // groups, 0)
-
-    def drafted(self, rows: np.ndarray, bias: np.ndarray | None) -> Convolution:
-        """Return the convolution; NIR's always has a bias."""
-        bias = np.zeros(len(self.rows)) if bias is None else bias
-        return replace(self._convolution, weight=rows.reshape(self._convolution.weight.shape), bias=bias)
-
-    def quantized(self, rows: np.ndarray, bias: np.ndarray | None, unit: np.ndarray) -> IntegerConvolution:
-        """Return the integer convolution."""
-        drafted = vars(self.drafted(narrow_weight(rows), bias))
-        return IntegerConvolution(**{**drafted, "bias": drafted["bias"].astype(np.int64)}, unit=unit)
-
-    @property
-    def _convolution(self) -> Convolution:
-        return cast(Convolution, self.node.operator)
-
-
-WEIGHTS.set(AffineRows, Affine)
-WEIGHTS.set(ConvolutionRows, Convolution)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +45,9 @@ class _Member:
 
     @classmethod
     def of(cls, node: Node, draft: Draft) -> _Member:
-        weights = rule_for(WEIGHTS, node).of(node)
+        rows = rule_for(QUANTIZE, node).weights
+        assert rows is not None  # `plan` puts nothing else into a family
+        weights = rows.of(node)
         columns = _column_units(weights, draft)
         return cls(weights, weights.rows * columns, _importance(weights, columns, draft))
 
