@@ -1,24 +1,33 @@
 # make demo   installs everything it needs (uv and Lava included) and runs the main job
-# make test   installs likewise and runs the default tests (under ten minutes on two cores)
+# make test   installs likewise and runs the default tests
 # make test-all  the slow ones too; make lint  format, lint, types and import directions
 # make test-pythons  installs with Lava on 3.10 and 3.12 and proves exactness there (6 GB each, one after the other)
 # make test-wheel    builds the wheel, installs it with plain pip into an empty environment, and runs the demo there
+#
+# WORKERS=1 runs tests one after the other; ARGS goes to pytest, as in: make test ARGS="-k quantize"
 
 PYTHON ?= python3
 VENV := .venv
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin
+WORKERS ?= 2
+# each worker and what it starts compute on one thread: more would wait for each other, spinning
+PYTEST = OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+# uv installs without bytecode; where Python may write none either, each start compiles torch and transformers anew:
+# 10 s of processor time
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all test-pythons test-wheel lint install clean
 demo: install
 	$(RUN)/spikebert demo
 
 test: install
-	$(RUN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: install
-	$(RUN)/python -m pytest
+	$(PYTEST) $(ARGS)
 
 test-pythons: | $(UV)
 	.ci/test-pythons
