@@ -3,26 +3,31 @@
 # make test-all  the slow ones too; make lint  format, lint, types and import directions
 # make test-pythons  installs with Lava on 3.10 and 3.12 and proves exactness there (6 GB each, one after the other)
 # make test-wheel    builds the wheel, installs it with plain pip into an empty environment, and runs the demo there
+#
+# WORKERS=1 runs tests one after the other; ARGS goes to pytest, as in: make test ARGS="-k quantize"
 
 PYTHON ?= python3
 VENV := .venv
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin
-# tests run in as many processes as there are cores, four at most, each with one thread: torch's own would only wait for
-# each other
-WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 4 ] && echo $$n || echo 4)
-TESTS := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n $(WORKERS) --dist worksteal
+WORKERS ?= 2
+# each worker and what it starts compute on one thread: more would wait for each other, spinning
+PYTEST = OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+# uv installs without bytecode; where Python may write none either, each start compiles torch and transformers anew:
+# 10 s of processor time
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all test-pythons test-wheel lint install clean
 demo: install
 	$(RUN)/spikebert demo
 
 test: install
-	$(TESTS) -m "not slow"
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: install
-	$(TESTS)
+	$(PYTEST) $(ARGS)
 
 test-pythons: | $(UV)
 	.ci/test-pythons
@@ -39,7 +44,7 @@ lint: install
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml .python-version | $(UV)
-	$(UV) sync --upgrade --extra lava
+	$(UV) sync --upgrade --extra lava --compile-bytecode
 	@touch $@
 
 .tools/bin/uv:

@@ -35,6 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_accuracy_scores_the_shipped_checkpoints_beside_the_paper(data: Path, tmp_path: Path) -> None:
     done = run("accuracy.py", "--data-dir", data, "-o", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -63,6 +64,7 @@ def test_accuracy_trains_what_is_not_there_yet(data: Path, tmp_path: Path) -> No
     assert trained["deviation"] is not None
 
 
+@pytest.mark.slow
 def test_training_compares_models_that_are_the_same(tmp_path: Path) -> None:
     done = run(
         "training.py", "--tiny", "--batch-size", 4, "--tokens", 8, "--rounds", 3, "-o", tmp_path / "training.json"

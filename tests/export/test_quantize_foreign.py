@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import click.testing
 import nir
 import numpy as np
 import pytest
+from integer_equations import simulate
 
 from export import GraphError, build_graph, parse_graph, quantize, quantize_with_report, read_nir, write_nir
 from export.errors import ChipLimitError, UnsupportedOperatorError
@@ -187,25 +187,22 @@ def _inputs(shape: tuple[int, ...], seed: int = 3) -> np.ndarray:
 @pytest.mark.parametrize("runner", ["reference", "integer", "onnx", pytest.param("lava", marks=pytest.mark.lava)])
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("scale", ["per-tensor", "per-channel"])
-def test_a_quantized_graph_runs_as_the_equations_say(
-    name: str, scale: str, runner: str, tmp_path: Path, integer_equations: Callable
-) -> None:
+def test_a_quantized_graph_runs_as_the_equations_say(name: str, scale: str, runner: str, tmp_path: Path) -> None:
     network, shape = NETWORKS[name]()
     graph = read_nir(write_nir(tmp_path / "integer.nir", quantize(network, _inputs(shape), scale=scale)))
     x = _inputs(shape, seed=4)
-    expected = integer_equations(graph, x)
+    expected = simulate(graph, x)
     options = {"granularity": "network"} if runner == "lava" else {}
     with open_runner(graph, runner, "integer", record_membrane_potentials=True, **options) as opened:
         trace = opened.run(x)
     assert set(trace.spikes) == {node.name for node in network.spiking_nodes}
     for spiking in trace.spikes:
-        np.testing.assert_array_equal(trace.spikes[spiking][:, :, 0], expected[spiking], err_msg=spiking)
-        np.testing.assert_array_equal(
-            trace.membrane_potentials[spiking][:, :, 0], expected[f"{spiking} tested"], err_msg=spiking
-        )
+        np.testing.assert_array_equal(trace.spikes[spiking], expected.spikes[spiking], err_msg=spiking)
+        potentials = expected.potentials[spiking]
+        np.testing.assert_array_equal(trace.membrane_potentials[spiking], potentials, err_msg=spiking)
     said = graph.nodes["output"].metadata
-    totals = (expected["output"].numpy() + said["bias"]) * float(said["unit"])
-    np.testing.assert_array_equal(trace.outputs[:, :, 0], totals)
+    totals = (expected.sent["output"].numpy() + said["bias"]) * float(said["unit"])
+    np.testing.assert_array_equal(trace.outputs, totals)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -300,7 +297,7 @@ def test_a_cell_that_rounding_silences_is_repaired_in_its_cycle() -> None:
     assert run(network, x).firing_rate("fire") == pytest.approx(layer.float_rate, abs=1e-3)
 
 
-def test_neurons_that_read_nothing_but_themselves(integer_equations: Callable) -> None:
+def test_neurons_that_read_nothing_but_themselves() -> None:
     """A pacemaker beside what reads the input: nothing from outside says how many samples there are."""
     nodes = {
         "map": nir.Linear(np.eye(2)),
@@ -311,11 +308,11 @@ def test_neurons_that_read_nothing_but_themselves(integer_equations: Callable) -
     network = _graph((2,), nodes, "input map fire output", "again beat again", "beat output")
     x = _inputs((2,))
     graph = quantize(network, x)
-    expected = integer_equations(graph, x)["beat"]
+    expected = simulate(graph, x).spikes["beat"]
     assert 0 < expected.double().mean() < 1
     for runner in ("reference", "integer", "onnx"):
         found = run(graph, x, runner=runner, precision="integer").spikes["beat"]
-        np.testing.assert_array_equal(found[:, :, 0], expected)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_padding_changes_nothing_in_a_cycle() -> None:

@@ -473,8 +473,8 @@ def test_a_process_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch) -
     from hardware.runners.lava.guard import LavaRunError
 
     monkeypatch.setattr(_Fragile, "step", lambda *_: time.sleep(1000))
-    stuck = pytest.raises(LavaRunError, match=r"no progress for 0\.5 s: process 'block07_fragile'")
-    with open_runner(_fragile_network(), "lava", granularity="operator", timeout=0.5) as runner, stuck:
+    stuck = pytest.raises(LavaRunError, match=r"no progress for 2 s: process 'block07_fragile'")
+    with open_runner(_fragile_network(), "lava", granularity="operator", timeout=2.0) as runner, stuck:
         runner.run(np.ones((4, 1, 1, 3)))
 
 
@@ -720,7 +720,7 @@ except SystemExit as error:
 assert not any(name.split(".")[0] == "lava" for name in sys.modules)
 print("all of it")
 """
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.endswith("all of it\n")
     assert "uv sync --extra lava" in finished.stderr

@@ -186,10 +186,8 @@ def environment(tmp_path):
 def kill_in_the_middle(words, log, environment):
     """Start a training and kill it, with no chance to say goodbye, once its log has passed step 20."""
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
     while not (log.exists() and '"step": 20,' in log.read_text()):
         assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -245,7 +243,6 @@ def test_the_same_command_runs_in_two_processes(stage, tiny_teacher, tiny_data, 
         env={**environment(tmp_path), "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
-        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

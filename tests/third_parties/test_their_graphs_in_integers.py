@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import nir
 import numpy as np
 import pytest
 import torch
+from integer_equations import simulate
 from torch import Tensor, nn
 
 from export import parse_graph, quantize_with_report, read_nir, write_nir
@@ -356,19 +356,19 @@ def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.parametrize("runner", ["reference", "integer", "onnx", pytest.param("lava", marks=pytest.mark.lava)])
-def test_every_runner_computes_the_equations(quantized: Quantized, runner: str, integer_equations: Callable) -> None:
-    expected = integer_equations(quantized.graph, quantized.theirs.inputs)
+def test_every_runner_computes_the_equations(quantized: Quantized, runner: str) -> None:
+    expected = simulate(quantized.graph, quantized.theirs.inputs)
     options = {"granularity": "network"} if runner == "lava" else {}
     trace = quantized.run(runner, record_membrane_potentials=True, **options)
     assert set(trace.spikes) == {node.name for node in quantized.floats.spiking_nodes}
     for name, spikes in trace.spikes.items():
         assert 0.02 < spikes.mean() < 0.98, f"{name}: fires {spikes.mean():.1%} of the time, which shows little"
-        np.testing.assert_array_equal(spikes[:, :, 0], expected[name], err_msg=name)
-        np.testing.assert_array_equal(trace.membrane_potentials[name][:, :, 0], expected[f"{name} tested"])
+        np.testing.assert_array_equal(spikes, expected.spikes[name], err_msg=name)
+        np.testing.assert_array_equal(trace.membrane_potentials[name], expected.potentials[name], err_msg=name)
     readout = quantized.integers.readout
     assert readout is not None
-    shown = expected[quantized.integers.output_name].numpy() + readout.bias
-    np.testing.assert_array_equal(trace.outputs[:, :, 0], shown * readout.unit)
+    shown = expected.sent[quantized.integers.output_name].numpy() + readout.bias
+    np.testing.assert_array_equal(trace.outputs, shown * readout.unit)
 
 
 def test_it_does_nearly_what_the_tool_computed(quantized: Quantized) -> None:
@@ -400,15 +400,13 @@ def _maps(graph: nir.NIRGraph) -> dict[str, nir.NIRNode]:
     return {str(name): node for name, node in graph.nodes.items() if isinstance(node, kinds)}
 
 
-def test_it_is_profiled_and_its_operations_are_those_its_spikes_cause(
-    quantized: Quantized, integer_equations: Callable
-) -> None:
+def test_it_is_profiled_and_its_operations_are_those_its_spikes_cause(quantized: Quantized) -> None:
     inputs = quantized.theirs.inputs
-    expected = integer_equations(quantized.graph, inputs)
+    expected = simulate(quantized.graph, inputs)
     trace = quantized.run()
     rates = profile(trace, quantized.integers).nodes
     assert {name: node.firing_rate for name, node in rates.items()} == pytest.approx(
-        {node.name: expected[node.name].double().mean().item() for node in quantized.floats.spiking_nodes}
+        {node.name: expected.spikes[node.name].double().mean().item() for node in quantized.floats.spiking_nodes}
     )
     trace.spikes[quantized.integers.input_name] = inputs.reshape(*inputs.shape[:2], 1, -1).astype(np.uint8)
     counts = count_operations(trace, quantized.integers)
@@ -418,27 +416,27 @@ def test_it_is_profiled_and_its_operations_are_those_its_spikes_cause(
         counted = counts.nodes[name].real
         assert "mac" not in counted, f"{name}: what it reads is spikes and sums of them"
         events = counted["ac_binary"] + counted.get("ac_graded", 0)
-        assert events == _connections(node, expected[f"{name} reads"])
-    fired = sum(int(expected[node.name].sum()) for node in quantized.floats.spiking_nodes)
+        assert events == _connections(node, expected.read[name])
+    fired = sum(int(expected.spikes[node.name].sum()) for node in quantized.floats.spiking_nodes)
     assert counts.totals["spike"] == fired
     twin = QuantizedTwin(quantized.integers, STEPS)
     assert (twin.obstacle is not None) == any(node.operator.name == "previous_step" for node in quantized.floats.nodes)
     if twin.obstacle is None:
-        dense = (_connections(node, torch.ones_like(expected[f"{name} reads"][0, :1])) for name, node in maps.items())
+        dense = (_connections(node, torch.ones_like(expected.read[name][0, :1])) for name, node in maps.items())
         assert twin.macs(1) == sum(dense)
     for model in ("paper", "loihi1"):
         assert 0 < estimate_energy(trace, quantized.integers, model).total_energy_mj < math.inf
 
 
-def test_it_is_placed(quantized: Quantized, integer_equations: Callable) -> None:
-    shown = integer_equations(quantized.graph, quantized.theirs.inputs)
+def test_it_is_placed(quantized: Quantized) -> None:
+    shown = simulate(quantized.graph, quantized.theirs.inputs)
     found = place(quantized.integers, "loihi2")
     assert found.fits, found.violations
     rows = {row["node"]: row for row in found.node_rows()}
     for node in quantized.floats.spiking_nodes:
-        assert rows[node.name]["neurons"] == shown[node.name].shape[-1]
+        assert rows[node.name]["neurons"] == shown.spikes[node.name].shape[-1]
     everywhere = {
-        name: _connections(node, torch.ones_like(shown[f"{name} reads"][0, :1]))
+        name: _connections(node, torch.ones_like(shown.read[name][0, :1]))
         for name, node in _maps(quantized.graph).items()
     }
     in_populations = {

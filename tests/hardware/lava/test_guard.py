@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,9 +42,7 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]
 SHAPE = (3,)
 CULPRIT = "block00_qkv_neuron"
-# "Within a few seconds", for failures that need no time limit to show and for those that do (with SHORT as the limit).
-AT_ONCE = 3.0
-SHORT = 1.0
+LEFT_BY_OTHERS = 60.0  # seconds that other programs, such as another worker of these tests, may take for their files
 
 
 def _load_faulty() -> ModuleType:
@@ -84,6 +83,25 @@ def _run_faulty(fault: str, steps: int = 4, **options: Any) -> LavaRunError:
     return caught.value
 
 
+@cache
+def _slowness() -> float:
+    """Return how many times as long as on an idle machine, at least once, a healthy network lives here and now."""
+    began = time.monotonic()
+    with _guard(_build()[0]) as network:
+        network.run(4)
+    return max(1.0, (time.monotonic() - began) / 0.3)
+
+
+def _at_once() -> float:
+    """Return the seconds within which a failure is told that needs no time limit to show: a few, on an idle machine."""
+    return 3.0 * _slowness()
+
+
+def _short() -> float:
+    """Return a time limit in seconds in which a healthy network makes progress, for failures that need one to show."""
+    return 1.0 * _slowness()
+
+
 def _children(parent: int) -> set[int]:
     """Processes whose parent is the given one, zombies included."""
     found = set()
@@ -116,9 +134,15 @@ def _what_there_is() -> dict[str, set[Any]]:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
+    _slowness()
     before = _what_there_is()
     yield
-    assert _what_there_is() == before
+    deadline = time.monotonic() + LEFT_BY_OTHERS
+    while set(os.listdir("/dev/shm")) - before["shared memory"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    after = _what_there_is()
+    assert after.pop("shared memory") <= before.pop("shared memory")
+    assert after == before
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +219,7 @@ class TestHealthyNetwork:
 
     def test_a_slow_step_is_no_failure_where_progress_is_reported(self) -> None:
         source, record = _build("sleep_a_while", at_step=1)
-        with _guard(source, timeout=SHORT, progress=lambda: int(time.monotonic() / 0.1)) as network:
+        with _guard(source, timeout=_short(), progress=lambda: int(time.monotonic() / 0.1)) as network:
             network.run(1)
         assert record[0, 0] == 1
 
@@ -240,7 +264,7 @@ class TestFailures:
     def test_an_exception(self, fault: str) -> None:
         began = time.monotonic()
         error = _run_faulty(fault)
-        assert time.monotonic() - began < AT_ONCE
+        assert time.monotonic() - began < _at_once()
         assert (error.process_name, error.process_class) == (CULPRIT, "Faulty")
         for fragment in (CULPRIT, "Faulty", *RAISED[fault], f"in {fault}", "faulty.py:"):
             assert fragment in str(error)
@@ -251,7 +275,7 @@ class TestFailures:
     def test_a_death(self, fault: str) -> None:
         began = time.monotonic()
         error = _run_faulty(fault)
-        assert time.monotonic() - began < AT_ONCE
+        assert time.monotonic() - began < _at_once()
         assert (error.process_name, error.process_class) == (CULPRIT, "Faulty")
         assert f"process '{CULPRIT}' (Faulty, model PyFaulty) {DIED[fault]}" in str(error)
 
@@ -269,7 +293,7 @@ class TestFailures:
         began = time.monotonic()
         with pytest.raises(LavaRunError) as caught:
             network.run(3)
-        assert time.monotonic() - began < AT_ONCE
+        assert time.monotonic() - began < _at_once()
         assert caught.value.process_name == "running_sum"
         assert "was killed by SIGKILL" in str(caught.value)
 
@@ -287,22 +311,22 @@ class TestFailures:
         began = time.monotonic()
         with pytest.raises(LavaRunError, match="was killed by SIGKILL") as caught:
             act()
-        assert time.monotonic() - began < AT_ONCE
+        assert time.monotonic() - began < _at_once()
         assert caught.value.process_name == name
 
     @pytest.mark.parametrize("fault", STUCK)
     def test_a_hang(self, fault: str) -> None:
         began = time.monotonic()
-        error = _run_faulty(fault, timeout=SHORT)
-        assert SHORT < time.monotonic() - began < SHORT + AT_ONCE
+        error = _run_faulty(fault, timeout=_short())
+        assert _short() < time.monotonic() - began < _short() + _at_once()
         assert (error.process_name, error.process_class) == (CULPRIT, "Faulty")
-        for fragment in (f"no progress for {SHORT:g} s", f"process '{CULPRIT}'", "is stuck at", STUCK[fault]):
+        for fragment in (f"no progress for {_short():g} s", f"process '{CULPRIT}'", "is stuck at", STUCK[fault]):
             assert fragment in str(error)
         assert f"in {fault}" in error.cause_traceback
 
     def test_a_stopped_process_that_answers_no_signal(self) -> None:
         source, _ = _build()
-        network = _guard(source, timeout=SHORT)
+        network = _guard(source, timeout=_short())
         network.start()
         os.kill(_pid_of(CULPRIT), signal.SIGSTOP)
         with pytest.raises(LavaRunError) as caught:
@@ -311,14 +335,14 @@ class TestFailures:
         assert "does not answer signals" in str(caught.value)
 
     def test_a_forgotten_message_is_blamed_on_who_forgot_to_send(self) -> None:
-        error = _run_faulty("forget_to_send", timeout=SHORT)
+        error = _run_faulty("forget_to_send", timeout=_short())
         assert error.process_name == CULPRIT
         assert f"'{CULPRIT}' (Faulty, model PyFaulty) finished time step 2 without sending" in str(error)
         assert "process 'recorder' (Recorder, model PyRecorder) waits for" in str(error)
         assert "a_in.recv()" in str(error)
 
     def test_a_full_channel_is_blamed_on_who_forgot_to_receive(self) -> None:
-        error = _run_faulty("forget_to_receive", steps=8, timeout=SHORT, compile_config={"pypy_channel_size": 2})
+        error = _run_faulty("forget_to_receive", steps=8, timeout=_short(), compile_config={"pypy_channel_size": 2})
         assert error.process_name == CULPRIT
         assert "without receiving what process 'running_sum'" in str(error)
 
@@ -327,7 +351,7 @@ class TestFailures:
         second = faulty.RunningSum(shape=SHAPE, name="second")
         first.a_out.connect(second.a_in)
         second.a_out.connect(first.a_in)
-        with pytest.raises(LavaRunError) as caught, _guard(first, timeout=SHORT) as network:
+        with pytest.raises(LavaRunError) as caught, _guard(first, timeout=_short()) as network:
             network.run(1)
         assert caught.value.process_name in ("first", "second")
         for fragment in ("deadlock", "process 'first' (RunningSum", "process 'second' (RunningSum", "a_in.recv()"):
@@ -335,13 +359,13 @@ class TestFailures:
 
     def test_a_process_that_will_not_stop(self) -> None:
         source, record = _build("hang_when_stopped")
-        network = _guard(source, timeout=SHORT)
+        network = _guard(source, timeout=_short())
         network.start()
         network.run(2)
         began = time.monotonic()
         with pytest.raises(LavaRunError, match="is stuck at") as caught:
             network.stop()
-        assert time.monotonic() - began < SHORT + AT_ONCE
+        assert time.monotonic() - began < _short() + _at_once()
         assert caught.value.process_name == CULPRIT
         assert record[1, 0] == 3
 
@@ -377,7 +401,7 @@ import sys
 sys.path[:0] = [{repository!r}, {here!r}]
 import multiprocessing, time
 import test_guard
-network = test_guard._guard(test_guard._build({fault!r})[0], timeout=60)
+network = test_guard._guard(test_guard._build({fault!r})[0], timeout=600)
 network.start()
 network.run(1)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -405,7 +429,7 @@ class TestEndOfPython:
     @pytest.mark.parametrize(("then", "code"), [("", 0), ("raise SystemExit(7)", 7), ("1 / 0", 1)])
     def test_leaving_without_stop(self, then: str, code: int) -> None:
         with _python("none", then) as (python, actors):
-            _, errors = python.communicate(timeout=10)
+            _, errors = python.communicate(timeout=10 * _slowness())
             assert python.returncode == code, errors
             assert not any(map(_alive, actors))
             assert "Exception ignored" not in errors
@@ -416,8 +440,8 @@ class TestEndOfPython:
             time.sleep(0.2)  # into the endless loop
             assert all(map(_alive, actors))
             python.send_signal(how)
-            python.communicate(timeout=10)
-            deadline = time.monotonic() + AT_ONCE
+            python.communicate(timeout=10 * _slowness())
+            deadline = time.monotonic() + _at_once()
             while any(map(_alive, actors)) and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert not any(map(_alive, actors))

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,12 +117,20 @@ def _what_there_is() -> dict[str, Any]:
     }
 
 
+LEFT_BY_OTHERS = 60.0  # seconds that other programs, such as another worker of these tests, may take for their files
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
     lava_runner.import_lava()
     before = _what_there_is()
     yield
-    assert _what_there_is() == before
+    deadline = time.monotonic() + LEFT_BY_OTHERS
+    while set(os.listdir("/dev/shm")) - before["shared memory"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    after = _what_there_is()
+    assert after.pop("shared memory") <= before.pop("shared memory")
+    assert after == before
 
 
 @pytest.mark.parametrize(("fault", "said"), [("killed", "SIGKILL"), ("stopped", "is stuck"), ("raises", "thirteen")])
@@ -133,7 +142,7 @@ def test_a_worker_that_fails_once_costs_nothing_but_time(
     batches = _batches([5, 1, 6, 2], thirteen_at=8)
     with (
         caplog.at_level(logging.WARNING),
-        open_runner(_network(fault, tmp_path), "lava", jobs=2, timeout=2.0, record_membrane_potentials=True) as runner,
+        open_runner(_network(fault, tmp_path), "lava", jobs=2, timeout=5.0, record_membrane_potentials=True) as runner,
     ):
         found = list(runner.run_stream(batches))
         (record,) = runner.faults
