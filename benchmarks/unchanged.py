@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -52,6 +53,21 @@ VOLATILE = {
 """Patterns of what is not compared, and why; the path of a value is RECORD/KEY/KEY."""
 RENAMED: dict[str, str] = {}
 """Names, whole keys or whole texts, of the version before that are called otherwise now."""
+DECIDING = (
+    "h5py",
+    "nir",
+    "norse",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "scipy",
+    "sinabs",
+    "snntorch",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+"""Packages on whose versions a result depends; Lava's computes in NumPy."""
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 SHOWN_DIFFERENCES = 6
@@ -216,8 +232,8 @@ def commit_of(checkout: Path) -> str | None:
 
 
 def cache_key(commit: str) -> str:
-    """Return a folder's name for what a commit computed: with these jobs, packages and processor."""
-    packages = sorted(f"{found.name} {found.version}" for found in metadata.distributions())
+    """Return a folder's name for what a commit computed with these jobs, packages and processor."""
+    packages = [f"{name} {metadata.version(name)}" for name in DECIDING if importlib.util.find_spec(name)]
     jobs = [(HERE / name).read_text(encoding="utf-8") for name in ("unchanged_jobs.py", "unchanged_graphs.py")]
     environment = "\n".join([*jobs, *packages, platform.python_version(), _processor()])
     return f"{commit[:12]}-{hashlib.sha256(environment.encode()).hexdigest()[:12]}"
@@ -283,7 +299,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, required=True, help="checkout of the version before")
     parser.add_argument("--after", type=Path, default=HERE.parent, help="checkout of the version now (this one)")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="jobs, such as 'foreign/*'")
-    parser.add_argument("--quick", action="store_true", help="a minute: no Lava, and of the shipped checkpoints traces")
+    parser.add_argument("--quick", action="store_true", help="a minute: no Lava, and little of the shipped checkpoints")
     parser.add_argument("--cache", type=Path, help="where to keep what a commit computed")
     words = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PRINTED_COLUMNS)
