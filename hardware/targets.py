@@ -23,7 +23,6 @@ from export.operators.rules import Refusal
 
 TARGET_MODULES = (
     "export.passes.quantize.rules",
-    "export.passes.quantize.readers",
     "export.onnx_format.graph",
     "export.netx",
     "hardware.runners.integer.fast_paths",

@@ -180,13 +180,19 @@ def test_what_nothing_bounds_is_refused_by_name() -> None:
         quantize(_with(Gelu(4)), _spikes(5))
 
 
+class Untouched(Heaviside):
+    """A bare step that is not to be run."""
+
+    def step(self, x: np.ndarray, state: Any, token_mask: Any) -> np.ndarray:
+        raise AssertionError("it is run")
+
+
 @pytest.mark.usefixtures("_own_rows")
-def test_a_row_whose_operator_has_no_whole_numbers_is_refused_by_name() -> None:
-    QUANTIZE.set(
-        Row(becomes=lambda node, operator, draft: Quantized(operator, np.ones(4)), asks=asks.nothing), Heaviside
-    )
+def test_what_cannot_stand_in_an_integer_graph_is_refused_before_it_is_run() -> None:
+    row = Row(becomes=lambda node, operator, draft: Quantized(operator, np.ones(4)), asks=asks.nothing)
+    QUANTIZE.set(row, Untouched)
     with pytest.raises(GraphError, match="middle: a threshold of an integer graph is no whole number"):
-        quantize(_with(Heaviside(np.full(4, 0.5))), _spikes(5))
+        quantize(_with(Untouched(np.full(4, 0.5))), _spikes(5))
 
 
 @pytest.mark.usefixtures("_own_rows")

@@ -1,15 +1,14 @@
 """The pass from a float graph to an integer graph: int8 weights, Loihi's neurons, every scale chosen and proven.
 
 Which weights share a scale, and in which order whole numbers are chosen, is planned first (``families``). Then each
-node is given whole numbers by the row of its operator (``rules``; those of weights in ``weights``), from what its
-readers ask (``readers``) and from intervals that prove no reachable sum to wrap around; what is chosen stands in the
-``draft``. The calibration sentences run through it three times: in float (``calibration``), in integers behind the
-float graph's spikes, which judges the node by itself, and in integers behind integers (``trial``). A layer of neurons
-that fell silent or saturated is named, and its thresholds are rescaled until it fires as often as the float layer,
-before the next layer is looked at. ``quantizer`` is the way through all of it.
+node is given whole numbers by the row of its operator (``rules``; ``weights`` searches the scale of weights), from what
+its readers ask (``readers``) and from intervals that prove no reachable sum to wrap around; the ``draft`` holds what is
+chosen. The calibration sentences run through it three times: in float (``calibration``), in integers behind the float
+graph's spikes, which judges the node by itself, and in integers behind integers (``trial``). A layer of neurons that
+fell silent or saturated is named, and its thresholds are rescaled until it fires as often as the float layer, before
+the next layer is looked at. ``quantizer`` is the way through all of it.
 
-A new operator takes a row in `QUANTIZE` and one in `READERS`, and where it has weights that are searched for a scale,
-one in `WEIGHTS`; it can register them from wherever it stands.
+An operator of your own takes one row in `QUANTIZE`, and can register it from wherever it stands.
 """
 
 from export.passes.quantize.calibration import Calibration

@@ -51,7 +51,7 @@ def plan(network: Network) -> Plan:
     Raises
     ------
     UnsupportedOperatorError
-        Weights are added to what cannot share their scale, or families wait for each other.
+        An operator has no row, weights are added to what cannot share their scale, or families wait for each other.
     """
     families: dict[str, tuple[Node, ...]] = {}
     chosen: dict[str, Node] = {}

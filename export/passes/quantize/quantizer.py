@@ -70,8 +70,6 @@ def _quantize(
     """Choose whole numbers for every node of a network, and try them on the calibration."""
     if network.is_integer:
         raise GraphError("graph: is an integer graph already")
-    for node in network.nodes:
-        rule_for(QUANTIZE, node)  # refuses by name what has no whole numbers
     planned, run = plan(network), CalibrationRun(network, calibration)
     draft = Draft(_proven_for(network, calibration, options), options, run, planned.families)
     trial = Trial(draft)
