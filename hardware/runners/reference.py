@@ -9,7 +9,7 @@ import numpy as np
 from export.execution import NodeExecution
 from export.network import Network
 from export.operators import IntegerNeuronState, SpikingOperator
-from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
+from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type, spike_types
 from hardware.traces.trace import Trace
 
 
@@ -43,6 +43,7 @@ class ReferenceRunner(Runner):
         self._execution = NodeExecution(
             network.nodes, self.dtype, self._record, (network.output_source,), network.pooled
         )
+        self._spike_types = spike_types(network)
         self._spikes: dict[str, list[np.ndarray]] = {}
         self._potentials: dict[str, list[np.ndarray]] = {}
 
@@ -81,7 +82,7 @@ class ReferenceRunner(Runner):
         )
 
     def _record(self, name: str, spikes: np.ndarray, potential: np.ndarray) -> None:
-        self._spikes[name].append(spikes.astype(np.uint8))
+        self._spikes[name].append(spikes.astype(self._spike_types[name]))
         if self.record_membrane_potentials:
             self._potentials[name].append(np.array(potential))
 

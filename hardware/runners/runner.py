@@ -13,11 +13,9 @@ from export.errors import UnsupportedOperatorError
 from export.network import INTEGER, Network, with_token_axis
 from export.token_encoding import TokenEncoding
 from hardware.errors import RunnerError
-from hardware.traces.trace import Trace
+from hardware.traces.trace import Trace, spike_type
 
 FLOAT_PRECISIONS: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
-SPIKE_MAX = 255
-"""Largest spike that a trace holds."""
 
 
 class Runner(ABC):
@@ -277,17 +275,16 @@ def _check_operators(network: Network) -> None:
             kinds = ("a float operator in an integer", "an integer operator in a float")
             raise UnsupportedOperatorError(f"{node.name}: {operator.name} is {kinds[operator.traits.integer]} graph")
     for node in network.spiking_nodes:
-        assert node.operator.traits.spike_range is not None
-        low, high = node.operator.traits.spike_range
-        if low < 0 or high > SPIKE_MAX:
-            raise UnsupportedOperatorError(
-                f"{node.name}: {node.operator.name} sends spikes from {low} to {high}; a trace holds them in a byte "
-                f"each, 0 to {SPIKE_MAX}"
-            )
         if node.name in network.pooled:
             raise UnsupportedOperatorError(
                 f"{node.name}: {node.operator.name} sends spikes for a whole sentence; a trace holds those of tokens"
             )
+
+
+def spike_types(network: Network) -> dict[str, np.dtype]:
+    """Return the types in which a trace holds the spikes of a network's neurons, by node in topological order."""
+    ranges = {node.name: node.operator.traits.spike_range for node in network.nodes}
+    return {name: spike_type(*spikes) for name, spikes in ranges.items() if spikes is not None}
 
 
 def float_type(precision: str) -> Any:

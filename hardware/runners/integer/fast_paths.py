@@ -27,6 +27,7 @@ from export.operators import (
 )
 from export.operators.interval import Interval, largest_sum
 from export.operators.operator import FLOAT64_EXACT, OperatorType
+from export.passes.intervals import reads_words
 from hardware.kernels.integer import SUMS_BYTES, IntegerKernel, KernelLayer, KernelNorm
 from hardware.runners.integer.in_torch import INT32_EXACT, TorchNeurons, TorchNorm
 from hardware.runners.integer.layer import FLOAT32_EXACT, INT8_MAX, Run
@@ -99,7 +100,7 @@ def _whole_type(interval: Interval | None) -> torch.dtype:
 
 def multiply(node: Node, operator: IntegerAffine, planner: LayerPlanner) -> Planned | None:
     """Look words up; multiply bytes with sums of 32 bits, else in float32 or float64."""
-    if planner.is_gathered(node):
+    if reads_words(planner.network, node):
         return "gather", _gather(node, operator, planner)
     kind = _product_type(node, operator, planner)
     if kind is None:
@@ -134,7 +135,7 @@ def _gather(node: Node, operator: IntegerAffine, planner: LayerPlanner) -> Run:
 def _product_type(node: Node, operator: IntegerAffine, planner: LayerPlanner) -> torch.dtype | None:
     """Return the type of inputs in which an affine map is exact; None where none is proven."""
     read = planner.intervals.get(node.sources[0])
-    if read is None or planner.is_gathered(node):
+    if read is None or reads_words(planner.network, node):
         return None
     largest = largest_sum(operator.weight, operator.bias, read)
     narrow = operator.weight.dtype == np.int8 and read.low.min() >= 0 and read.largest <= INT8_MAX

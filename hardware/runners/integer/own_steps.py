@@ -72,11 +72,9 @@ def own_steps(nodes: tuple[Node, ...], network: Network) -> Run:
             y = gathered(node.name, sent[node.name])
             spike_range = node.operator.traits.spike_range
             if spike_range is not None:
+                y = y.to(torch.int8 if -spike_range[0] <= INT8_MAX >= spike_range[1] else torch.int32)
                 keeps = packed.record_membrane_potentials
-                packed.record(
-                    node.name, y.to(torch.uint8), gathered(node.name, potentials[node.name]) if keeps else None
-                )
-                y = y.to(torch.int8 if spike_range[1] <= INT8_MAX else torch.int32)
+                packed.record(node.name, y, gathered(node.name, potentials[node.name]) if keeps else None)
             packed.values[node.name] = y
         for name, counts in overflows(execution.states).items():
             packed.overflows[name] = Counter(counts)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from export.network import Network
-from hardware.runners.runner import CheckedBatch
+from hardware.runners.runner import CheckedBatch, spike_types
 
 
 class PackedBatch:
@@ -57,6 +57,7 @@ class PackedBatch:
         self.places = torch.from_numpy(np.flatnonzero(self.mask)).to(device)
         self.device = device
         self.record_spikes, self.record_membrane_potentials = record_spikes, record_membrane_potentials
+        self._spike_types = spike_types(network)
         self.values: dict[str, Tensor] = {}
         self.spikes: dict[str, np.ndarray] = {}
         self.membrane_potentials: dict[str, np.ndarray] = {}
@@ -85,8 +86,10 @@ class PackedBatch:
         return flat if self.places.numel() == self.mask.size else flat[:, self.places]
 
     def record(self, name: str, spikes: Tensor, potentials: Tensor | None) -> None:
-        """Keep what a neuron sent, a byte each, where spikes are wanted, and what it tested, where that is given."""
+        """Keep what a neuron sent, where spikes are wanted, and what it tested, where that is given."""
         if self.record_spikes:
-            self.spikes[name] = self.padded(spikes.expand(self.steps, -1, -1)).cpu().numpy().view(np.uint8)
+            kept, kind = self.padded(spikes.expand(self.steps, -1, -1)).cpu().numpy(), self._spike_types[name]
+            # a byte is a byte; to copy all of them would take as long again
+            self.spikes[name] = kept.view(kind) if kept.itemsize == kind.itemsize == 1 else kept.astype(kind)
         if potentials is not None:
             self.membrane_potentials[name] = self.padded(potentials.expand(self.steps, -1, -1)).cpu().numpy()

@@ -87,10 +87,6 @@ class LayerPlanner:
         """Return whether the node that reads another computes it with itself."""
         return node.name in self._fused_with_reader
 
-    def is_gathered(self, node: Node) -> bool:
-        """Return whether a node reads the words of a sentence."""
-        return self.network.token_encoding is not None and node.sources[0] == self.network.input_name
-
     def read_alone(self, node: Node) -> tuple[Node, ...]:
         """Return the node that `node` reads, where nothing else reads it; none where something does."""
         before = self.network.by_name.get(node.sources[0])

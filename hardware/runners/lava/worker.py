@@ -14,7 +14,7 @@ from hardware.runners.lava.compiler import ProcessPlan, build_processes, port_sh
 from hardware.runners.lava.memory import private_bytes
 from hardware.runners.lava.shared_arrays import SharedArrays, shared_array
 from hardware.runners.lava.timing import arrivals, running_steps
-from hardware.runners.runner import CheckedBatch
+from hardware.runners.runner import CheckedBatch, spike_types
 
 SHARED_BYTES = 256 << 20
 """How much the shared arrays of a network may take; longer batches go through them in shards."""
@@ -292,7 +292,9 @@ class Worker:
             values=(
                 None if reads_tokens else shared_array((samples, steps, tokens, network.input_features), input_type)
             ),
-            spikes={node.name: shared_array((samples, steps, *shapes[node.name]), np.uint8) for node in spiking},
+            spikes={
+                name: shared_array((samples, steps, *shapes[name]), kind) for name, kind in spike_types(network).items()
+            },
             membrane_potentials={
                 node.name: shared_array((samples, steps, *shapes[node.name]), dtype) for node in shown
             },
