@@ -25,10 +25,11 @@ from export.operators import (
     LeakyIntegrateAndFire,
     NeuronState,
     Operator,
+    Pooling,
     SpikingOperator,
     TokenMean,
 )
-from hardware import compare, place, profile
+from hardware import compare, count_operations, place, profile
 from hardware.equivalence.attribution import contributions
 from hardware.equivalence.audit import audit
 from hardware.equivalence.subgraphs import subgraphs_of, subgraphs_with_inputs
@@ -113,6 +114,13 @@ class TernaryLeaky(LeakyIntegrateAndFire):
 
     name: ClassVar[str] = "ternary_leaky"
     traits = replace(LeakyIntegrateAndFire.traits, spike_range=(-1, 1))
+
+
+class CountingLeaky(LeakyIntegrateAndFire):
+    """Likewise, one that sends up to 4."""
+
+    name: ClassVar[str] = "counting_leaky"
+    traits = replace(LeakyIntegrateAndFire.traits, spike_range=(0, 4))
 
 
 def run_by_hand(network: Network, inputs: np.ndarray, mask: np.ndarray) -> Trace:
@@ -274,6 +282,18 @@ class TestNeuronsThatSendMore:
         assert (said["histogram"]["bits"], said["histogram"]["sparsity_in_values"]) == (2, 0.25)
         assert said["histogram"]["sparsity_in_bits"] == pytest.approx(3 / 8)
 
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+    def test_batches_with_and_without_negative_spikes_add_up(self, order):
+        builder = NetworkBuilder("input", 1)
+        builder.add("ternary", Ternary(np.ones(1)), "input")
+        batches = [np.array(spikes, np.int8).reshape(1, 1, 4, 1) for spikes in ([-1, -1, 0, 1], [1, 0, 1, 1])]
+        profiler = Profiler(builder.network("output", "ternary"), ("histogram",))
+        for index in order:
+            profiler.update(Trace({"ternary": batches[index]}, np.zeros((1, 0)), np.ones((1, 4), bool)))
+        node = profiler.result().nodes["ternary"]
+        assert _seen(node.histogram) == {-1: 2, 0: 2, 1: 4}
+        assert (node.smallest_value, node.largest_value, node.mean_value) == (-1, 1, 0.25)
+
     def test_two_runs_are_compared_value_by_value(self, network, trace):
         assert compare(trace, trace).equal
         spikes = {**trace.spikes, "ternary": trace.spikes["ternary"].copy()}
@@ -341,8 +361,8 @@ def affine(features: int = 4) -> Affine:
     return Affine(np.eye(features))
 
 
-def neuron(kind: type[LeakyIntegrateAndFire] = LeakyIntegrateAndFire) -> LeakyIntegrateAndFire:
-    return kind(np.full(4, 0.5), np.full(4, 2.0), np.full(4, 0.5), "zero")
+def neuron(kind: type[LeakyIntegrateAndFire] = LeakyIntegrateAndFire, features: int = 4) -> LeakyIntegrateAndFire:
+    return kind(np.full(features, 0.5), np.full(features, 2.0), np.full(features, 0.5), "zero")
 
 
 STRANGE = {
@@ -431,6 +451,25 @@ class TestTargets:
         traffic = place(network, "loihi2", trace.mask.shape[1], trace).traffic
         assert traffic.sent == np.count_nonzero(trace.spikes["ternary_leaky1"]) / len(trace.mask)
 
+    @pytest.mark.parametrize("between", [(), (Pooling((1, 2, 2), (1, 1), (1, 1), (0, 0), mean=False),)])
+    @pytest.mark.parametrize("kind", [TernaryLeaky, CountingLeaky])
+    def test_what_it_sends_is_counted_by_how_much_it_is_worth(self, kind, between, counted_in):
+        """Behind a pool of single numbers, which passes them on, as behind the neuron itself."""
+        first = neuron(kind)
+        network = chain(affine(), first, *between, Affine(np.ones((3, 4))), neuron(features=3))
+        mask = np.arange(3) < np.array([[3], [2]])
+        trace = _random_trace(network, mask)
+        (sent,) = [values[:, mask].astype(int) for name, values in trace.spikes.items() if name.startswith(first.name)]
+        size = np.abs(sent)
+        assert (sent < 0).any() == (kind is TernaryLeaky)
+        name = f"affine{2 + len(between)}"
+        for where in (trace, replace(trace, spikes={k: v.astype(np.int64) for k, v in trace.spikes.items()})):
+            counted = count_operations(where, network).nodes[name].real
+            assert counted["ac_binary"] == 3 * (size == 1).sum()
+            assert counted.get("ac_graded", 0) == 3 * (size > 1).sum()
+            assert counted.get("ac_graded_additions", 0) == 3 * size[size > 1].sum()
+            assert counted["weight_read"] == 3 * (size > 0).sum()
+
     def test_nor_is_it_judged_by_the_bounds_of_zeros_and_ones(self):
         network = chain(affine(), neuron(TernaryLeaky), affine(), neuron())
         with pytest.raises(UnsupportedOperatorError, match=r"ternary_leaky1: .*other spikes than 0 and 1"):
@@ -477,13 +516,12 @@ class TestOneRow:
         assert rates == pytest.approx([trace.spikes["k"][..., part].mean() for part in (slice(0, 2), slice(2, 4))])
 
 
-def _random_trace(network: Network) -> Trace:
-    """Return random spikes of every neuron, each within its range."""
-    rng = np.random.default_rng(3)
+def _random_trace(network: Network, mask: np.ndarray | None = None) -> Trace:
+    """Return random spikes of every neuron, each within its range, of two sentences of three tokens."""
+    rng, mask = np.random.default_rng(3), np.ones((2, 3), bool) if mask is None else mask
     spikes = {network.input_name: rng.integers(0, 2, (4, 2, 3, network.input_features)).astype(np.uint8)}
     for node in network.spiking_nodes:
         low, high = node.operator.traits.spike_range
-        spikes[node.name] = rng.integers(low, high + 1, (4, 2, 3, node.operator.out_features)).astype(
-            spike_type(low, high)
-        )
-    return Trace(spikes, np.zeros((2, 0)), np.ones((2, 3), bool), metadata={"precision": "float64"})
+        drawn = rng.integers(low, high + 1, (4, 2, 3, node.operator.out_features))
+        spikes[node.name] = (drawn * mask[..., None]).astype(spike_type(low, high))
+    return Trace(spikes, np.zeros((2, 0)), mask, metadata={"precision": "float64"})

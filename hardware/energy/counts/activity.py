@@ -19,7 +19,7 @@ from hardware.traces.firing import Firing, NodeFiring
 
 @dataclass
 class Events:
-    """Values that are not 0: how many are 1, how many are more, and what the latter sum to."""
+    """Values that are not 0: how many are 1 or -1, how many are more, and what the latter sum to, all without sign."""
 
     ones: int = 0
     graded: int = 0
@@ -31,6 +31,8 @@ class Events:
         events = int(np.count_nonzero(values))
         if binary or not events:
             return cls(events)
+        if values.dtype.kind == "i":  # a weight is taken away as it is added
+            values = np.abs(values, dtype=np.int64)
         graded = int(np.count_nonzero(values > 1))
         ones = events - graded
         narrow = np.min_scalar_type(int(values.max()) * values.shape[1])  # several times as fast as a sum in int64
@@ -73,9 +75,13 @@ class EdgeEvents:
     padding: Events = field(default_factory=Events)
 
     def add_spikes(self, node: NodeFiring) -> None:
-        """Add spikes of 0 and 1 that are summed already."""
-        self.real.ones += int(node.by_step.sum())
-        self.padding.ones += node.fired_at_padding
+        """Add spikes, of which those of 0 and 1 are summed already."""
+        if node.is_binary:
+            self.real.ones += int(node.by_step.sum())
+            self.padding.ones += node.fired_at_padding
+        else:
+            self.real.add(Events.of(node.values[:, node.real], binary=False))
+            self.padding.add(Events.of(node.values[:, node.padding], binary=False))
 
     def add_values(self, edge: Edge, firing: Firing) -> None:
         """Add what an edge carries."""

@@ -9,7 +9,8 @@ own: `hardware.energy.counts.dense`.
 node                  operations
 ===================== ============================================================================================
 affine on spikes      for each input that is 1: ``out`` ac_binary; for each input k > 1: ``out`` ac_graded, which are
-                      ``k out`` ac_graded_additions; ``out`` weight_read for each input that is not 0
+                      ``k out`` ac_graded_additions; ``out`` weight_read for each input that is not 0; for one below 0
+                      as for what it is without its sign
 affine on analog      dense, as are its biases always
 affine on tokens      a gather of K tables. What the product with a one-hot matrix would cost is in dense_mac
 convolution           as an affine whose inputs differ in fan-out: on spikes each reaches the outputs whose window
@@ -86,6 +87,7 @@ from hardware.energy.counts.fan_out import convolution_fan_out, fan_out_of_one, 
 from hardware.energy.counts.kinds import Tallies, Tally
 from hardware.traces.edges import Edge
 from hardware.traces.firing import Firing
+from hardware.traces.trace import spike_type
 
 Count = Callable[[Any, NodeActivity], Tallies]
 """Says what an operator did, from what was seen of its node."""
@@ -210,7 +212,7 @@ def _sums_passed_on(operator: Pooling, edge: Edge) -> Edge | None:
     if operator.mean or edge.values is None:
         return None
     summed = operator.step(edge.values.astype(np.int64), None, None)
-    narrow = np.min_scalar_type(int(summed.max(initial=0)))
+    narrow = spike_type(int(summed.min(initial=0)), int(summed.max(initial=0)))
     return replace(edge, kind="graded", values=summed.astype(narrow))
 
 
