@@ -44,7 +44,7 @@ lint: install
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml .python-version | $(UV)
-	$(UV) sync --upgrade --extra lava --compile-bytecode
+	$(UV) sync --upgrade --extra lava
 	@touch $@
 
 .tools/bin/uv:
