@@ -40,10 +40,10 @@ YES, NO, UNKNOWN = "yes", "no", "–"
 
 
 def targets() -> tuple[RuleTable, ...]:
-    """Return the tables of all targets, in the order of their modules."""
-    for module in TARGET_MODULES:
-        import_module(module)
-    return tuple(TABLES.values())
+    """Return the tables of all targets, in the order of their modules, whichever of them were imported before."""
+    shown = [found for module in TARGET_MODULES for found in vars(import_module(module)).values()]
+    ordered = {found.target: found for found in shown if isinstance(found, RuleTable)}
+    return tuple({**ordered, **TABLES}.values())
 
 
 def answer(table: RuleTable, operator: type[Operator]) -> str:
