@@ -11,14 +11,18 @@ from export.network import Network, NetworkBuilder, Node, Readout
 from export.operators import (
     Affine,
     Delay,
+    Flatten,
     IntegerAffine,
     IntegerConvolution,
     IntegerCurrentNeuron,
     IntegerIntegrator,
     IntegerLeakyIntegrateAndFire,
+    LayerNorm,
     LeakyIntegrateAndFire,
     LeakyIntegrator,
     ResistiveNeuron,
+    SpikeAttention,
+    TokenMean,
     TokenSum,
     all_cases,
     all_integer_cases,
@@ -26,7 +30,8 @@ from export.operators import (
 from export.token_encoding import TokenEncoding
 from hardware import place
 from hardware.loihi import Chip
-from hardware.loihi.chip import LOIHI1
+from hardware.loihi.chip import LOIHI1, LOIHI2
+from hardware.loihi.mapping import map_network
 from hardware.loihi.operators import Neurons, OnHost, PassedOn, Programs, Synapses, form_of
 
 
@@ -232,3 +237,21 @@ def test_registers_are_those_of_the_neuron():
     integrator = integer_pictures().nodes[1].operator
     assert set(neuron.registers) == {"threshold", "decay", "bias_mantissa", "bias_exponent"}
     assert set(integrator.registers) == {"decay", "bias_mantissa", "bias_exponent"}
+
+
+@pytest.mark.parametrize(
+    ("before", "moves"),
+    [
+        (LayerNorm(np.ones(6), np.zeros(6)), True),
+        (Flatten((6,)), True),
+        (Delay(np.full(6, 2)), False),
+        (SpikeAttention(1, 2, 0.5), False),
+    ],
+)
+def test_the_host_computes_what_it_alone_reads_but_for_what_remembers_or_mixes_tokens(before, moves):
+    builder = NetworkBuilder("input", 6)
+    neuron = LeakyIntegrateAndFire(np.full(6, 0.5), np.full(6, 2.0), np.ones(6), "zero")
+    last = builder.add("neuron", neuron, builder.add("affine", Affine(np.ones((6, 6))), "input"))
+    last = builder.add("before", before, last)
+    network = builder.network("output", builder.add("mean", TokenMean(before.out_features), last))
+    assert list(map_network(network, LOIHI2).host) == (["before", "mean"] if moves else ["mean"])
