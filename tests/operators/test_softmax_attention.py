@@ -5,40 +5,34 @@ No line of the package knows it. What it means is held against torch's own atten
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from softmax_attention import SoftmaxAttention, read_softmax_attention
 
 from export import build_graph, parse_graph, read_nir, write_nir
 from export.errors import GraphError
 from export.network import Network, NetworkBuilder
 from export.operators import Affine, LeakyIntegrateAndFire, TokenMean
-from export.operators.reading import MARKED_OPERATORS
+from export.operators.reading import MARKED_OPERATORS, reads_marked
 from hardware import Trace, open_runner
 
 TOLERANCE = 1e-12
-FILE = Path(__file__).with_name("softmax_attention.py")
 HEADS, HEAD_SIZE = 2, 3
 WIDTH = HEADS * HEAD_SIZE
 SOURCES = ("query", "key", "value")
 LAVA = [pytest.param({"granularity": g}, id=g, marks=pytest.mark.lava) for g in ("operator", "block", "network")]
 
 
-@pytest.fixture(scope="module")
-def softmax_attention() -> Any:
-    """Return the module of the operator, and forget its reader behind the last test."""
-    specification = importlib.util.spec_from_file_location("softmax_attention", FILE)
-    assert specification is not None
-    assert specification.loader is not None
-    module = sys.modules["softmax_attention"] = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    yield module
-    del MARKED_OPERATORS["softmax_attention"], sys.modules["softmax_attention"]
+@pytest.fixture(autouse=True)
+def _reader() -> Iterator[None]:
+    """Register how the operator is read, and forget it behind each test."""
+    reads_marked(SoftmaxAttention)(read_softmax_attention)
+    yield
+    del MARKED_OPERATORS[SoftmaxAttention.name]
 
 
 def _neuron() -> LeakyIntegrateAndFire:
@@ -46,7 +40,7 @@ def _neuron() -> LeakyIntegrateAndFire:
     return LeakyIntegrateAndFire(0.75 * ones, 2 * ones, 0.5 * ones, "zero")
 
 
-def _network(module: Any, in_order: tuple[str, ...] = SOURCES, sums: bool = False) -> Network:
+def _network(in_order: tuple[str, ...] = SOURCES, sums: bool = False) -> Network:
     """A block of attention: what is read is projected and fires, what is attended to fires, and a mean over tokens.
 
     With `sums`, queries and values are sums of two nodes.
@@ -64,7 +58,7 @@ def _network(module: Any, in_order: tuple[str, ...] = SOURCES, sums: bool = Fals
     if sums:
         read["query"] = builder.total((read["query"], read["key"]), "attention")
         read["value"] = builder.total((read["value"], "block00_key_affine"), "attention")
-    attention = module.SoftmaxAttention(HEADS, HEAD_SIZE)
+    attention = SoftmaxAttention(HEADS, HEAD_SIZE)
     builder.add("block00_attention", attention, [read[name] for name in in_order])
     builder.add("block00_projection", affine(), "block00_attention")
     builder.add("block00_neuron", _neuron(), ["block00_projection", "block00_attention"])
@@ -94,8 +88,8 @@ def _assert_equal(found: Trace, expected: Trace) -> None:
 
 @pytest.mark.parametrize("sums", [False, True], ids=["nodes", "sums"])
 @pytest.mark.parametrize("options", LAVA)
-def test_lava_fires_what_the_reference_fires(softmax_attention: Any, options: dict[str, str], sums: bool) -> None:
-    network, batch = _network(softmax_attention, sums=sums), _batch()
+def test_lava_fires_what_the_reference_fires(options: dict[str, str], sums: bool) -> None:
+    network, batch = _network(sums=sums), _batch()
     with (
         open_runner(network, "reference", record_membrane_potentials=True) as reference,
         open_runner(network, "lava", record_membrane_potentials=True, **options) as lava,
@@ -103,8 +97,8 @@ def test_lava_fires_what_the_reference_fires(softmax_attention: Any, options: di
         _assert_equal(lava.run(*batch), reference.run(*batch))
 
 
-def test_the_reference_attends_as_torch_does(softmax_attention: Any) -> None:
-    network, (x, mask) = _network(softmax_attention), _batch()
+def test_the_reference_attends_as_torch_does() -> None:
+    network, (x, mask) = _network(), _batch()
     with open_runner(network, "reference", record_membrane_potentials=True) as reference:
         trace = reference.run(x, mask)
     query, key, value = (
@@ -125,10 +119,10 @@ def test_the_reference_attends_as_torch_does(softmax_attention: Any) -> None:
         np.testing.assert_allclose(found[mask], potential[mask], rtol=0, atol=TOLERANCE)
 
 
-def test_a_file_keeps_which_source_is_which(softmax_attention: Any, tmp_path: Path) -> None:
+def test_a_file_keeps_which_source_is_which(tmp_path: Path) -> None:
     batch, traces = _batch(), []
     for order in (SOURCES, SOURCES[::-1]):
-        network = _network(softmax_attention, order)
+        network = _network(order)
         read = parse_graph(read_nir(write_nir(tmp_path / "softmax.nir", build_graph(network, np.float64))))
         assert read.by_name["block00_attention"].sources == tuple(f"block00_{name}" for name in order)
         for one in (network, read):
@@ -139,6 +133,6 @@ def test_a_file_keeps_which_source_is_which(softmax_attention: Any, tmp_path: Pa
     assert np.any(traces[0].outputs != traces[2].outputs)
 
 
-def test_a_source_too_few_is_refused_by_name(softmax_attention: Any) -> None:
+def test_a_source_too_few_is_refused_by_name() -> None:
     with pytest.raises(GraphError, match="block00_attention: softmax_attention reads 3 nodes, but 2 lead to it"):
-        _network(softmax_attention, SOURCES[:2])
+        _network(SOURCES[:2])

@@ -1,4 +1,8 @@
-"""Softmax attention of three ordered sources: all that the reference and Lava need of an operator, in one file."""
+"""Softmax attention of three ordered sources: all that the reference and Lava need of an operator, in one file.
+
+Who reads NIR files registers its reader, ``reads_marked(SoftmaxAttention)(read_softmax_attention)``; in the package that is
+a decorator.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import nir
 import numpy as np
 from numpy.typing import DTypeLike
 
-from export.operators import Interval, Operator, Traits, reads_marked
+from export.operators import Interval, Operator, Traits
 from export.operators.operator import Array
 from export.operators.reading import metadata_value, opaque_node
 
@@ -73,7 +77,6 @@ class SoftmaxAttention(Operator):
         return opaque_node(self, {"num_heads": self.num_heads, "head_size": self.head_size, "formula": formula})
 
 
-@reads_marked(SoftmaxAttention)
 def read_softmax_attention(metadata: dict[str, Any], where: str) -> SoftmaxAttention:
     """Read the metadata of a marked composite."""
     return SoftmaxAttention(*(metadata_value(metadata, key, int, where) for key in ("num_heads", "head_size")))
