@@ -297,9 +297,10 @@ def _windows(
 def _layer_norm(x: Tensor, said: dict[str, Any]) -> Tensor:
     parts = x.unflatten(-1, (int(said["groups"]), -1))
     size = parts.shape[-1]
+    assert size * parts.abs().max() <= 2**31, "more than int64 holds, squared"
     total = parts.sum(-1, keepdim=True)
     centred = size * parts - total
-    radicand = size * _product(parts, parts).sum(-1, keepdim=True) - _product(total, total)
+    radicand = size * (parts * parts).sum(-1, keepdim=True) - total * total
     radicand = radicand + _whole(said["integer_eps"])[:, None]
     half_exponent = torch.zeros_like(radicand)
     for _ in range(31):
