@@ -1,7 +1,7 @@
 """Softmax attention of three ordered sources: all that the reference and Lava need of an operator, in one file.
 
-Who reads NIR files registers its reader, ``reads_marked(SoftmaxAttention)(read_softmax_attention)``; in the package
-that is a decorator.
+Who reads NIR files registers ``reads_marked(SoftmaxAttention)(read_softmax_attention)`` first; in the package that is a
+decorator.
 """
 
 from __future__ import annotations

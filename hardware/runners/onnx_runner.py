@@ -19,7 +19,7 @@ from export.onnx_format.file import read_onnx, write_onnx
 from export.onnx_format.graph import ATTENTION_MASK, INPUT_IDS, LOGITS, PRECISIONS, STEP_LOGITS, draft_onnx
 from hardware.errors import RunnerError
 from hardware.runners.runner import Runner, check_batch, check_time_steps, number_type
-from hardware.traces.trace import Trace
+from hardware.traces.trace import Trace, whole_spikes
 
 try:
     import onnxruntime
@@ -135,7 +135,7 @@ class OnnxRunner(Runner):
         potentials = file.spiking_nodes if self.record_membrane_potentials else ()
         spiking = () if self.logits_only else file.spiking_nodes
         return Trace(
-            spikes={name: found[name].astype(np.uint8) for name in spiking},
+            spikes={name: whole_spikes(found[name], f"{file.path}: {name}") for name in spiking},
             logits=found[LOGITS],
             mask=batch.mask,
             outputs=None if self.logits_only else found[STEP_LOGITS],
