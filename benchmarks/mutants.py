@@ -259,8 +259,8 @@ MUTANTS = (
     # --- counts ---
     Mutant(
         "counts: the first of a token's embeddings is added to something",
-        "addition=($task.hot_inputs - 1) * $width",
-        "addition=$task.hot_inputs * $width",
+        '"addition": ($tables - 1) * $width',
+        '"addition": $tables * $width',
         Tests("hardware/energy/test_operation_counts*.py", "by_hand or brute_force"),
     ),
     Mutant(
@@ -273,7 +273,7 @@ MUTANTS = (
         "counts: every input of a convolution meets all groups",
         "$places.ravel() * ($operator.weight.shape[0] // $operator.groups)",
         "$places.ravel() * $operator.weight.shape[0]",
-        Tests("hardware/energy/test_foreign_counts*.py", "weight or hand"),
+        Tests("hardware/energy/test_*counts*.py", "weight or hand"),
     ),
     # --- rounding bounds ---
     Mutant(
@@ -284,7 +284,7 @@ MUTANTS = (
     ),
     Mutant(
         "rounding: what a spike takes is not rounded",
-        "np.where($fired != 0, $apart($charged - $neuron.threshold, $distance), $distance)",
+        "np.where($fired != 0, $apart($charged - $fired * $neuron.threshold, $distance), $distance)",
         "$distance",
         Tests("hardware/equivalence/test_rounding*.py", "potential"),
     ),
