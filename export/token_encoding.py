@@ -1,4 +1,4 @@
-"""TODO."""
+"""How the words of a sentence become a graph's multi-hot input, and what each of its tables says of a token."""
 
 from __future__ import annotations
 
