@@ -13,7 +13,7 @@ that an operator nobody registered is refused by name and never answered for by 
 
     rule_for(WRITERS, node)(node, ...)
 
-A row holds for the operators derived from its own too, unless they have one themselves.
+A row holds for the operators derived from its own too, unless they have one themselves, or the table says otherwise.
 """
 
 from __future__ import annotations
@@ -60,10 +60,14 @@ class RuleTable(Generic[Rule]):
     ----------
     target : str
         As a refusal and the table of what runs where name it.
+    serves_derived : bool
+        Whether a row holds for what is derived from its operator too. Not so where it computes in the operator's place,
+        as a fast path does: what is derived may mean something else. A refusal holds in any case.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, serves_derived: bool = True) -> None:
         self.target = target
+        self.serves_derived = serves_derived
         self._rows: dict[type[Operator], Rule | Refusal] = {}
         TABLES[target] = self
 
@@ -86,7 +90,11 @@ class RuleTable(Generic[Rule]):
 
     def find(self, operator: type[Operator]) -> Rule | Refusal | None:
         """Return the row of an operator or of the nearest it is derived from; None where there is none."""
-        return next((self._rows[kind] for kind in operator.__mro__ if kind in self._rows), None)
+        nearest = next((kind for kind in operator.__mro__ if kind in self._rows), None)
+        if nearest is None:
+            return None
+        row = self._rows[nearest]
+        return row if self.serves_derived or nearest is operator or isinstance(row, Refusal) else None
 
     def __iter__(self) -> Iterator[type[Operator]]:
         """Go through the operators that have a row of their own."""

@@ -12,7 +12,7 @@ import pytest
 
 from export import UnsupportedOperatorError
 from export.network import Node
-from export.operators import Flatten, Operator, Traits, all_operators, rule_for, rules
+from export.operators import Delay, Flatten, Operator, Traits, all_operators, rule_for, rules
 from export.operators.rules import Refusal, RuleTable
 from hardware.targets import TARGET_MODULES, targets, what_runs_where
 
@@ -79,6 +79,19 @@ def test_a_row_serves_what_is_derived_unless_that_has_its_own(monkeypatch: pytes
     with pytest.raises(UnsupportedOperatorError, match="a test's target cannot take derived: for the test"):
         rule_for(table, _node(derived))
     assert (Flatten in table, derived in table, Unheard in table) == (True, False, False)
+
+
+def test_what_computes_in_an_operators_place_serves_that_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "TABLES", {})
+    table = RuleTable[str]("a fast path", serves_derived=False)
+    table.set("operator", Flatten)
+    table.refuse("it waits", Delay)
+    kept, waiting = (type("Derived", (kind,), {"name": "derived"}) for kind in (Flatten, Delay))
+    assert rule_for(table, _node(Flatten)) == "operator"
+    with pytest.raises(UnsupportedOperatorError, match="a fast path knows no derived"):
+        rule_for(table, _node(kept))
+    with pytest.raises(UnsupportedOperatorError, match="a fast path cannot take derived: it waits"):
+        rule_for(table, _node(waiting))
 
 
 def test_every_target_has_operators_and_every_module_a_target() -> None:

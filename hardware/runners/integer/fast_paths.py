@@ -364,7 +364,7 @@ def _fire_in_torch(
     return fire_some
 
 
-FAST_PATHS = RuleTable[FastPath]("fast integer path")
+FAST_PATHS = RuleTable[FastPath]("fast integer path", serves_derived=False)
 FAST_PATHS.set(FastPath(add), Total)
 FAST_PATHS.set(FastPath(sum_tokens), TokenSum)
 FAST_PATHS.set(FastPath(compare), Heaviside)

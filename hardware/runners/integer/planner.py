@@ -19,7 +19,6 @@ from hardware.kernels.integer import IntegerKernel
 from hardware.runners.integer.layer import Layer, Run
 from hardware.runners.integer.own_steps import own_steps
 from hardware.runners.integer.workspace import Workspace
-from hardware.runners.rows import row_of
 
 
 def _fuses_nothing(node: Node, operator: Any, planner: LayerPlanner) -> tuple[Node, ...]:
@@ -106,5 +105,5 @@ class LayerPlanner:
         return Layer(nodes, "int64", reads, own_steps(nodes, self.network))
 
     def _fast_path(self, node: Node) -> FastPath | None:
-        row = row_of(self._fast_paths, node.operator)
+        row = self._fast_paths.find(type(node.operator))
         return None if isinstance(row, Refusal) else row

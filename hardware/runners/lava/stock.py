@@ -44,7 +44,6 @@ from export.operators.interval import Interval, affine_interval
 from export.operators.rules import Refusal
 from export.passes.intervals import value_intervals
 from hardware.runners.lava.timing import HARDWARE
-from hardware.runners.rows import row_of
 
 DENSE_SUM_MAX = (1 << 31) - 1
 """Stock synapses hold and send int32; a sum of mixed signs stands doubled in them."""
@@ -141,7 +140,7 @@ def own_nodes(network: Network, precision: str, timing: str) -> dict[str, str]:
 
 def stock_form(operator: Operator) -> StockForm | None:
     """Return what stock Lava has for an operator, whether or not it computes this one exactly."""
-    row = row_of(STOCK, operator)
+    row = STOCK.find(type(operator))
     return None if row is None or isinstance(row, Refusal) else row.form
 
 
@@ -153,14 +152,14 @@ def synapses_of(node: Node) -> IntegerAffine:
 
 def lif_parameters(node: Node, shape: tuple[int, int]) -> dict[str, Any]:
     """Return the keywords with which a stock ``LIFReset`` is the neurons of a node."""
-    row = row_of(STOCK, node.operator)
+    row = STOCK.find(type(node.operator))
     assert isinstance(row, StockRow)
     assert row.parameters is not None
     return row.parameters(node.operator, shape)
 
 
 def _why_own(node: Node, search: StockSearch) -> str | None:
-    row = row_of(STOCK, node.operator)
+    row = STOCK.find(type(node.operator))
     reads_input = search.network.input_name in node.sources and stock_form(node.operator) is not StockForm.SYNAPSES
     if reads_input and search.timing == HARDWARE:
         return READS_INPUT
@@ -279,7 +278,7 @@ def _fits(interval: Interval | None) -> bool:
     return interval is not None and 2 * interval.largest <= DENSE_SUM_MAX
 
 
-STOCK = RuleTable[StockRow]("stock Lava")
+STOCK = RuleTable[StockRow]("stock Lava", serves_derived=False)
 STOCK.set(StockRow(StockForm.NEURONS, _why_no_integer_lif, _integer_lif), IntegerLeakyIntegrateAndFire)
 STOCK.set(StockRow(StockForm.NEURONS, _why_no_float_lif, _float_lif), LeakyIntegrateAndFire)
 STOCK.set(StockRow(StockForm.SYNAPSES, _why_no_synapses), IntegerAffine)
