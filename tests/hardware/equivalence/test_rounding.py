@@ -203,9 +203,19 @@ def test_token_mean(seed: int, tokens: int, distance: float) -> None:
 def test_the_bound_of_a_potential_follows_it_over_steps(
     seed: int, decay_input: bool, reset: str, distance: float
 ) -> None:
-    """Two populations on currents that lie apart, both reset by the same spikes."""
+    _check_bound_over_steps(seed, decay_input, reset, distance, size=20)
+
+
+@pytest.mark.parametrize("decay_input", [False, True])
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_the_bound_of_a_potential_counts_every_rounding(decay_input: bool, reset: str) -> None:
+    """So many neurons, on currents a rounding apart, that a bound without one of its terms is too narrow for some."""
+    _check_bound_over_steps(0, decay_input, reset, 1e-7, size=20_000)
+
+
+def _check_bound_over_steps(seed: int, decay_input: bool, reset: str, distance: float, size: int) -> None:
+    """Run two populations on currents that lie apart, both reset by the same spikes."""
     rng = np.random.default_rng(seed)
-    size = 20
     neuron = LeakyIntegrateAndFire(
         rng.uniform(0.1, 1, size), rng.uniform(1, 5, size), rng.uniform(0.2, 1, size), reset, decay_input
     ).cast(single)
